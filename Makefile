@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= data
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format check clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+
+setup: $(READY)  ## make a virtual environment with the package and everything its tests need
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $(READY)
+
+demo: $(READY)  ## the main job on real data: a table, a picture and a student file in results/
+	$(BIN)/python examples/quickstart.py
+
+test: $(READY)  ## all tests, the doctests with them
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint test  ## lint and test
+
+bench-mnist: $(READY)  ## MNIST: accuracy, speed and memory of teacher and student (DATA=folder)
+	$(BIN)/python benchmarks/mnist.py --data $(DATA)
+
+clean:  ## remove the environment and what was built
+	rm -rf $(VENV) build dist *.egg-info results
