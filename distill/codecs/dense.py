@@ -1,0 +1,50 @@
+"""Weights as they are: float32, or float16 at half the size.
+
+The payload of one layer is its weights row by row (one row per input), then its biases, little-endian.
+"""
+
+import numpy as np
+
+from distill.codecs.layers import Layer, Section
+from distill.codecs.reader import Reader
+
+FLOAT32 = 16
+FLOAT16 = 17
+
+_DTYPES = {FLOAT32: "<f4", FLOAT16: "<f2"}
+
+
+def encode(weight: np.ndarray, bias: np.ndarray, codec: int = FLOAT32) -> Section:
+    """Write one layer.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_inputs, n_outputs)
+    bias : ndarray of shape (n_outputs,)
+    codec : {FLOAT32, FLOAT16}
+
+    Raises
+    ------
+    ValueError
+        If a number is beyond the range of the type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> len(encode(np.zeros((3, 2)), np.zeros(2), FLOAT16).payload)
+    16
+    """
+    with np.errstate(over="ignore"):
+        written = [np.ascontiguousarray(array, _DTYPES[codec]) for array in (weight, bias)]
+    if not all(np.isfinite(array).all() for array in written):
+        name = np.dtype(_DTYPES[codec]).name
+        raise ValueError(f"a layer has weights that are NaN, infinite or too large for {name}; use another codec")
+    return Section(codec, b"".join(array.tobytes() for array in written))
+
+
+def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int) -> list[Layer]:
+    """Read one layer of the first of `shapes`."""
+    n_inputs, n_outputs = shapes[0]
+    weight = reader.array(_DTYPES[codec], n_inputs * n_outputs, "weights").astype(np.float32, copy=False)
+    bias = reader.array(_DTYPES[codec], n_outputs, "biases").astype(np.float32, copy=False)
+    return [Layer(weight.reshape(n_inputs, n_outputs), bias)]

@@ -1,0 +1,138 @@
+"""Label values and feature names as bytes."""
+
+import zlib
+
+import numpy as np
+
+from distill.codecs.reader import Reader, StudentFileError, varint
+
+_CONSECUTIVE, _INTEGERS, _STRINGS, _BOOLEANS, _FLOATS = range(5)
+_PLAIN, _DEFLATED = range(2)
+_MOST_INFLATION = 64
+
+
+def encode_classes(classes: np.ndarray) -> bytes:
+    """Write label values: integers, strings, booleans or floats.
+
+    Examples
+    --------
+    >>> encode_classes(np.arange(10)).hex()
+    '0a0000'
+    >>> encode_classes(np.array(["cat", "dog"]))
+    b'\\x02\\x02\\x03cat\\x03dog'
+    """
+    classes = np.asarray(classes)
+    if classes.ndim != 1 or not 1 <= len(classes):
+        raise ValueError(f"classes must be a vector of at least one label, got an array of shape {classes.shape}")
+    count, values = varint(len(classes)), classes.tolist()
+    if classes.dtype.kind == "b":
+        return count + bytes([_BOOLEANS]) + bytes(values)
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        if not all(-(2**63) <= value < 2**63 for value in values):
+            raise ValueError("classes has integers beyond 64 bits, which a student file cannot keep")
+        if values == list(range(values[0], values[0] + len(values))):
+            return count + bytes([_CONSECUTIVE]) + varint(_zigzag(values[0]))
+        return count + bytes([_INTEGERS]) + b"".join(varint(_zigzag(value)) for value in values)
+    if all(isinstance(value, str) for value in values):
+        return count + bytes([_STRINGS]) + b"".join(_string(value) for value in values)
+    if all(isinstance(value, float) for value in values):
+        return count + bytes([_FLOATS]) + np.asarray(values, "<f8").tobytes()
+    raise ValueError(f"classes must be all integers, all strings, all booleans or all floats, got {classes!r}")
+
+
+def decode_classes(reader: Reader) -> np.ndarray:
+    """Read label values: int64, strings (as objects where one is far longer than the rest), bool or float64."""
+    part = "classes"
+    count = reader.varint(part)
+    kind = reader.byte(part)
+    if kind == _CONSECUTIVE:
+        start = _unzigzag(reader.varint(part, 2**64 - 1))
+        if count > 2**24 or start + count > 2**63:
+            raise StudentFileError(f"{reader.where}: {count} consecutive labels from {start} are too many")
+        return np.arange(start, start + count)
+    if count > reader.remaining:
+        raise StudentFileError(f"{reader.where} has {reader.remaining} bytes, too few for {count} labels")
+    if kind == _INTEGERS:
+        return np.array([_unzigzag(reader.varint(part, 2**64 - 1)) for _ in range(count)], np.int64)
+    if kind == _STRINGS:
+        available = reader.remaining
+        values = [_read_string(reader, part) for _ in range(count)]
+        wide = count * max(map(len, values), default=0) > 16 * available
+        return np.array(values, object if wide else str)
+    if kind == _BOOLEANS:
+        values = reader.array("u1", count, part)
+        if values.max(initial=0) > 1:
+            raise StudentFileError(f"{reader.where}: a boolean label is neither 0 nor 1")
+        return values.astype(bool)
+    if kind == _FLOATS:
+        return reader.array("<f8", count, part)
+    raise StudentFileError(f"{reader.where}: unknown kind of labels {kind}")
+
+
+def encode_names(names: tuple[str, ...]) -> bytes:
+    """Write feature names, deflated where that is shorter.
+
+    Examples
+    --------
+    >>> len(encode_names([f"pixel{i}" for i in range(784)])) < 2500
+    True
+    """
+    plain = b"".join(_string(name) for name in names)
+    packer = zlib.compressobj(9, wbits=-15)
+    deflated = varint(len(plain)) + packer.compress(plain) + packer.flush()
+    if len(deflated) < len(plain) and len(plain) <= _MOST_INFLATION * len(deflated):
+        return bytes([_DEFLATED]) + deflated
+    return bytes([_PLAIN]) + plain
+
+
+def decode_names(reader: Reader, count: int) -> tuple[str, ...]:
+    """Read `count` feature names."""
+    part = "feature names"
+    kind = reader.byte(part)
+    if kind == _DEFLATED:
+        length = reader.varint(part)
+        deflated = reader.take(reader.remaining, part)
+        if length > _MOST_INFLATION * (len(deflated) + 5):
+            raise StudentFileError(f"{reader.where}: {length} bytes of names in {len(deflated)} deflated ones")
+        reader = Reader(_inflate(deflated, length, reader.where), reader.where)
+    elif kind != _PLAIN:
+        raise StudentFileError(f"{reader.where}: unknown way of writing names {kind}")
+    if count > reader.remaining:
+        raise StudentFileError(f"{reader.where} has {reader.remaining} bytes, too few for {count} names")
+    names = tuple(_read_string(reader, part) for _ in range(count))
+    reader.finish()
+    return names
+
+
+def _zigzag(value: int) -> int:
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def _unzigzag(value: int) -> int:
+    return value >> 1 if value % 2 == 0 else -(value >> 1) - 1
+
+
+def _string(value: str) -> bytes:
+    try:
+        encoded = value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{value!r} cannot be written as UTF-8") from error
+    return varint(len(encoded)) + encoded
+
+
+def _read_string(reader: Reader, part: str) -> str:
+    try:
+        return str(reader.take(reader.varint(part), part), "utf-8")
+    except UnicodeDecodeError as error:
+        raise StudentFileError(f"{reader.where}: {part} are not UTF-8") from error
+
+
+def _inflate(deflated: bytes, length: int, where: str) -> bytes:
+    unpacker = zlib.decompressobj(wbits=-15)
+    try:
+        plain = unpacker.decompress(deflated, length + 1)
+    except zlib.error as error:
+        raise StudentFileError(f"{where}: the deflated names are damaged") from error
+    if len(plain) != length or not unpacker.eof or unpacker.unused_data:
+        raise StudentFileError(f"{where}: the deflated names are not {length} bytes long")
+    return plain
