@@ -1,0 +1,106 @@
+"""Small integers packed one after the other, without gaps, in any width.
+
+The first code takes the lowest bits of the first byte; the last byte is filled up with zeros.
+"""
+
+import numpy as np
+
+from distill.codecs.reader import StudentFileError
+
+# Eight codes of any width end at a byte, so blocks of a multiple of eight can be worked on one by one.
+_BLOCK = 1 << 15
+
+
+def packed_size(count: int, width: int) -> int:
+    """Return the number of bytes of `count` codes of `width` bits."""
+    return (count * width + 7) // 8
+
+
+def pack(codes: np.ndarray, width: int) -> bytes:
+    """Pack unsigned integers.
+
+    Parameters
+    ----------
+    codes : array-like of shape (count,), integers in [0, 2**width)
+    width : int in [0, 32]
+        Bits per code; 0 writes nothing, for codes that are all 0.
+
+    Returns
+    -------
+    bytes
+        ``ceil(count * width / 8)`` of them.
+
+    Raises
+    ------
+    ValueError
+        If the width is out of range or a code does not fit.
+
+    Examples
+    --------
+    >>> pack([1, 2, 3, 4, 5], 3).hex()
+    'd158'
+    """
+    codes = np.asarray(codes)
+    _check_width(width)
+    if codes.ndim != 1 or (codes.size and codes.dtype.kind not in "iu"):
+        raise ValueError(f"codes must be a vector of integers, got shape {codes.shape} of {codes.dtype}")
+    if codes.size and (codes.min() < 0 or codes.max() >= 1 << width):
+        raise ValueError(f"codes must be in [0, {1 << width}) to fit {width} bits, got {codes.min()}..{codes.max()}")
+    places = np.arange(width, dtype=np.uint32)
+    packed = []
+    for start in range(0, len(codes), _BLOCK):
+        block = codes[start : start + _BLOCK].astype(np.uint32)
+        places_of_block = (block[:, None] >> places & 1).astype(np.uint8)
+        packed.append(np.packbits(places_of_block, bitorder="little").tobytes())
+    return b"".join(packed)
+
+
+def unpack(data: bytes, width: int, count: int) -> np.ndarray:
+    """Unpack what `pack` has written.
+
+    Parameters
+    ----------
+    data : bytes-like
+        All of it and nothing more.
+    width : int in [0, 32]
+    count : int
+
+    Returns
+    -------
+    ndarray of shape (count,), uint32
+
+    Raises
+    ------
+    StudentFileError
+        If the number of bytes is wrong or the bits that fill up the last byte are not zero.
+
+    Examples
+    --------
+    >>> unpack(bytes.fromhex("d158"), 3, 5)
+    array([1, 2, 3, 4, 5], dtype=uint32)
+    """
+    _check_width(width)
+    if len(data) != packed_size(count, width):
+        raise StudentFileError(
+            f"{count} codes of {width} bits are {packed_size(count, width)} bytes, and there are {len(data)}"
+        )
+    if width == 0:
+        return np.zeros(count, np.uint32)
+    used = count * width % 8
+    if used and data[-1] >> used:
+        raise StudentFileError("the bits that fill up the last byte of packed codes are not zero")
+    codes = np.empty(count, np.uint32)
+    mask = np.uint64((1 << width) - 1)
+    for start in range(0, count, _BLOCK):
+        stop = min(start + _BLOCK, count)
+        # A window of eight bytes that begins where a code begins holds all of it, as 7 + 32 bits are less than 64
+        padded = bytes(data[start * width // 8 : packed_size(stop, width)]) + bytes(8)
+        windows = np.ndarray(len(padded) - 7, "<u8", padded, strides=(1,))
+        first = np.arange(stop - start, dtype=np.uint64) * np.uint64(width)
+        codes[start:stop] = windows[first >> np.uint64(3)] >> (first & np.uint64(7)) & mask
+    return codes
+
+
+def _check_width(width: int) -> None:
+    if not 0 <= width <= 32:
+        raise ValueError(f"width must be in [0, 32] bits, got {width}")
