@@ -1,0 +1,118 @@
+"""Progress of a fit: scikit-learn's callbacks where it has them (1.9 on), a line of text with `verbose` everywhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+try:
+    from sklearn.callback import CallbackSupportMixin as CallbackSupport
+    from sklearn.callback import with_callbacks
+except ImportError:
+
+    class CallbackSupport:
+        """Stands in for scikit-learn's mixin where there is none."""
+
+    def with_callbacks(method: Callable) -> Callable:
+        """Return the method: no callbacks to set up or to tear down."""
+        return method
+
+
+__all__ = ["CallbackSupport", "Progress", "Stage", "with_callbacks"]
+
+
+class Progress:
+    """The progress of one fit: stages one after another, steps within a stage.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its callbacks are called, and its `verbose` says whether lines are printed.
+    n_stages : int
+    X, y : array-like
+        What callbacks get to see of the data.
+    reconstruct : callable(result) -> dict, or None
+        Makes of the result of a step the fitted attributes the estimator would have if it stopped there.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> progress = Progress(SimpleNamespace(verbose=1), 1)
+    >>> with progress.stage("train", 2) as stage:
+    ...     stop = stage.step("loss 0.5")
+    [SimpleNamespace] train 1/2: loss 0.5 (... s)
+    """
+
+    def __init__(
+        self, estimator: Any, n_stages: int, X: Any = None, y: Any = None, reconstruct: Callable | None = None
+    ):
+        self.estimator, self.X, self.y, self.reconstruct = estimator, X, y, reconstruct
+        self.context = None
+        if hasattr(estimator, "_init_callback_context"):
+            self.context = estimator._init_callback_context(max_subtasks=n_stages)
+            self.context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
+
+    @contextmanager
+    def stage(self, name: str, n_steps: int = 0) -> Iterator["Stage"]:
+        """Enter the next stage, of at most `n_steps` steps."""
+        context = None
+        if self.context is not None:
+            context = self.context.subcontext(task_name=name, max_subtasks=n_steps)
+            context.call_on_fit_task_begin(estimator=self.estimator, X=self.X, y=self.y)
+        stage = Stage(self, context, name, n_steps)
+        yield stage
+        if context is not None:
+            context.call_on_fit_task_end(estimator=self.estimator, X=self.X, y=self.y)
+
+    def finish(self) -> None:
+        """Tell the callbacks that the fit is done and its results are on the estimator."""
+        if self.context is not None:
+            self.context.call_on_fit_task_end(
+                estimator=self.estimator, X=self.X, y=self.y, reconstruction_attributes={}
+            )
+
+
+class Stage:
+    """One stage of a `Progress`."""
+
+    def __init__(self, progress: Progress, context: Any, name: str, n_steps: int):
+        self.progress, self.context, self.name, self.n_steps = progress, context, name, n_steps
+        self.n_done, self.started = 0, time.perf_counter()
+
+    def step(self, message: str = "", result: Callable[[], Any] | None = None) -> bool:
+        """Report a step that is done.
+
+        Parameters
+        ----------
+        message : str
+        result : callable, or None
+            Returns the result so far; called if a callback wants it.
+
+        Returns
+        -------
+        bool
+            Whether a callback wants to stop.
+        """
+        self.n_done += 1
+        self.say(f"{self.n_done}/{self.n_steps}: {message}" if self.n_steps else message)
+        if self.context is None:
+            return False
+        progress, attributes = self.progress, None
+        if result is not None and progress.reconstruct is not None:
+            attributes = lambda: progress.reconstruct(result())  # noqa: E731
+        seen = {"estimator": progress.estimator, "X": progress.X, "y": progress.y}
+        context = self.context.subcontext(task_name=f"{self.name}-step")
+        context.call_on_fit_task_begin(**seen)
+        return context.call_on_fit_task_end(**seen, reconstruction_attributes=attributes)
+
+    def say(self, message: str) -> None:
+        """Print a line if the estimator is verbose."""
+        if getattr(self.progress.estimator, "verbose", 0):
+            name, elapsed = type(self.progress.estimator).__name__, time.perf_counter() - self.started
+            print(f"[{name}] {self.name} {message} ({elapsed:.1f} s)", flush=True)
+
+    def inside(self, estimator: Any):
+        """Return a context manager in which an inner estimator that knows callbacks reports to the same ones."""
+        if self.context is None or not hasattr(estimator, "set_callbacks"):
+            return nullcontext()
+        return self.context.propagate_callback_context(estimator)
