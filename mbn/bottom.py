@@ -1,0 +1,340 @@
+"""The bottom layer: nearest of the drawn rows, each clustering in a random subspace of the features.
+
+Costs are squared distances ("euclidean"), negative inner products ("linear"), or the latter divided by the length
+of the centroid ("cosine"), always in the subspace of the clustering. Matrix products give them in float32; where
+two centroids come closer to each other than such a product can tell, the costs are computed again, in float64 and
+feature by feature. A code is therefore a function of its row alone: of no block, batch or thread.
+"""
+
+import numpy as np
+from numba import njit
+from scipy import sparse
+
+from mbn.neighbors import squared_norms
+
+_ROWS_PER_PRODUCT = 4
+_DIRECT_ROWS = 2048
+_EPSILON = np.float32(2.0**-23)
+_METRICS = {"euclidean": 0, "linear": 1, "cosine": 2}
+
+
+def assign_neighbors(X, reference, candidates, positions, rows, masks, metric):
+    """Codes of rows whose centroids are looked for among `candidates` only.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n_samples, n_features), float32
+    reference : ndarray or CSR of shape (n_reference, n_features), float32
+        The rows that clusterings drew from.
+    candidates : ndarray of shape (n_samples, n_candidates), int32
+        Rows of `reference` near each row.
+    positions : ndarray of shape (n_reference, n_estimators)
+        From `position_table`.
+    rows : ndarray of shape (n_estimators, k)
+        The rows of `reference` that each clustering drew.
+    masks : ndarray of shape (n_features, n_estimators), float32
+        One where a clustering uses a feature, zero elsewhere.
+    metric : {"euclidean", "linear", "cosine"}
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_estimators)
+        The position in `rows` of the nearest centroid. A row of which no candidate was drawn is compared
+        with all the centroids.
+    """
+    n_samples, n_candidates = candidates.shape
+    k = rows.shape[1]
+    codes = np.empty((n_samples, rows.shape[0]), positions.dtype)
+    kind = _METRICS[metric]
+    if sparse.issparse(X):
+        _choose_sparse(
+            X.indptr, X.indices, X.data, reference.indptr, reference.indices, reference.data,
+            candidates, positions, masks, kind, k, codes,
+        )  # fmt: skip
+    else:
+        terms = np.empty((_ROWS_PER_PRODUCT * n_candidates, X.shape[1]), np.float32)
+        relative = np.float32(2 * (X.shape[1] + 4)) * _EPSILON
+        for first in range(0, n_samples, _ROWS_PER_PRODUCT):
+            block = slice(first, min(first + _ROWS_PER_PRODUCT, n_samples))
+            _terms(X[block], reference, candidates[block], kind, terms)
+            costs = terms @ masks
+            if metric == "euclidean":
+                slack = np.zeros((len(terms), 1), np.float32)
+            else:
+                squares = np.zeros_like(terms)
+                _squares(reference, candidates[block], squares)
+                lengths = np.sqrt(squares @ masks)
+                slack = np.sqrt(squared_norms(X[block])).repeat(n_candidates)[:, None]
+                slack = slack if metric == "cosine" else slack * np.sqrt(squares.sum(axis=1))[: len(slack), None]
+                if metric == "cosine":
+                    np.divide(costs, lengths, out=costs, where=lengths > 0)
+            _choose(X[block], reference, candidates[block], positions, masks, costs, slack, relative, kind, k,
+                    codes[block])  # fmt: skip
+    missing = np.argwhere(codes == k)
+    if len(missing):
+        _search_all(X, reference, rows, masks, metric, missing, codes)
+    return codes
+
+
+def position_table(rows, n_reference):
+    """For each reference row and clustering: its position among the centroids, or k if it was not drawn."""
+    n_estimators, k = rows.shape
+    dtype = np.min_scalar_type(k)
+    positions = np.full((n_reference, n_estimators), k, dtype)
+    order = np.arange(k, dtype=dtype)
+    for v in range(n_estimators):
+        positions[rows[v], v] = order
+    return positions
+
+
+def assign_direct(X, reference, rows, used, metric, first=0, last=None):
+    """Codes of the clusterings first .. last by comparing every row with every centroid.
+
+    Parameters
+    ----------
+    X, reference, rows, metric
+        As in `assign_neighbors`.
+    used : ndarray of shape (n_estimators, n_used)
+        The features of each clustering, ascending.
+
+    Returns
+    -------
+    ndarray of shape (last - first, n_samples)
+    """
+    last = len(rows) if last is None else last
+    n_samples, k = X.shape[0], rows.shape[1]
+    kind = _METRICS[metric]
+    codes = np.empty((last - first, n_samples), np.min_scalar_type(k))
+    relative = np.float32(2 * (used.shape[1] + 4)) * _EPSILON
+    for v in range(first, last):
+        centroids = _columns(reference[rows[v]], used[v])
+        squares = row_squares(centroids)
+        offsets = squares / 2 if metric == "euclidean" else np.zeros_like(squares)
+        if metric == "cosine":
+            lengths = np.sqrt(squares)
+            factors = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+            centroids = sparse.diags_array(factors) @ centroids if sparse.issparse(X) else centroids * factors[:, None]
+            centroids = centroids.tocsr() if sparse.issparse(X) else centroids
+            squares = np.ones_like(squares)
+        transposed = centroids.T
+        longest = np.sqrt(squares.max())
+        for start in range(0, n_samples, _DIRECT_ROWS):
+            block = _columns(X[start : start + _DIRECT_ROWS], used[v])
+            products = block @ transposed
+            products = products.toarray() if sparse.issparse(products) else products
+            slack = relative * longest * (np.sqrt(row_squares(block)) + longest)
+            near = np.empty(len(slack), bool)
+            out = codes[v - first, start : start + _DIRECT_ROWS]
+            _smallest(products, offsets, slack, out, near)
+            if near.any():
+                doubtful = np.flatnonzero(near)
+                _decide(
+                    _dense(X[start + doubtful]), reference, rows[v], used[v], products[doubtful], offsets,
+                    slack[doubtful], kind, out, doubtful,
+                )  # fmt: skip
+    return codes
+
+
+def _columns(X, used):
+    return X[:, used] if sparse.issparse(X) else np.take(X, used, axis=1)
+
+
+def row_squares(X):
+    if sparse.issparse(X):
+        return np.asarray(X.multiply(X).sum(axis=1), np.float32).reshape(-1)
+    return squared_norms(X)
+
+
+def _dense(X):
+    return X.toarray() if sparse.issparse(X) else np.ascontiguousarray(X)
+
+
+def _decide(X, reference, rows, used, products, offsets, slack, kind, codes, doubtful):
+    """Settle by exact costs what the products could not."""
+    for i, row in enumerate(doubtful):
+        values = offsets - products[i]
+        close = np.flatnonzero(values <= values.min() + slack[i])
+        centroids = _dense(reference[rows[close]])
+        costs = [_exact_cost(X[i], centroid, used, kind) for centroid in centroids]
+        codes[row] = close[int(np.argmin(costs))]
+
+
+def _search_all(X, reference, rows, masks, metric, missing, codes):
+    for v in np.unique(missing[:, 1]):
+        who = missing[missing[:, 1] == v, 0]
+        used = np.flatnonzero(masks[:, v])[None]
+        codes[who, v] = assign_direct(X[who], reference, rows[v : v + 1], used, metric)[0]
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _terms(X, reference, candidates, kind, out):
+    """What each feature adds to the cost of each candidate."""
+    n_rows, n_candidates = candidates.shape
+    n_features = X.shape[1]
+    for i in range(n_rows):
+        x = X[i]
+        for m in range(n_candidates):
+            y = reference[candidates[i, m]]
+            line = out[i * n_candidates + m]
+            if kind == 0:
+                for f in range(n_features):
+                    difference = x[f] - y[f]
+                    line[f] = difference * difference
+            else:
+                for f in range(n_features):
+                    line[f] = -x[f] * y[f]
+    out[n_rows * n_candidates :] = 0
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _squares(reference, candidates, out):
+    n_rows, n_candidates = candidates.shape
+    for i in range(n_rows):
+        for m in range(n_candidates):
+            y = reference[candidates[i, m]]
+            line = out[i * n_candidates + m]
+            for f in range(len(y)):
+                line[f] = y[f] * y[f]
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _choose(X, reference, candidates, positions, masks, costs, slack, relative, kind, none, codes):
+    n_rows, n_candidates = candidates.shape
+    n_estimators = positions.shape[1]
+    infinity = np.float32(np.inf)
+    best = np.empty(n_estimators, np.float32)
+    second = np.empty(n_estimators, np.float32)
+    for i in range(n_rows):
+        choice = codes[i]
+        for v in range(n_estimators):
+            best[v] = infinity
+            second[v] = infinity
+            choice[v] = none
+        loosest = np.float32(0)
+        for m in range(n_candidates):
+            cost = costs[i * n_candidates + m]
+            position = positions[candidates[i, m]]
+            loosest = max(loosest, slack[i * n_candidates + m, 0])
+            for v in range(n_estimators):
+                value = cost[v] if position[v] != none else infinity
+                better = value < best[v]
+                second[v] = best[v] if better else min(second[v], value)
+                choice[v] = position[v] if better else choice[v]
+                best[v] = value if better else best[v]
+        for v in range(n_estimators):
+            limit = best[v] + relative * (abs(best[v]) if kind == 0 else loosest)
+            if second[v] <= limit and second[v] < infinity:
+                winner = np.inf
+                used = masks[:, v]
+                for m in range(n_candidates):
+                    position = positions[candidates[i, m], v]
+                    if position == none or costs[i * n_candidates + m, v] > limit:
+                        continue
+                    value = _exact_masked(X[i], reference[candidates[i, m]], used, kind)
+                    if value < winner or (value == winner and position < choice[v]):
+                        winner = value
+                        choice[v] = position
+
+
+@njit(cache=True, nogil=True)
+def _exact_masked(x, y, used, kind):
+    total, square = 0.0, 0.0
+    for f in range(len(x)):
+        if used[f] != 0:
+            if kind == 0:
+                difference = np.float64(x[f]) - np.float64(y[f])
+                total += difference * difference
+            else:
+                total -= np.float64(x[f]) * np.float64(y[f])
+                square += np.float64(y[f]) * np.float64(y[f])
+    if kind == 2 and square > 0:
+        total /= np.sqrt(square)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _exact_cost(x, y, used, kind):
+    total, square = 0.0, 0.0
+    for f in used:
+        if kind == 0:
+            difference = np.float64(x[f]) - np.float64(y[f])
+            total += difference * difference
+        else:
+            total -= np.float64(x[f]) * np.float64(y[f])
+            square += np.float64(y[f]) * np.float64(y[f])
+    if kind == 2 and square > 0:
+        total /= np.sqrt(square)
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath={"nnan", "nsz"}, boundscheck=False)
+def _smallest(products, offsets, slack, codes, near):
+    """First of the smallest ``offsets - products`` of every row, and whether another comes within the slack."""
+    n_rows, k = products.shape
+    chunk = 64
+    n_chunks = (k + chunk - 1) // chunk
+    minima = np.empty(n_chunks, np.float32)
+    for i in range(n_rows):
+        line = products[i]
+        best = np.float32(np.inf)
+        for c in range(n_chunks):
+            smallest = np.float32(np.inf)
+            for j in range(c * chunk, min((c + 1) * chunk, k)):
+                smallest = min(smallest, offsets[j] - line[j])
+            minima[c] = smallest
+            best = min(best, smallest)
+        limit = best + slack[i]
+        hits, found = 0, -1
+        for c in range(n_chunks):
+            if minima[c] > limit:
+                continue
+            for j in range(c * chunk, min((c + 1) * chunk, k)):
+                value = offsets[j] - line[j]
+                if value <= limit:
+                    hits += 1
+                    if found < 0 and value == best:
+                        found = j
+        codes[i] = found
+        near[i] = hits > 1
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _choose_sparse(
+    x_starts, x_columns, x_values, y_starts, y_columns, y_values, candidates, positions, masks, kind, none, codes
+):
+    n_rows, n_candidates = candidates.shape
+    n_estimators = positions.shape[1]
+    cost = np.empty(n_estimators, np.float32)
+    square = np.empty(n_estimators, np.float32)
+    best = np.empty(n_estimators, np.float32)
+    for i in range(n_rows):
+        choice = codes[i]
+        choice[:] = none
+        best[:] = np.inf
+        for m in range(n_candidates):
+            row = candidates[i, m]
+            cost[:] = 0
+            square[:] = 0
+            a, b = x_starts[i], y_starts[row]
+            while a < x_starts[i + 1] or b < y_starts[row + 1]:
+                in_x = a < x_starts[i + 1] and (b >= y_starts[row + 1] or x_columns[a] <= y_columns[b])
+                in_y = b < y_starts[row + 1] and (a >= x_starts[i + 1] or y_columns[b] <= x_columns[a])
+                x = x_values[a] if in_x else np.float32(0)
+                y = y_values[b] if in_y else np.float32(0)
+                mask = masks[x_columns[a] if in_x else y_columns[b]]
+                term = (x - y) * (x - y) if kind == 0 else -x * y
+                for v in range(n_estimators):
+                    cost[v] += term * mask[v]
+                if kind == 2 and in_y:
+                    for v in range(n_estimators):
+                        square[v] += y * y * mask[v]
+                a += in_x
+                b += in_y
+            position = positions[row]
+            for v in range(n_estimators):
+                if position[v] == none:
+                    continue
+                value = cost[v] / np.sqrt(square[v]) if kind == 2 and square[v] > 0 else cost[v]
+                if value < best[v] or (value == best[v] and position[v] < choice[v]):
+                    best[v] = value
+                    choice[v] = position[v]

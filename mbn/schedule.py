@@ -1,0 +1,76 @@
+"""How many centroids each layer has, and which rows and inputs each clustering draws."""
+
+import warnings
+
+import numpy as np
+
+
+def automatic_schedule(n_rows, n_clusters, *, delta=0.5, k_max=None):
+    """Number of centroids per layer, bottom first.
+
+    Starts at half of the rows (or at `k_max`, if that is less), shrinks by `delta` and stops before the first
+    value under ``1.5 * n_clusters``: with fewer centroids a draw would often miss a cluster altogether.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows that may become centroids.
+    n_clusters : int
+        A rough guess of the number of clusters.
+    delta : float
+        Ratio of successive layers, in (0, 1).
+    k_max : int, optional
+        Upper limit of the bottom layer.
+
+    Returns
+    -------
+    tuple of int
+        Never empty.
+
+    References
+    ----------
+    X.-L. Zhang, "Multilayer bootstrap networks", Neural Networks 103 (2018), arXiv:1408.0848.
+
+    Examples
+    --------
+    >>> from mbn.schedule import automatic_schedule
+    >>> automatic_schedule(1797, n_clusters=10)
+    (898, 449, 224, 112, 56, 28)
+    """
+    smallest = 1.5 * n_clusters
+    k = n_rows // 2 if k_max is None else min(n_rows // 2, k_max)
+    k = max(k, min(n_rows, int(np.ceil(smallest))), 1)
+    schedule = [k]
+    while int(delta * schedule[-1]) >= smallest and int(delta * schedule[-1]) < schedule[-1]:
+        schedule.append(int(delta * schedule[-1]))
+    if len(schedule) == 1:
+        warnings.warn(
+            f"The schedule has collapsed to the single layer {schedule}: {n_rows} rows with n_clusters={n_clusters} "
+            f"and delta={delta} leave no room for a second one. Give more rows, a smaller n_clusters, a larger "
+            "delta, or an explicit k.",
+            stacklevel=3,
+        )
+    return tuple(schedule)
+
+
+def draw(entropy, layer, clustering, *, n_rows, k, n_inputs, n_used):
+    """Draw the centroids and the inputs of one clustering, each without replacement.
+
+    Every (layer, clustering) has a random stream of its own, so the draw depends on nothing else.
+
+    Returns
+    -------
+    rows : ndarray of shape (k,), int64
+        In the order drawn, which is also the order in which ties between centroids are decided.
+    used : ndarray of shape (n_used,), int64
+        Ascending.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(layer, clustering)))
+    rows = rng.permutation(n_rows)[:k]
+    used = np.sort(rng.permutation(n_inputs)[:n_used])
+    return rows, used
+
+
+def smallest_dtype(n_values):
+    """The smallest unsigned integer type for the values 0 .. n_values, the last one meaning 'none'."""
+    return np.min_scalar_type(n_values)
