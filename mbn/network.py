@@ -23,8 +23,11 @@ _DIRECT_OPERATIONS = 5e13
 _DRAWN_CANDIDATES = 16
 _ROW_BLOCK = 1024
 _CLUSTERINGS_PER_TASK = 8
-_INDEXED_CENTROIDS = 3000
+# Which kernel of the upper layers is fastest where; they all give the same codes.
 _COMPARED_ROWS = 8
+_INDEXED_CENTROIDS = 1500
+_RANKED_SHARE = 40
+_DENSE_CENTROIDS = 64
 
 
 class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -465,15 +468,21 @@ def _assign_upper(codes, state, n_codes, n_jobs):
     if n_samples <= _COMPARED_ROWS:
         bits = upper.pack_used(used, n_inputs)
         return upper.match_compared(codes, centroid_codes, rows, bits)
-    if k > _INDEXED_CENTROIDS and 32 * k > len(centroid_codes):
+    if k > _INDEXED_CENTROIDS and _RANKED_SHARE * k > len(centroid_codes):
         bits = upper.pack_used(used, n_inputs)
         index = upper.index_all(np.ascontiguousarray(centroid_codes.T), n_codes)
         positions = bottom.position_table(rows, len(centroid_codes))
-        tasks = [(codes[block], centroid_codes, index, positions, k, bits) for block in blocks(n_samples, _ROW_BLOCK)]
+        tasks = [(codes[block], index, positions, k, bits) for block in blocks(n_samples, _ROW_BLOCK)]
         return np.concatenate(run(upper.match_ranked, tasks, n_jobs=n_jobs))
     lines, centroid_lines = np.ascontiguousarray(codes.T), np.ascontiguousarray(centroid_codes.T)
-    tasks = [(lines, centroid_lines, rows[v], used[v], n_codes) for v in range(len(rows))]
-    return np.ascontiguousarray(np.array(run(upper.match_indexed, tasks, n_jobs=n_jobs)).T)
+    if k <= _DENSE_CENTROIDS and n_codes <= 256 and used.shape[1] <= 255:
+        lines, centroid_lines = lines.astype(np.uint8), centroid_lines.astype(np.uint8)
+        tasks = [(lines, centroid_lines, rows[v], used[v]) for v in range(len(rows))]
+        matched = run(upper.match_dense, tasks, n_jobs=n_jobs)
+    else:
+        tasks = [(lines, centroid_lines, rows[v], used[v], n_codes) for v in range(len(rows))]
+        matched = run(upper.match_indexed, tasks, n_jobs=n_jobs)
+    return np.ascontiguousarray(np.array(matched).T)
 
 
 class _Report:

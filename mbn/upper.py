@@ -1,10 +1,12 @@
 """The upper layers: the drawn row that shares the most codes, each clustering looking at some of the clusterings below.
 
-Three exact kernels with one answer (the most shared codes; among equals the centroid drawn first), for three shapes
+Four exact kernels with one answer (the most shared codes; among equals the centroid drawn first), for four shapes
 of the same work:
 
 - `match_indexed`: many rows, moderately many centroids. Each clustering indexes its centroids by the codes they
   carry and every row counts the centroids it meets; rows go in blocks whose counters stay in the cache.
+- `match_dense`: at most 256 different codes and few centroids. A line of centroids is compared with a row's code at
+  once, as bytes.
 - `match_ranked`: a large share of all rows are centroids. One index for all clusterings ranks the rows near a row by
   codes shared over *all* inputs. No clustering can share more than that, so each scans the ranks only until its
   best is out of reach.
@@ -12,10 +14,10 @@ of the same work:
 """
 
 import numpy as np
-from numba import njit, uint64
+from numba import njit, types, uint8, uint64
+from numba.extending import intrinsic
 
 _COUNTER_BYTES = 1 << 18
-_RANKS = 512
 
 
 def match_indexed(codes, centroid_codes, rows, used, n_codes):
@@ -58,6 +60,7 @@ def match_indexed(codes, centroid_codes, rows, used, n_codes):
 # case has no branch. Lists longer than two are marked and walked.
 _TRASH = 64
 _CHUNK = 64
+_DENSE_ROWS = 1024
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -145,6 +148,63 @@ def _first_largest(counts):
     return left
 
 
+def match_dense(codes, centroid_codes, rows, used):
+    """Codes of one clustering by comparing bytes; for few centroids and at most 255 inputs looked at.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_inputs, n_samples), uint8
+    centroid_codes : ndarray of shape (n_inputs, n_drawn), uint8
+    rows : ndarray of shape (k,)
+    used : ndarray of shape (n_used,)
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), uint8
+    """
+    out = np.empty(codes.shape[1], np.uint8)
+    _match_dense(codes, centroid_codes, rows, used, out)
+    return out
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _match_dense(codes, centroid_codes, rows, used, out):
+    n_used, n_samples = len(used), codes.shape[1]
+    counts = np.empty(_DENSE_ROWS, np.uint8)
+    most = np.empty(_DENSE_ROWS, np.uint8)
+    for first in range(0, n_samples, _DENSE_ROWS):
+        n_rows = min(_DENSE_ROWS, n_samples - first)
+        choice = out[first : first + n_rows]
+        choice[:] = 0
+        most[:] = 0
+        for j in range(len(rows)):
+            counts[:] = 0
+            for a in range(0, n_used - 3, 4):
+                _count_equal(
+                    codes[used[a], first : first + n_rows], centroid_codes[used[a], rows[j]],
+                    codes[used[a + 1], first : first + n_rows], centroid_codes[used[a + 1], rows[j]],
+                    codes[used[a + 2], first : first + n_rows], centroid_codes[used[a + 2], rows[j]],
+                    codes[used[a + 3], first : first + n_rows], centroid_codes[used[a + 3], rows[j]],
+                    counts,
+                )  # fmt: skip
+            for a in range(n_used - n_used % 4, n_used):
+                line, code = codes[used[a], first : first + n_rows], centroid_codes[used[a], rows[j]]
+                for r in range(n_rows):
+                    counts[r] += uint8(line[r] == code)
+            for r in range(n_rows):
+                better = counts[r] > most[r]
+                choice[r] = uint8(j) if better else choice[r]
+                most[r] = counts[r] if better else most[r]
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _count_equal(line0, code0, line1, code1, line2, code2, line3, code3, counts):
+    for r in range(len(line0)):
+        low = uint8(line0[r] == code0) + uint8(line1[r] == code1)
+        high = uint8(line2[r] == code2) + uint8(line3[r] == code3)
+        counts[r] += low + high
+
+
 def index_all(centroid_codes, n_codes):
     """Index of all drawn rows by every input, as `match_ranked` needs it.
 
@@ -160,14 +220,13 @@ def index_all(centroid_codes, n_codes):
     return starts, items
 
 
-def match_ranked(codes, centroid_codes, index, positions, k, bits):
+def match_ranked(codes, index, positions, k, bits):
     """Codes of all clusterings for a block of rows, by ranking the drawn rows once per row.
 
     Parameters
     ----------
     codes : ndarray of shape (n_samples, n_inputs)
         Codes of the layer below, a line per row.
-    centroid_codes : ndarray of shape (n_drawn, n_inputs)
     index : tuple of ndarray
         From `index_all`.
     positions : ndarray of shape (n_drawn, n_estimators)
@@ -182,7 +241,7 @@ def match_ranked(codes, centroid_codes, index, positions, k, bits):
     """
     starts, items = index
     out = np.empty((len(codes), positions.shape[1]), positions.dtype)
-    _match_ranked(codes, centroid_codes, starts, items, positions, positions.dtype.type(k), bits, out)
+    _match_ranked(codes, starts, items, len(positions), positions, positions.dtype.type(k), bits, out)
     return out
 
 
@@ -194,76 +253,106 @@ def pack_used(used, n_inputs):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _match_ranked(codes, centroid_codes, starts, items, positions, none, bits, out):
+def _match_ranked(codes, starts, items, n_drawn, positions, none, bits, out):
     n_samples, n_inputs = codes.shape
-    n_drawn, n_estimators = positions.shape
-    n_words = bits.shape[1]
-    shared = np.zeros(n_drawn, np.uint16)
+    n_estimators, n_words = bits.shape
+    places = np.full(n_drawn, -1, np.int32)  # of a drawn row among those met
     met = np.empty(n_drawn, np.uint32)
-    ranked = np.empty(_RANKS, np.uint32)
-    totals = np.empty(_RANKS, np.int64)
-    equal = np.empty((_RANKS, n_words), np.uint64)
-    drawn = np.empty((n_estimators, _RANKS), positions.dtype)
+    shared = np.empty((n_drawn, n_words), np.uint64)  # the inputs in which a met row has the code of this row
+    totals = np.empty(n_drawn, np.int64)
+    order = np.empty(n_drawn + 64, np.uint32)
+    drawn = np.empty((-(-n_drawn // 64), n_estimators), np.uint64)  # a bit for each of 64 ranks
     for i in range(n_samples):
-        row = codes[i]
         n_met = 0
         for u in range(n_inputs):
-            c = uint64(row[u])
+            c = uint64(codes[i, u])
+            word, bit = uint64(u) >> uint64(6), uint64(1) << (uint64(u) & uint64(63))
             for t in range(uint64(starts[u, c]), uint64(starts[u, c + uint64(1)])):
                 item = uint64(items[u, t])
-                if shared[item] == 0:
-                    met[n_met] = item
+                place = places[item]
+                if place < 0:
+                    place = n_met
+                    places[item] = place
+                    met[place] = item
+                    shared[place] = 0
                     n_met += 1
-                shared[item] += np.uint16(1)
-        n_ranked = _rank(shared, met, n_met, n_inputs, ranked, totals)
-        complete = n_ranked == n_met
-        for m in range(n_ranked):
-            _compare(row, centroid_codes[ranked[m]], equal[m])
-            position = positions[ranked[m]]
-            for v in range(n_estimators):
-                drawn[v, m] = position[v]
+                shared[uint64(place), word] |= bit
+        _rank(shared, n_met, n_inputs, totals, order)
+        n_ready = 0
         for v in range(n_estimators):
             best, choice = 0, none
-            m = 0
-            while m < n_ranked and totals[m] >= best:
-                position = drawn[v, m]
-                if position != none:
+            chunk = 0
+            while chunk * 64 < n_met and totals[order[chunk * 64]] >= best:
+                if chunk == n_ready:
+                    _mark_drawn(order, chunk, n_met, met, positions, none, drawn[chunk])
+                    n_ready += 1
+                rest = drawn[chunk, v]
+                while rest != uint64(0):
+                    place = uint64(order[uint64(chunk * 64) + trailing_zeros(rest)])
+                    rest &= rest - uint64(1)
+                    if totals[place] < best:
+                        break
                     count = 0
                     for w in range(n_words):
-                        count += _popcount(equal[m, w] & bits[v, w])
-                    if count > best or (count == best and position < choice):
-                        best = count
-                        choice = position
-                m += 1
-            if best == 0 or (m == n_ranked and not complete and totals[n_ranked - 1] >= best):
-                choice = _best_met(row, centroid_codes, met, n_met, shared, positions, none, bits[v], v, best, choice)
-            out[i, v] = choice
-        for t in range(n_met):
-            shared[met[t]] = 0
+                        count += popcount(shared[place, w] & bits[v, w])
+                    if count >= best:
+                        position = positions[met[place], v]
+                        if count > best or position < choice:
+                            best = count
+                            choice = position
+                chunk += 1
+            out[i, v] = choice if best > 0 else 0
+        for place in range(n_met):
+            places[met[place]] = -1
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _rank(shared, met, n_met, n_inputs, ranked, totals):
-    """The rows met that share the most codes, most first."""
+def _rank(shared, n_met, n_inputs, totals, order):
+    """Order the rows met by the number of codes shared, most first."""
     histogram = np.zeros(n_inputs + 2, np.int64)
-    for t in range(n_met):
-        histogram[shared[met[t]]] += 1
-    room, lowest = 0, n_inputs + 1
-    while lowest > 1 and room + histogram[lowest - 1] <= len(ranked):
-        lowest -= 1
-        room += histogram[lowest]
-    place = 0
-    for count in range(n_inputs, lowest - 1, -1):
-        size = histogram[count]
-        histogram[count] = place
-        place += size
-    for t in range(n_met):
-        count = shared[met[t]]
-        if count >= lowest:
-            ranked[histogram[count]] = met[t]
-            totals[histogram[count]] = count
-            histogram[count] += 1
-    return room
+    for place in range(n_met):
+        total = 0
+        for w in range(shared.shape[1]):
+            total += popcount(shared[place, w])
+        totals[place] = total
+        histogram[total] += 1
+    first = 0
+    for total in range(n_inputs, -1, -1):
+        size = histogram[total]
+        histogram[total] = first
+        first += size
+    for place in range(n_met):
+        order[histogram[totals[place]]] = place
+        histogram[totals[place]] += 1
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _mark_drawn(order, chunk, n_met, met, positions, none, drawn):
+    drawn[:] = 0
+    for b in range(min(64, n_met - chunk * 64)):
+        line = positions[met[order[chunk * 64 + b]]]
+        for v in range(len(drawn)):
+            drawn[v] |= uint64(line[v] != none) << uint64(b)
+
+
+@intrinsic
+def popcount(typing_context, x):
+    """Number of ones in a 64-bit word."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def trailing_zeros(typing_context, x):
+    """Place of the lowest one in a 64-bit word that is not zero."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
+
+    return types.uint64(types.uint64), generate
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -274,35 +363,6 @@ def _compare(x, y, words):
         for b in range(min(64, len(x) - first)):
             word |= uint64(x[first + b] == y[first + b]) << uint64(b)
         words[w] = word
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _popcount(x):
-    x = x - ((x >> uint64(1)) & uint64(0x5555555555555555))
-    x = (x & uint64(0x3333333333333333)) + ((x >> uint64(2)) & uint64(0x3333333333333333))
-    x = (x + (x >> uint64(4))) & uint64(0x0F0F0F0F0F0F0F0F)
-    return (x * uint64(0x0101010101010101)) >> uint64(56)
-
-
-@njit(cache=True, nogil=True, boundscheck=False)
-def _best_met(row, centroid_codes, met, n_met, shared, positions, none, bits, v, best, choice):
-    """Where the ranks did not settle it: all rows met, then, if none shares a code, the centroid drawn first."""
-    for t in range(n_met):
-        item = met[t]
-        position = positions[item, v]
-        if position == none or shared[item] < best:
-            continue
-        other = centroid_codes[item]
-        count = 0
-        for u in range(len(row)):
-            if row[u] == other[u]:
-                count += (bits[u >> 6] >> uint64(u & 63)) & uint64(1)
-        if count > best or (count == best and count > 0 and position < choice):
-            best = count
-            choice = position
-    if best == 0:
-        choice = positions.dtype.type(0)
-    return choice
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -320,7 +380,7 @@ def _match_compared(codes, centroid_codes, rows, bits, out):
                 words = equal[rows[v, j]]
                 count = 0
                 for w in range(n_words):
-                    count += _popcount(words[w] & bits[v, w])
+                    count += popcount(words[w] & bits[v, w])
                 if count > best:
                     best = count
                     choice = j
@@ -330,8 +390,18 @@ def _match_compared(codes, centroid_codes, rows, bits, out):
 def match_compared(codes, centroid_codes, rows, bits):
     """Codes of all clusterings for a few rows, by comparing each with all drawn rows.
 
-    Parameters are those of `match_ranked`, and `rows`, of shape (n_estimators, k): the rows of `centroid_codes`
-    that each clustering drew.
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_inputs)
+    centroid_codes : ndarray of shape (n_drawn, n_inputs)
+    rows : ndarray of shape (n_estimators, k)
+        The rows of `centroid_codes` that each clustering drew.
+    bits : ndarray of shape (n_estimators, n_words), uint64
+        From `pack_used`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_estimators)
     """
     out = np.empty((len(codes), len(rows)), np.min_scalar_type(rows.shape[1] - 1))
     _match_compared(codes, centroid_codes, rows, bits, out)
