@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from scipy import sparse
 
-from mbn.neighbors import squared_norms
+from mbn.neighbors import row_squares
 
 _ROWS_PER_PRODUCT = 4
 _DIRECT_ROWS = 2048
@@ -64,7 +64,7 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, metric):
                 squares = np.zeros_like(terms)
                 _squares(reference, candidates[block], squares)
                 lengths = np.sqrt(squares @ masks)
-                slack = np.sqrt(squared_norms(X[block])).repeat(n_candidates)[:, None]
+                slack = np.sqrt(row_squares(X[block])).repeat(n_candidates)[:, None]
                 slack = slack if metric == "cosine" else slack * np.sqrt(squares.sum(axis=1))[: len(slack), None]
                 if metric == "cosine":
                     np.divide(costs, lengths, out=costs, where=lengths > 0)
@@ -137,12 +137,6 @@ def assign_direct(X, reference, rows, used, metric, first=0, last=None):
 
 def _columns(X, used):
     return X[:, used] if sparse.issparse(X) else np.take(X, used, axis=1)
-
-
-def row_squares(X):
-    if sparse.issparse(X):
-        return np.asarray(X.multiply(X).sum(axis=1), np.float32).reshape(-1)
-    return squared_norms(X)
 
 
 def _dense(X):

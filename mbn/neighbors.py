@@ -1,12 +1,17 @@
 """The nearest rows of every row: the candidates among which the clusterings look for centroids."""
 
+import warnings
+
 import numpy as np
 from numba import njit
+from scipy import sparse
 
 # A search keeps a few rows more than were asked for and ranks them again by distances that do not depend on how
 # a matrix product was blocked, so that the rows returned are the same for every block size and thread count.
-_SPARE = 8
+SPARE = 8
 _QUERY_ROWS, _REFERENCE_ROWS = 256, 2048
+# Multiplications and additions past which an approximate index takes over (some 150 000 rows of 784 features).
+_EXACT_OPERATIONS = 2e13
 
 
 def nearest_rows(X, reference, n_neighbors, metric="euclidean", reference_norms=None):
@@ -14,8 +19,8 @@ def nearest_rows(X, reference, n_neighbors, metric="euclidean", reference_norms=
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features), float32
-    reference : ndarray of shape (n_reference, n_features), float32
+    X : ndarray or CSR of shape (n_samples, n_features), float32
+    reference : ndarray or CSR of shape (n_reference, n_features), float32
     n_neighbors : int
         At most n_reference.
     metric : {"euclidean", "linear"}
@@ -28,30 +33,100 @@ def nearest_rows(X, reference, n_neighbors, metric="euclidean", reference_norms=
     ndarray of shape (n_samples, n_neighbors), int32
         Nearest first; equal distances in the order of the reference.
     """
-    n_samples, n_reference = len(X), len(reference)
-    n_kept = min(n_neighbors + _SPARE, n_reference)
-    if reference_norms is None:
-        reference_norms = squared_norms(reference)
+    n_samples, n_reference = X.shape[0], reference.shape[0]
+    n_kept = min(n_neighbors + SPARE, n_reference)
     if metric == "linear":
         factor, offsets = np.float32(-1), np.zeros(n_reference, np.float32)
     else:
-        factor, offsets = np.float32(-2), reference_norms
+        factor, offsets = np.float32(-2), row_squares(reference) if reference_norms is None else reference_norms
     rows = np.empty((n_samples, n_neighbors), np.int32)
     for first in range(0, n_samples, _QUERY_ROWS):
         block = X[first : first + _QUERY_ROWS]
         scaled = block * factor
-        heap_values = np.full((len(block), n_kept), np.inf, np.float32)
-        heap_rows = np.zeros((len(block), n_kept), np.int32)
+        heap_values = np.full((block.shape[0], n_kept), np.inf, np.float32)
+        heap_rows = np.zeros((block.shape[0], n_kept), np.int32)
         for start in range(0, n_reference, _REFERENCE_ROWS):
             part = reference[start : start + _REFERENCE_ROWS]
-            _keep_smallest(scaled @ part.T, offsets[start : start + len(part)], start, heap_values, heap_rows)
-        _rank(block, reference, heap_rows, metric == "linear", rows[first : first + len(block)])
+            products = scaled @ part.T
+            if sparse.issparse(products):
+                products = products.toarray()
+            _keep_smallest(products, offsets[start : start + part.shape[0]], start, heap_values, heap_rows)
+        rank(block, reference, heap_rows, metric, rows[first : first + block.shape[0]])
     return rows
 
 
-def squared_norms(X):
-    """Squared length of every row."""
+def approximate_rows(X, n_neighbors, metric, random_state, n_jobs=None):
+    """Nearest rows of every row of X among all rows of X, by nearest neighbour descent.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n_samples, n_features), float32
+    n_neighbors : int
+    metric : {"euclidean", "cosine"}
+    random_state : int
+    n_jobs : int, optional
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_neighbors), int32
+
+    Raises
+    ------
+    ImportError
+        If pynndescent is not installed.
+
+    References
+    ----------
+    W. Dong, M. Charikar, K. Li, "Efficient k-nearest neighbor graph construction for generic similarity
+    measures", WWW 2011.
+    """
+    from pynndescent import NNDescent
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        index = NNDescent(
+            X, metric=metric, n_neighbors=n_neighbors, random_state=random_state, n_jobs=n_jobs, low_memory=True
+        )
+    rows = index.neighbor_graph[0].astype(np.int32)
+    lost = np.flatnonzero((rows < 0).any(axis=1))
+    if len(lost):
+        rows[lost] = nearest_rows(X[lost], X, n_neighbors, "euclidean" if metric == "euclidean" else "linear")
+    return rows
+
+
+def is_large(n_samples, reference):
+    """Whether an exact search would exceed the budget of operations and an approximate one is installed."""
+    n_values = reference.nnz / reference.shape[0] if sparse.issparse(reference) else reference.shape[1]
+    if float(n_samples) * reference.shape[0] * n_values <= _EXACT_OPERATIONS:
+        return False
+    try:
+        import pynndescent  # noqa: F401
+    except ImportError:
+        warnings.warn(
+            f"An exact search for the neighbours of {n_samples} rows will take long; install pynndescent "
+            "(pip install 'mbn-distill[ann]') for an approximate one.",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def row_squares(X):
+    """Squared length of every row, float32."""
+    if sparse.issparse(X):
+        return np.asarray(X.multiply(X).sum(axis=1), np.float32).reshape(-1)
     return np.einsum("ij,ij->i", X, X)
+
+
+def rank(X, reference, candidates, metric, out):
+    """Write the nearest of each row's candidates to `out`, nearest first, by distances computed pair by pair."""
+    linear = metric == "linear"
+    if sparse.issparse(X):
+        _rank_sparse(
+            X.indptr, X.indices, X.data, reference.indptr, reference.indices, reference.data, candidates, linear, out
+        )
+    else:
+        _rank_dense(X, reference, candidates, linear, out)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -96,7 +171,7 @@ def _replace_top(values, rows, size, value, row):
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, boundscheck=False)
-def _rank(X, reference, candidates, linear, out):
+def _rank_dense(X, reference, candidates, linear, out):
     n_kept, n_features = candidates.shape[1], X.shape[1]
     distances = np.empty(n_kept, np.float32)
     for i in range(len(X)):
@@ -111,6 +186,30 @@ def _rank(X, reference, candidates, linear, out):
             else:
                 for f in range(n_features):
                     total += (x[f] - y[f]) * (x[f] - y[f])
+            distances[m] = total
+        ranked = np.argsort(distances, kind="mergesort")
+        for m in range(out.shape[1]):
+            out[i, m] = order[ranked[m]]
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _rank_sparse(x_starts, x_columns, x_values, y_starts, y_columns, y_values, candidates, linear, out):
+    n_kept = candidates.shape[1]
+    distances = np.empty(n_kept, np.float32)
+    for i in range(len(candidates)):
+        order = np.sort(candidates[i])
+        for m in range(n_kept):
+            a, b = x_starts[i], y_starts[order[m]]
+            a_end, b_end = x_starts[i + 1], y_starts[order[m] + 1]
+            total = np.float32(0)
+            while a < a_end or b < b_end:
+                in_x = a < a_end and (b >= b_end or x_columns[a] <= y_columns[b])
+                in_y = b < b_end and (a >= a_end or y_columns[b] <= x_columns[a])
+                x = x_values[a] if in_x else np.float32(0)
+                y = y_values[b] if in_y else np.float32(0)
+                total += -x * y if linear else (x - y) * (x - y)
+                a += in_x
+                b += in_y
             distances[m] = total
         ranked = np.argsort(distances, kind="mergesort")
         for m in range(out.shape[1]):

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mbn import bottom, neighbors, output, upper
+from mbn import accelerator, bottom, neighbors, output, upper
 from mbn.parallel import blocks, run
 from mbn.schedule import automatic_schedule, draw
 
@@ -241,6 +241,8 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
                 f"n_samples={n_samples} is less than 1.5 * n_clusters with n_clusters={self.n_clusters}: the top "
                 "layer could not draw enough centroids. Give more rows or set a smaller n_clusters."
             )
+        if self.device != "cpu":
+            accelerator.resolve_device(self.device)
         rng = check_random_state(self.random_state)
         entropy = int(rng.randint(np.iinfo(np.int32).max))
         landmarks = self._draw_landmarks(n_samples, entropy)
@@ -376,8 +378,9 @@ def _schedule_from(k, n_landmarks, n_clusters, delta):
 def _prepare(X, metric):
     """Rows as the bottom layer wants them, and how to bring new rows to the same form.
 
-    Euclidean: centred, which changes no distance but keeps the products' rounding small. Cosine: rows of length
-    one. Features without variance are left out.
+    Features without variance are left out. Euclidean: features far from zero for their spread are centred, which
+    changes no distance but saves the products' precision; others stay as they are, so that ties stay ties.
+    Cosine: rows of length one.
     """
     if sparse.issparse(X):
         X.sort_indices()
@@ -388,8 +391,18 @@ def _prepare(X, metric):
     keep = np.arange(1) if len(keep) == 0 else keep
     mean = None
     if metric == "euclidean" and not sparse.issparse(X):
-        mean = X[:, keep].mean(axis=0, dtype=np.float64).astype(np.float32)
-    preparation = {"keep": None if len(keep) == X.shape[1] else keep, "mean": mean, "unit": metric == "cosine"}
+        middle = (minima / 2 + maxima / 2)[keep]
+        distant = np.abs(middle) > 8 * (maxima / 2 - minima / 2)[keep]
+        mean = np.where(distant, middle, 0).astype(np.float32) if distant.any() else None
+    # squares must neither overflow nor vanish; a power of two changes no digit
+    largest = max(float(np.abs(minima).max()), float(np.abs(maxima).max()))
+    factor = 1.0 if largest == 0 or 1e-12 < largest < 1e12 else 2.0 ** -np.ceil(np.log2(largest))
+    preparation = {
+        "keep": None if len(keep) == X.shape[1] else keep,
+        "mean": mean,
+        "factor": None if factor == 1 else np.float32(factor),
+        "unit": metric == "cosine",
+    }
     return _apply_preparation(X, preparation), preparation
 
 
@@ -398,8 +411,10 @@ def _apply_preparation(X, preparation):
         X = X[:, preparation["keep"]]
     if preparation["mean"] is not None:
         X = X - preparation["mean"]
+    if preparation["factor"] is not None:
+        X = X * preparation["factor"]
     if preparation["unit"]:
-        lengths = np.sqrt(bottom.row_squares(X))
+        lengths = np.sqrt(neighbors.row_squares(X))
         lengths[lengths == 0] = 1
         X = (sparse.diags_array(1 / lengths) @ X).tocsr() if sparse.issparse(X) else X / lengths[:, None]
         X = X.astype(np.float32, copy=False)
@@ -430,28 +445,45 @@ def _fit_bottom(
     drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, landmarks, X.shape[0], X.shape[1])
     reference = X if len(drawn) == X.shape[0] else X[drawn]
     state = {"reference": reference, "rows": rows, "used": used}
-    return _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device), state
+    return _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy), state
 
 
-def _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device):
+def _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy=0):
     reference, rows, used = state["reference"], state["rows"], state["used"]
     n_samples = X.shape[0]
+    if device != "cpu":
+        device = accelerator.resolve_device(device)
+        on_device = metric == "euclidean" and not sparse.issparse(X)
+    else:
+        on_device = False
     if assignment == "direct":
+        if on_device:
+            return accelerator.assign_direct(X, reference, rows, used, device).T.copy()
         groups = blocks(len(rows), _CLUSTERINGS_PER_TASK)
         tasks = [(X, reference, rows[group], used[group], metric) for group in groups]
         return np.concatenate(run(bottom.assign_direct, tasks, n_jobs=n_jobs)).T.copy()
     n_neighbors = min(n_neighbors, reference.shape[0])
+    nearest = _nearest(X, reference, metric, n_neighbors, n_jobs, device if on_device else None, entropy)
     masks = np.zeros((X.shape[1], len(rows)), np.float32)
-    for v in range(len(rows)):
-        masks[used[v], v] = 1
-    row_blocks = blocks(n_samples, _ROW_BLOCK)
-    nearness = "euclidean" if metric == "euclidean" else "linear"
-    norms = bottom.row_squares(reference)
-    tasks = [(X[block], reference, n_neighbors, nearness, norms) for block in row_blocks]
-    candidates = run(neighbors.nearest_rows, tasks, n_jobs=n_jobs)
+    np.put_along_axis(masks, used.T.astype(np.int64), 1, axis=0)
     positions = bottom.position_table(rows, reference.shape[0])
-    tasks = [(X[block], reference, near, positions, rows, masks, metric) for block, near in zip(row_blocks, candidates)]
+    if on_device:
+        return accelerator.assign_neighbors(X, reference, nearest, positions, rows, masks, device)
+    tasks = [
+        (X[block], reference, nearest[block], positions, rows, masks, metric) for block in blocks(n_samples, _ROW_BLOCK)
+    ]
     return np.concatenate(run(bottom.assign_neighbors, tasks, n_jobs=n_jobs))
+
+
+def _nearest(X, reference, metric, n_neighbors, n_jobs, device, entropy):
+    nearness = "euclidean" if metric == "euclidean" else "linear"
+    if device is not None:
+        return accelerator.nearest_rows(X, reference, n_neighbors, nearness, device)
+    if X is reference and metric != "linear" and neighbors.is_large(X.shape[0], reference):
+        return neighbors.approximate_rows(X, n_neighbors, metric, entropy, n_jobs)
+    norms = neighbors.row_squares(reference)
+    tasks = [(X[block], reference, n_neighbors, nearness, norms) for block in blocks(X.shape[0], _ROW_BLOCK)]
+    return np.concatenate(run(neighbors.nearest_rows, tasks, n_jobs=n_jobs))
 
 
 def _fit_upper(codes, layer, k, n_estimators, max_features, entropy, landmarks, n_codes, *, n_jobs):
