@@ -41,6 +41,9 @@ def principal_components(codes, k, n_components, random_state):
         Share of the variance explained.
     """
     X = one_hot(codes, k)
+    if (codes == codes[0]).all():
+        components = np.zeros((n_components, X.shape[1]), np.float32)
+        return components, X[:1].toarray().reshape(-1), np.zeros(n_components)
     if min(X.shape) <= max(_SMALL, 2 * n_components):
         pca = PCA(n_components, svd_solver="full").fit(X.toarray())
     else:
