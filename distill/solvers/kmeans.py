@@ -1,0 +1,118 @@
+"""k-means of numbers, solved exactly: the best codebook for weights taken one by one."""
+
+import numpy as np
+from numba import njit
+
+
+def kmeans_1d(
+    values: np.ndarray, n_clusters: int, sample_weight: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cluster numbers with the least sum of squared distances to the centres.
+
+    On a line the best clusters are intervals of the sorted values, so dynamic programming finds the global
+    optimum: no seed, no restarts. O(n log n) operations per cluster, and 4 bytes of memory per distinct value and
+    cluster.
+
+    Parameters
+    ----------
+    values : ndarray of any shape
+        Finite numbers.
+    n_clusters : int
+        How many centres at most; there are fewer when there are fewer distinct values.
+    sample_weight : ndarray of the shape of `values`, optional
+        Non-negative weights of the squared distances, not all zero.
+
+    Returns
+    -------
+    centers : ndarray of shape (<= n_clusters,), float64
+        Ascending.
+    labels : ndarray of the shape of `values`, intp
+        Index of every value's centre.
+
+    Raises
+    ------
+    ValueError
+        If `values` is empty or not finite, or `n_clusters` is below 1.
+
+    References
+    ----------
+    Wang, Song, "Ckmeans.1d.dp: optimal k-means clustering in one dimension by dynamic programming", The R Journal
+    3(2), 2011. Wu, "Optimal quantization by matrix searching", Journal of Algorithms 12(4), 1991.
+
+    Examples
+    --------
+    >>> from distill.solvers.kmeans import kmeans_1d
+    >>> centers, labels = kmeans_1d([0.0, 5.0, 1.0, 6.0], 2)
+    >>> centers, labels
+    (array([0.5, 5.5]), array([0, 1, 0, 1]))
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.size == 0 or not np.all(np.isfinite(values)):
+        raise ValueError(f"values must be finite numbers, at least one; got an array of shape {values.shape}.")
+    if n_clusters < 1:
+        raise ValueError(f"n_clusters must be at least 1, got {n_clusters!r}.")
+    distinct, inverse = np.unique(values, return_inverse=True)
+    weight = np.ones(values.size) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64).ravel()
+    weight = np.bincount(inverse.ravel(), weights=weight, minlength=distinct.size)
+    if n_clusters >= distinct.size:
+        return distinct, inverse.reshape(values.shape)
+
+    shifted = distinct - np.average(distinct, weights=weight)  # small numbers keep the sums of squares exact
+    sums = np.zeros((3, distinct.size + 1))
+    np.cumsum([weight, weight * shifted, weight * shifted**2], axis=1, out=sums[:, 1:])
+    starts = _interval_starts(sums, n_clusters)
+    mass, total = np.add.reduceat(weight, starts), np.add.reduceat(weight * distinct, starts)
+    plain = np.add.reduceat(distinct, starts) / np.diff(np.append(starts, distinct.size))
+    centers = np.where(mass > 0, total / np.where(mass > 0, mass, 1), plain)
+    labels = np.searchsorted(starts, np.arange(distinct.size), side="right") - 1
+    return centers, labels[inverse].reshape(values.shape)
+
+
+@njit(cache=True)
+def _interval_cost(sums, start, stop):
+    """Weighted sum of squared distances of values start..stop-1 to their mean."""
+    mass = sums[0, stop] - sums[0, start]
+    if mass <= 0.0:
+        return 0.0
+    total = sums[1, stop] - sums[1, start]
+    return max(sums[2, stop] - sums[2, start] - total * total / mass, 0.0)
+
+
+@njit(cache=True)
+def _interval_starts(sums, n_clusters):
+    """Where each interval of the best partition starts; prefix sums in, indices out."""
+    n = sums.shape[1] - 1
+    cost = np.empty(n + 1)
+    for stop in range(n + 1):
+        cost[stop] = _interval_cost(sums, 0, stop)
+    last_start = np.zeros((n_clusters, n + 1), dtype=np.int32)
+    for cluster in range(1, n_clusters):
+        previous = cost.copy()
+        start_of = last_start[cluster]
+        cost[: cluster + 1] = np.inf  # every interval holds a value
+        # the best start never moves left as the stop moves right: halve the gaps, search between the neighbours
+        stride = 1
+        while stride < n:
+            stride *= 2
+        while stride >= 1:
+            for stop in range(stride, n + 1, 2 * stride):
+                if stop <= cluster:
+                    continue
+                low = max(start_of[stop - stride], cluster)
+                high = stop - 1
+                if stop + stride <= n:
+                    high = min(high, start_of[stop + stride])
+                best, best_start = np.inf, low
+                for start in range(low, high + 1):
+                    candidate = previous[start] + _interval_cost(sums, start, stop)
+                    if candidate < best:
+                        best, best_start = candidate, start
+                cost[stop] = best
+                start_of[stop] = best_start
+            stride //= 2
+    starts = np.empty(n_clusters, dtype=np.int64)
+    stop = n
+    for cluster in range(n_clusters - 1, -1, -1):
+        stop = last_start[cluster, stop] if cluster else 0
+        starts[cluster] = stop
+    return starts
