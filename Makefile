@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check clean
+.PHONY: help setup demo test lint format check clean bench-mnist bench-scale
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -37,6 +37,9 @@ check: lint test  ## lint and test
 
 bench-mnist: $(READY)  ## MNIST: accuracy, speed and memory of teacher and student (DATA=folder)
 	$(BIN)/python benchmarks/mnist.py --data $(DATA)
+
+bench-scale: $(READY)  ## growth of the teacher's fit with the number of rows (DATA=folder)
+	$(BIN)/python benchmarks/scale.py --data $(DATA)
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info results
