@@ -126,12 +126,17 @@ def assign_direct(X, reference, rows, used, metric, first=0, last=None):
             near = np.empty(len(slack), bool)
             out = codes[v - first, start : start + _DIRECT_ROWS]
             _smallest(products, offsets, slack, out, near)
-            if near.any():
-                doubtful = np.flatnonzero(near)
-                _decide(
-                    _dense(X[start + doubtful]), reference, rows[v], used[v], products[doubtful], offsets,
-                    slack[doubtful], kind, out, doubtful,
-                )  # fmt: skip
+            doubtful = np.flatnonzero(near)
+            if len(doubtful):
+                where, products = start + doubtful, products[doubtful]
+                if sparse.issparse(X):
+                    _settle_sparse(
+                        X[where], reference, rows[v], used[v], products, offsets, slack[doubtful], kind, out, doubtful
+                    )
+                else:
+                    _settle(
+                        X, where, reference, rows[v], used[v], products, offsets, slack[doubtful], kind, out, doubtful
+                    )
     return codes
 
 
@@ -139,18 +144,29 @@ def _columns(X, used):
     return X[:, used] if sparse.issparse(X) else np.take(X, used, axis=1)
 
 
-def _dense(X):
-    return X.toarray() if sparse.issparse(X) else np.ascontiguousarray(X)
-
-
-def _decide(X, reference, rows, used, products, offsets, slack, kind, codes, doubtful):
-    """Settle by exact costs what the products could not."""
+def _settle_sparse(X, reference, rows, used, products, offsets, slack, kind, codes, doubtful):
     for i, row in enumerate(doubtful):
         values = offsets - products[i]
         close = np.flatnonzero(values <= values.min() + slack[i])
-        centroids = _dense(reference[rows[close]])
-        costs = [_exact_cost(X[i], centroid, used, kind) for centroid in centroids]
+        near = X[[i]].toarray(), reference[rows[close]].toarray()
+        costs = [_exact_cost(near[0][0], centroid, used, kind) for centroid in near[1]]
         codes[row] = close[int(np.argmin(costs))]
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _settle(X, where, reference, rows, used, products, offsets, slack, kind, codes, doubtful):
+    """Decide by exact costs what the products could not."""
+    for i in range(len(where)):
+        smallest = np.float32(np.inf)
+        for j in range(len(rows)):
+            smallest = min(smallest, offsets[j] - products[i, j])
+        winner = np.inf
+        for j in range(len(rows)):
+            if offsets[j] - products[i, j] <= smallest + slack[i]:
+                cost = _exact_cost(X[where[i]], reference[rows[j]], used, kind)
+                if cost < winner:
+                    winner = cost
+                    codes[doubtful[i]] = j
 
 
 def _search_all(X, reference, rows, masks, metric, missing, codes):
