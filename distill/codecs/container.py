@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.codecs import dense, labels
+from distill.codecs import codebook, dense, labels
 from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader, StudentFileError, varint
 from distill.network import ACTIVATIONS, OUTPUTS, TARGETS, Network
@@ -46,6 +46,7 @@ class Codec(NamedTuple):
 CODECS: dict[int, Codec] = {
     dense.FLOAT32: Codec("float32", dense.decode),
     dense.FLOAT16: Codec("float16", dense.decode),
+    codebook.CODEBOOK: Codec("codebook", codebook.decode),
 }
 
 

@@ -1,0 +1,484 @@
+"""A network in a few bits per weight: codebooks and mappings, learned together against the network's outputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+
+import joblib
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_scalar
+
+from distill.codecs import codebook as codec
+from distill.codecs import container
+from distill.codecs.codebook import CodebookLayer, round_to_half
+from distill.compressors.base import Calibration, Compressor, Imitation, activate, layer_outputs
+from distill.network import Network
+from distill.progress import Stage
+from distill.solvers.codebook import Mapping, coordinate_descent, nearest_codewords
+from distill.solvers.finetuning import CodebookPerceptron
+from distill.solvers.grouping import reorder_neurons
+from distill.solvers.layer import LayerProblem, layer_problem
+from distill.solvers.mapping import PROXIMAL, gradient_descent
+from distill.students import training
+
+_GROUPINGS = ("scales", "codebooks")
+_SOLVERS = ("cd", "gradient", "kmeans")
+_ENTROPY_CODINGS = ("auto", "off")
+_PRUNED = 0.05
+_BATCH_SIZE, _LEAST_STEPS, _AVERAGING = 256, 32, 0.98
+_MOST_BITS = 8
+_RATE_WEIGHTS = (1e-5, 1e3)
+_N_BISECTIONS = 7
+
+
+@dataclass(frozen=True)
+class CodebookSettings:
+    """What the codes of a network depend on besides the network and the rows; see `CodebookCompressor`."""
+
+    bits: tuple[int, ...]
+    n_groups: int = 4
+    grouping: str = "scales"
+    solver: str = "cd"
+    proximal: str = "neighbour"
+    rate_weight: float = 0.0
+    entropy_coding: str = "auto"
+
+
+class CodebookCompressor(Compressor):
+    """Compress a network to a few bits per weight.
+
+    Every weight becomes a code into a small codebook. Neurons with weights of similar spread are sorted into groups,
+    and each group has a scale, or a codebook, of its own; which group a neuron is in costs nothing, as its position
+    says so. Codes and codebooks are learned together, layer by layer, so that the layer's outputs are kept for the
+    inputs that the layers before it, already compressed, really deliver. At last codewords, scales and biases are
+    trained on the outputs of the whole network. No labels are needed.
+
+    Parameters
+    ----------
+    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
+        A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again. Inputs of an MLP that are of unlike units
+        should be scaled before it.
+    bits : int or sequence of int, default=2
+        Bits of a packed code, 1 to 8, for all layers or one for each: a layer has at most ``2 ** bits`` codewords.
+    n_groups : int, default=4
+        Groups of neurons per layer, at most.
+    grouping : {"scales", "codebooks"}, default="scales"
+        Whether the groups of a layer share a codebook and have a scale each, or have a codebook each.
+    solver : {"cd", "gradient", "kmeans"}, default="cd"
+        "cd": coordinate descent, exact in every step. "gradient": gradient descent with a soft mapping, then "cd".
+        "kmeans": the codewords nearest to the weights, whatever the outputs; for comparison.
+    proximal : {"neighbour", "inverse", "off"}, default="neighbour"
+        The gradient of the mapping; see `distill.solvers.mapping.mapping_backward`. Of "gradient" only.
+    entropy_coding : {"auto", "off"}, default="auto"
+        Whether codes are entropy-coded where that is shorter, or always packed.
+    rate_weight : float, default=0.0
+        What a bit is worth, 0 or more: learning minimises the relative error of a layer's outputs plus `rate_weight`
+        times the entropy of its codes in bits per weight. Codes then cost less than `bits`, fewest for the most
+        frequent codeword. Useful from 1e-4 to 1e-1. Not of "kmeans".
+    max_bytes : int or None, default=None
+        The size that the file must not exceed. `bits` and `rate_weight` are then chosen, not taken.
+    max_iter : int, default=20
+        Passes of the last training over the calibration rows, 0 or more. Those of the best pass on held-out rows are
+        kept.
+    learning_rate_init : float, default=1e-3
+        Its step size, for numbers relative to their size.
+    n_calibration : int or None, default=10000
+        How many rows are looked at; None for all.
+    validation_fraction : float, default=0.1
+        Share of them that is held out, between 0 and 1.
+    memory : str, joblib.Memory or None, default=None
+        Where the fitted wrapped estimator is kept, so that a grid over the parameters here fits it once.
+    random_state : int, RandomState instance or None, default=None
+        Of the choice and order of rows, and of every `random_state` inside `estimator` that is None.
+    verbose : int, default=0
+        1 prints a line for every step.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted wrapped estimator; it is not modified.
+    network_ : Network
+        The compressed network as NumPy arrays, decoded from the bytes of the student file.
+    classes_ : ndarray of shape (n_classes,)
+        The labels, where the answers are labels.
+    labels_ : ndarray of shape (n_samples,)
+        Labels of the rows of the fit; where a clusterer is imitated.
+    nbytes_ : int
+        Size of the student file.
+    report_ : dict
+        Where its bytes are, and in "layers", for each layer: "n_codewords"; "entropy", of its codes, in bits per
+        weight; "output_error", the squared error of its sums on held-out rows, as a share of their variance. In
+        "agreement": the share of held-out rows with the label that the wrapped network gives, or the explained variance
+        of its numbers. "rate_weight" and "bits" as used.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Where X had names.
+
+    Notes
+    -----
+    A network of which at least one weight in twenty is zero counts as pruned, and its zeros stay zeros: zero is then
+    one of the codewords. Inputs that never vary in the rows of the fit get no codes; their effect goes to the bias.
+
+    References
+    ----------
+    Yvinec, Dapogny, Bailly, "Network memory footprint compression through jointly learnable codebooks and mappings",
+    ICLR 2024 (arXiv 2309.17361). Its equations were not available to us: ideas are theirs, formulas are ours.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> from distill.compressors.codebook import CodebookCompressor
+    >>> X, y = load_digits(return_X_y=True)
+    >>> network = MLPClassifier((64,), max_iter=20, learning_rate_init=0.01, n_iter_no_change=20, random_state=0)
+    >>> compressor = CodebookCompressor(network, bits=2, random_state=0)
+    >>> compressor.fit(X / 16, y).score(X / 16, y) > 0.95  # doctest: +SKIP
+    True
+    """
+
+    def __init__(
+        self,
+        estimator: BaseEstimator,
+        *,
+        bits: int | Sequence[int] = 2,
+        n_groups: int = 4,
+        grouping: str = "scales",
+        solver: str = "cd",
+        proximal: str = "neighbour",
+        entropy_coding: str = "auto",
+        rate_weight: float = 0.0,
+        max_bytes: int | None = None,
+        max_iter: int = 20,
+        learning_rate_init: float = 1e-3,
+        n_calibration: int | None = 10000,
+        validation_fraction: float = 0.1,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ):
+        self.estimator = estimator
+        self.bits = bits
+        self.n_groups = n_groups
+        self.grouping = grouping
+        self.solver = solver
+        self.proximal = proximal
+        self.entropy_coding = entropy_coding
+        self.rate_weight = rate_weight
+        self.max_bytes = max_bytes
+        self.max_iter = max_iter
+        self.learning_rate_init = learning_rate_init
+        self.n_calibration = n_calibration
+        self.validation_fraction = validation_fraction
+        self.memory = memory
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _check_parameters(self) -> None:
+        for name, choices in (
+            ("grouping", _GROUPINGS),
+            ("solver", _SOLVERS),
+            ("proximal", PROXIMAL),
+            ("entropy_coding", _ENTROPY_CODINGS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
+        for bits in (self.bits,) if isinstance(self.bits, Real) else self.bits:
+            check_scalar(bits, "bits", Integral, min_val=1, max_val=_MOST_BITS)
+        check_scalar(self.n_groups, "n_groups", Integral, min_val=1)
+        check_scalar(self.rate_weight, "rate_weight", Real, min_val=0)
+        if self.max_bytes is not None:
+            check_scalar(self.max_bytes, "max_bytes", Integral, min_val=1)
+        if self.n_calibration is not None:
+            check_scalar(self.n_calibration, "n_calibration", Integral, min_val=2)
+        check_scalar(self.max_iter, "max_iter", Integral, min_val=0)
+        check_scalar(self.learning_rate_init, "learning_rate_init", Real, min_val=0, include_boundaries="neither")
+        check_scalar(
+            self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
+        )
+
+    def _n_steps(self) -> int:
+        return int(self.max_iter)
+
+    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> tuple[bytes, dict]:
+        n_layers = len(network.weights)
+        settings = CodebookSettings(
+            _bits_of_layers(self.bits, n_layers),
+            int(self.n_groups),
+            self.grouping,
+            self.solver,
+            self.proximal,
+            float(self.rate_weight),
+            self.entropy_coding,
+        )
+        ordered, groups = reorder_neurons(network, settings.n_groups)
+        problem = (ordered, groups, calibration)
+        if self.max_bytes is None:
+            layers = learn_layers(*problem, settings, stage)
+        else:
+            settings, layers = _fit_budget(*problem, settings, int(self.max_bytes), stage)
+        if self.max_iter:
+            layers = fine_tune(ordered, layers, calibration, int(self.max_iter), float(self.learning_rate_init), stage)
+        data = pack(ordered, layers, settings.entropy_coding)
+        measured = measure(ordered, layers, calibration.held_out)
+        return data, {**measured, "bits": settings.bits, "rate_weight": settings.rate_weight}
+
+
+def learn_layers(
+    network: Network,
+    groups: Sequence[np.ndarray],
+    calibration: Calibration,
+    settings: CodebookSettings,
+    stage: Stage | None = None,
+) -> tuple[CodebookLayer, ...]:
+    """Learn codes layer by layer, each for what the layers before it, already compressed, deliver.
+
+    Parameters
+    ----------
+    network : Network
+        Its neurons in the order in which they are to be stored.
+    groups : sequence of ndarray of shape (n_outputs,), intp
+        The group of every neuron of every layer.
+    calibration : Calibration
+    settings : CodebookSettings
+    stage : Stage or None
+
+    Returns
+    -------
+    tuple of CodebookLayer
+        With numbers as a file stores them.
+    """
+    inputs, wanted = calibration.learned, layer_outputs(network, calibration.learned)
+    pruned = _is_pruned(network)
+    layers = []
+    for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
+        varies = calibration.varies if index == 0 else inputs.max(axis=0) > inputs.min(axis=0)
+        used = _used_inputs(weight, varies, len(inputs))
+        start = nearest_codewords(
+            weight[used],
+            groups[index],
+            2 ** settings.bits[index],
+            grouping=settings.grouping,
+            pin_zero=pruned and not weight[used].all(),
+        )
+        if settings.solver == "kmeans":
+            constant = np.where(used, 0.0, inputs.mean(axis=0, dtype=np.float64))
+            layer = _as_layer(start, bias + constant @ weight, used, settings.grouping)
+        else:
+            problem = layer_problem(inputs[:, used], wanted[index], weight[used])
+            if settings.solver == "gradient":
+                start = gradient_descent(problem, start, proximal=settings.proximal)
+            mapping = coordinate_descent(problem, start, rate_weight=settings.rate_weight)
+            layer = _corrected(_as_layer(mapping, bias, used, settings.grouping), problem)
+        layers.append(layer)
+        sums = inputs @ layer.weight + layer.bias
+        if stage is not None:
+            stage.say(
+                f"layer {index + 1}/{len(network.weights)}: output error {_relative_error(sums, wanted[index]):.5f}"
+            )
+        inputs = activate(network.activation, sums)
+    return tuple(layers)
+
+
+def fine_tune(
+    network: Network,
+    layers: Sequence[CodebookLayer],
+    calibration: Calibration,
+    max_iter: int,
+    learning_rate: float,
+    stage: Stage | None = None,
+) -> tuple[CodebookLayer, ...]:
+    """Train codewords, scales and biases to give the outputs of the network; codes stay.
+
+    Parameters
+    ----------
+    network : Network
+        The network that is imitated.
+    layers : sequence of CodebookLayer
+    calibration : Calibration
+        Those of the best pass on the held-out rows are kept, or `layers` if no pass is better.
+    max_iter : int
+        Passes over the rows.
+    learning_rate : float
+    stage : Stage or None
+
+    Returns
+    -------
+    tuple of CodebookLayer
+    """
+    outputs = layer_outputs(network, calibration.learned)[-1]
+    imitation = Imitation(network, outputs)
+    held_out = torch.from_numpy(calibration.held_out)
+    expected = imitation.targets(layer_outputs(network, calibration.held_out)[-1])
+    module = CodebookPerceptron(layers, network.activation)
+
+    def loss(module: CodebookPerceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return imitation.loss(module(rows), targets)
+
+    def judge(module: CodebookPerceptron) -> tuple[float, float]:
+        value = float(loss(module, held_out, expected))
+        return -value, value
+
+    def report(module: CodebookPerceptron, history: training.History) -> bool:
+        return stage is not None and stage.step(
+            f"loss {history.loss_curve[-1]:.5f}, held out {-history.validation_scores[-1]:.5f}",
+            lambda: pack(network, module.layers()),
+        )
+
+    with torch.no_grad():
+        before = judge(module)
+    history = training.train(
+        module,
+        loss,
+        training.DenseRows(torch.from_numpy(calibration.learned), imitation.targets(outputs)),
+        batch_size=min(_BATCH_SIZE, max(16, len(calibration.learned) // _LEAST_STEPS)),
+        learning_rate=learning_rate,
+        max_iter=max_iter,
+        min_steps=_LEAST_STEPS,
+        validate=judge,
+        n_iter_no_change=max_iter,
+        averaging=_AVERAGING,
+        seed=calibration.seed,
+        callback=report,
+    )
+    return module.layers() if history.best_score > before[0] else tuple(layers)
+
+
+def pack(network: Network, layers: Sequence[CodebookLayer], entropy_coding: str = "auto") -> bytes:
+    """Write the student file of a network whose layers are codes."""
+    described = replace(
+        network, weights=tuple(layer.weight for layer in layers), biases=tuple(layer.bias for layer in layers)
+    )
+    return container.pack(described, [codec.encode(layer, entropy_coding) for layer in layers])
+
+
+def measure(network: Network, layers: Sequence[CodebookLayer], rows: np.ndarray) -> dict:
+    """Say how far codes are from the network, layer by layer and at the end; see `CodebookCompressor.report_`."""
+    wanted, inputs, of_layers = layer_outputs(network, rows), rows, []
+    for layer, expected in zip(layers, wanted):
+        sums = inputs @ layer.weight + layer.bias
+        counts = np.bincount(layer.codes.ravel())
+        share = counts[counts > 0] / max(layer.codes.size, 1)
+        of_layers.append(
+            {
+                "n_codewords": layer.codebooks.shape[1],
+                "entropy": float(-share @ np.log2(share)) + 0.0,
+                "output_error": _relative_error(sums, expected),
+            }
+        )
+        inputs = activate(network.activation, sums)
+    agreement = Imitation(network, wanted[-1]).agreement(wanted[-1], sums)
+    return {"layers": of_layers, "agreement": agreement}
+
+
+def _fit_budget(
+    network: Network,
+    groups: Sequence[np.ndarray],
+    calibration: Calibration,
+    settings: CodebookSettings,
+    max_bytes: int,
+    stage: Stage,
+) -> tuple[CodebookSettings, tuple[CodebookLayer, ...]]:
+    """Choose bits and a price per bit so that the file is no larger than `max_bytes`.
+
+    The widest plain codes that fit compete with codes of one to three bits more at the lowest price at which they fit.
+    The judge is the loss of the last outputs on held-out rows.
+    """
+    n_layers = len(network.weights)
+    outputs = layer_outputs(network, calibration.held_out)[-1]
+    imitation = Imitation(network, outputs)
+    targets = imitation.targets(outputs)
+
+    def attempt(bits: int, rate_weight: float):
+        tried = replace(settings, bits=(bits,) * n_layers, rate_weight=rate_weight)
+        layers = learn_layers(network, groups, calibration, tried)
+        size = len(pack(network, layers, settings.entropy_coding))
+        stage.say(f"{bits} bits, rate_weight {rate_weight:.2g}: {size} bytes")
+        return size, tried, layers
+
+    def loss(layers: Sequence[CodebookLayer]) -> float:
+        inputs = calibration.held_out
+        for index, layer in enumerate(layers):
+            inputs = activate(network.activation, inputs) if index else inputs
+            inputs = inputs @ layer.weight + layer.bias
+        return float(imitation.loss(torch.from_numpy(inputs), targets))
+
+    priced = settings.solver != "kmeans" and settings.entropy_coding == "auto"
+    smallest = attempt(1, _RATE_WEIGHTS[1] if priced else 0.0)
+    if smallest[0] > max_bytes:
+        raise ValueError(
+            f"max_bytes={max_bytes} cannot be reached: the smallest file with these settings has {smallest[0]} bytes; "
+            "allow more, or wrap a smaller network"
+        )
+    fitting, widest = [smallest], 0
+    for bits in range(1, _MOST_BITS + 1):
+        found = attempt(bits, 0.0)
+        if found[0] > max_bytes:
+            break
+        fitting.append(found)
+        widest = bits
+    if priced:
+        for bits in range(widest + 1, min(widest + 3, _MOST_BITS) + 1):
+            low, high = np.log(_RATE_WEIGHTS[0]), np.log(_RATE_WEIGHTS[1])
+            for _ in range(_N_BISECTIONS):
+                middle = (low + high) / 2
+                found = attempt(bits, float(np.exp(middle)))
+                if found[0] <= max_bytes:
+                    fitting.append(found)
+                    high = middle
+                else:
+                    low = middle
+    _, chosen, layers = min(fitting, key=lambda found: loss(found[2]))
+    return chosen, layers
+
+
+def _bits_of_layers(bits: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
+    if isinstance(bits, Integral):
+        return (int(bits),) * n_layers
+    if len(bits) != n_layers:
+        raise ValueError(f"bits must be one number or one for each of {n_layers} layers, got {bits!r}")
+    return tuple(int(number) for number in bits)
+
+
+def _is_pruned(network: Network) -> bool:
+    used = [weight[weight.any(axis=1)] for weight in network.weights]
+    n_weights = sum(weight.size for weight in used)
+    return sum(int(np.sum(weight == 0)) for weight in used) >= _PRUNED * max(n_weights, 1)
+
+
+def _used_inputs(weight: np.ndarray, varies: np.ndarray, n_rows: int) -> np.ndarray:
+    """Which inputs get codes: those with weights, and among many rows also only those that vary."""
+    used = weight.any(axis=1)
+    if n_rows >= len(used):
+        used &= varies
+    if not used.any():
+        used[0] = True
+    return used
+
+
+def _as_layer(mapping: Mapping, bias: np.ndarray, used: np.ndarray, grouping: str) -> CodebookLayer:
+    """Return the mapping with numbers as a file stores them, and without codewords that no code names."""
+    named = np.zeros(mapping.codebooks.shape[1], bool)
+    named[mapping.codes] = True
+    codes = (np.cumsum(named) - 1).astype(np.uint8)[mapping.codes]
+    shared = grouping == "scales"
+    return CodebookLayer(
+        np.ascontiguousarray(codes.T),
+        round_to_half(mapping.codebooks[:, named] if shared else mapping.levels[:, named]),
+        round_to_half(mapping.scales) if shared else None,
+        mapping.groups,
+        round_to_half(bias),
+        used,
+    )
+
+
+def _corrected(layer: CodebookLayer, problem: LayerProblem) -> CodebookLayer:
+    """Return the layer with the bias that is best for its weights as they are stored."""
+    return replace(layer, bias=round_to_half(problem.bias(layer.weight[layer.used])))
+
+
+def _relative_error(sums: np.ndarray, expected: np.ndarray) -> float:
+    error = np.sum(np.square(sums - expected, dtype=np.float64))
+    power = np.sum(np.square(expected - expected.mean(axis=0), dtype=np.float64))
+    return float(error / power) if power else float(error > 0)
