@@ -22,6 +22,8 @@ _DIRECT_OPERATIONS = 5e13
 # (the defaults) for 99.94 %.
 _DRAWN_CANDIDATES = 16
 _ROW_BLOCK = 1024
+# New rows go through the layers so many at a time, which bounds the memory for their codes.
+_TRANSFORM_ROWS = 1 << 16
 _CLUSTERINGS_PER_TASK = 8
 # Which kernel of the upper layers is fastest where; they all give the same codes.
 _COMPARED_ROWS = 8
@@ -216,7 +218,9 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         ndarray of shape (n_samples, n_components), float32, or CSR array as from `encode`
             According to `output`.
         """
-        return self._answer(self._codes(self._check(X)))
+        X = self._check(X)
+        parts = [self._answer(self._codes(X[block])) for block in blocks(X.shape[0], _TRANSFORM_ROWS)]
+        return _stack(parts)
 
     def encode(self, X):
         """One-hot codes of the top layer.
@@ -230,7 +234,9 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         CSR array of shape (n_samples, n_estimators * k_[-1]), float32
             Exactly n_estimators ones in every row.
         """
-        return output.one_hot(self._codes(self._check(X)), self.k_[-1])
+        X = self._check(X)
+        parts = [output.one_hot(self._codes(X[block]), self.k_[-1]) for block in blocks(X.shape[0], _TRANSFORM_ROWS)]
+        return _stack(parts)
 
     def _fit(self, X):
         self._validate_params()
@@ -433,10 +439,13 @@ def _draw_layer(layer, k, n_estimators, max_features, entropy, landmarks, n_rows
     for v in range(n_estimators):
         rows[v], used[v] = draw(entropy, layer, v, n_rows=n_landmarks, k=k, n_inputs=n_inputs, n_used=n_used)
     flags = np.zeros(n_landmarks, bool)
-    flags[rows] = True
-    numbers = np.cumsum(flags) - 1
+    for v in range(n_estimators):
+        flags[rows[v]] = True
+    numbers = (np.cumsum(flags) - 1).astype(rows.dtype)
+    for v in range(n_estimators):
+        rows[v] = numbers[rows[v]]
     drawn = np.flatnonzero(flags)
-    return (drawn if landmarks is None else landmarks[drawn]), numbers[rows].astype(rows.dtype), used
+    return (drawn if landmarks is None else landmarks[drawn]), rows, used
 
 
 def _fit_bottom(
@@ -515,6 +524,12 @@ def _assign_upper(codes, state, n_codes, n_jobs):
         tasks = [(lines, centroid_lines, rows[v], used[v], n_codes) for v in range(len(rows))]
         matched = run(upper.match_indexed, tasks, n_jobs=n_jobs)
     return np.ascontiguousarray(np.array(matched).T)
+
+
+def _stack(parts):
+    if len(parts) == 1:
+        return parts[0]
+    return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
 
 
 class _Report:

@@ -190,6 +190,9 @@ def test_a_row_is_answered_alike_in_every_batch(assignment, monkeypatch):
         assert_array_equal(np.vstack([model.transform(new[i : i + size]) for i in range(0, 90, size)]), whole)
     for array in (np.asfortranarray(new), new.astype(np.float64), new[::-1][::-1]):
         assert_array_equal(model.transform(array), whole)
+    codes = model.encode(new)
+    monkeypatch.setattr(network, "_TRANSFORM_ROWS", 50)
+    assert_array_equal(model.encode(new).indices, codes.indices)
     monkeypatch.setattr(network, "_ROW_BLOCK", 17)
     monkeypatch.setattr(network, "_CLUSTERINGS_PER_TASK", 3)
     monkeypatch.setattr(bottom, "_DIRECT_ROWS", 11)
