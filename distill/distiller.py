@@ -36,7 +36,7 @@ from distill.teachers import Answers
 _WEIGHT_DTYPES = ("float32", "float16")
 _LARGEST_SEED = 2**31 - 1
 _AVERAGING = 0.999
-_SMALL_BATCH, _LEAST_BATCHES = 16, 8
+_SMALL_BATCH, _LEAST_STEPS = 16, 32
 
 
 @dataclass(frozen=True)
@@ -402,6 +402,7 @@ def _fit_student(
             learning_rate=settings.learning_rate_init,
             weight_decay=settings.alpha,
             max_iter=settings.max_iter,
+            min_steps=_LEAST_STEPS,
             validate=None
             if held_out is None
             else _judge(_rows(X, expected, held_out, scaling, settings.device), measure, answers.kind, deviation),
@@ -463,7 +464,7 @@ def _judge(
 
 
 def _batch_size(asked: int, n_samples: int) -> int:
-    return min(asked, max(_SMALL_BATCH, n_samples // _LEAST_BATCHES))
+    return min(asked, max(_SMALL_BATCH, n_samples // _LEAST_STEPS))
 
 
 def _seeded(teacher: BaseEstimator, seed: int) -> BaseEstimator:

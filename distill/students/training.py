@@ -103,6 +103,7 @@ def train(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
     max_iter: int = 100,
+    min_steps: int = 1,
     validate: Callable[[nn.Module], tuple[float, float]] | None = None,
     n_iter_no_change: int = 10,
     averaging: float = 0.0,
@@ -126,6 +127,8 @@ def train(
         Adds ``weight_decay * weight`` to the gradient of parameters of two or more dimensions.
     max_iter : int
         Most passes over the rows.
+    min_steps : int
+        Where the rows fill fewer batches, a pass goes over them several times, until it has so many steps.
     validate : callable(module) -> (score, loss), or None
         Called after every pass without gradients. A pass is better than another if its score is higher, or equal with
         a lower loss. The weights of the best pass are kept.
@@ -161,6 +164,8 @@ def train(
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _adam(parameters, learning_rate, weight_decay)
     n_batches = max(1, math.ceil(len(rows) / batch_size))
+    n_rounds = math.ceil(min_steps / n_batches)
+    n_steps = n_rounds * n_batches
     average = _MovingAverage(parameters, averaging) if averaging else None
     history = History(validation_scores=None if validate is None else [])
     best, best_weights = (-math.inf, -math.inf), None
@@ -168,15 +173,15 @@ def train(
         for iteration in range(max_iter):
             module.train()
             total = 0.0
-            for step, index in enumerate(torch.randperm(len(rows), generator=generator).tensor_split(n_batches)):
-                _set_learning_rate(optimizer, learning_rate, (iteration + step / n_batches) / max_iter)
+            for step, index in enumerate(_batches(len(rows), n_batches, n_rounds, generator)):
+                _set_learning_rate(optimizer, learning_rate, (iteration + step / n_steps) / max_iter)
                 optimizer.zero_grad()
                 value = loss(module, *rows.take(index))
                 value.backward()
                 optimizer.step()
                 if average:
                     average.update()
-                total += value.detach() * (len(index) / len(rows))
+                total += value.detach() * (len(index) / (n_rounds * len(rows)))
             history.loss_curve.append(_finite(total, iteration, learning_rate))
             module.eval()
             with average.swapped() if average else _nothing(), torch.no_grad():
@@ -336,6 +341,11 @@ class _Threads:
 
 
 _THREADS = _Threads()
+
+
+def _batches(n_samples: int, n_batches: int, n_rounds: int, generator: torch.Generator) -> Iterator[Tensor]:
+    for _ in range(n_rounds):
+        yield from torch.randperm(n_samples, generator=generator).tensor_split(n_batches)
 
 
 def _adam(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
