@@ -14,7 +14,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
@@ -231,6 +231,11 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         inner_seed, seed = check_random_state(self.random_state).randint(_LARGEST_SEED, size=2).tolist()
         rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_min_samples=2)
         _check_float32(rows)
+        if y is None and get_tags(self).target_tags.required:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None: the wrapped "
+                f"{type(inner).__name__} learns from it; wrap a fitted one in FrozenEstimator to do without"
+            )
         progress = Progress(self, self._N_STAGES, X, y, self._reconstruct)
         if isinstance(self.estimator, FrozenEstimator):
             self.estimator_ = inner

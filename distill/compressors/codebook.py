@@ -112,6 +112,8 @@ class CodebookCompressor(Compressor):
         weight; "output_error", the squared error of its sums on held-out rows, as a share of their variance. In
         "agreement": the share of held-out rows with the label that the wrapped network gives, or the explained variance
         of its numbers. "rate_weight" and "bits" as used.
+    n_iter_ : int
+        Passes of the last training.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Where X had names.
@@ -128,14 +130,17 @@ class CodebookCompressor(Compressor):
 
     Examples
     --------
+    >>> from sklearn.cluster import KMeans
     >>> from sklearn.datasets import load_digits
-    >>> from sklearn.neural_network import MLPClassifier
+    >>> from distill import Distiller
     >>> from distill.compressors.codebook import CodebookCompressor
-    >>> X, y = load_digits(return_X_y=True)
-    >>> network = MLPClassifier((64,), max_iter=20, learning_rate_init=0.01, n_iter_no_change=20, random_state=0)
-    >>> compressor = CodebookCompressor(network, bits=2, random_state=0)
-    >>> compressor.fit(X / 16, y).score(X / 16, y) > 0.95  # doctest: +SKIP
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> teacher = KMeans(10, n_init=1, random_state=0)
+    >>> student = Distiller(teacher, hidden_layer_sizes=(32,), max_iter=10, random_state=0)
+    >>> small = CodebookCompressor(student, bits=2, random_state=0).fit(X)
+    >>> small.nbytes_ < 900 and small.report_["agreement"] > 0.95
     True
+    >>> small.save("digits.student")  # doctest: +SKIP
     """
 
     def __init__(
@@ -220,6 +225,7 @@ class CodebookCompressor(Compressor):
             settings, layers = _fit_budget(*problem, settings, int(self.max_bytes), stage)
         if self.max_iter:
             layers = fine_tune(ordered, layers, calibration, int(self.max_iter), float(self.learning_rate_init), stage)
+        self.n_iter_ = int(self.max_iter)
         data = pack(ordered, layers, settings.entropy_coding)
         measured = measure(ordered, layers, calibration.held_out)
         return data, {**measured, "bits": settings.bits, "rate_weight": settings.rate_weight}

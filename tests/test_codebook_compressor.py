@@ -1,0 +1,423 @@
+"""CodebookCompressor as people use it: what it wraps, what it keeps, what it refuses."""
+
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+
+import joblib
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.cluster import DBSCAN, KMeans
+from sklearn.datasets import load_diabetes, load_digits, make_blobs
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from distill import Distiller
+from distill.compressors.base import Calibration, Imitation, calibration_rows, layer_outputs, network_of
+from distill.compressors.codebook import CodebookCompressor, CodebookSettings, learn_layers
+from distill.network import Network
+from distill.solvers.grouping import reorder_neurons
+
+DIGITS, CLASSES = load_digits(return_X_y=True)
+DIGITS = DIGITS / 16
+TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)
+
+
+def fit_quietly(estimator, X, y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return estimator.fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    network = MLPClassifier((128, 64), max_iter=60, random_state=0)
+    return fit_quietly(network, DIGITS[TRAIN], CLASSES[TRAIN])
+
+
+@pytest.fixture(scope="module")
+def student():
+    teacher = KMeans(10, n_init=1, random_state=0)
+    return Distiller(teacher, hidden_layer_sizes=(64, 32), max_iter=20, random_state=0).fit(DIGITS[TRAIN])
+
+
+def compress(fitted, X=DIGITS[TRAIN], max_iter=4, **parameters):
+    return CodebookCompressor(FrozenEstimator(fitted), random_state=0, max_iter=max_iter, **parameters).fit(X)
+
+
+def state(estimator):
+    return joblib.hash({name: value for name, value in vars(estimator).items() if name != "_random_state"})
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(
+    [
+        CodebookCompressor(Distiller(KMeans(2, n_init=1), hidden_layer_sizes=(8,), max_iter=5), max_iter=2),
+        CodebookCompressor(Distiller(PCA(1), hidden_layer_sizes=(8,), max_iter=5), max_iter=2),
+    ]
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+# what is wrapped
+
+
+def test_a_distiller_is_fitted_and_compressed(student):
+    compressor = CodebookCompressor(clone(student), random_state=0).fit(DIGITS[TRAIN])
+    assert compressor.nbytes_ < student.nbytes_ / 10
+    assert np.mean(compressor.predict(DIGITS[TEST]) == compressor.estimator_.predict(DIGITS[TEST])) > 0.95
+    assert compressor.score(DIGITS[TEST]) == np.mean(
+        compressor.predict(DIGITS[TEST]) == compressor.estimator_.teacher_.predict(DIGITS[TEST])
+    )
+
+
+def test_what_is_frozen_is_not_fitted_and_not_modified(classifier):
+    before = state(classifier)
+    compressor = compress(classifier)
+    assert compressor.estimator_ is classifier
+    assert state(classifier) == before
+    assert np.array_equal(compressor.classes_, classifier.classes_)
+    assert np.mean(compressor.predict(DIGITS[TEST]) == classifier.predict(DIGITS[TEST])) > 0.97
+
+
+def test_an_mlp_is_fitted_with_labels():
+    compressor = CodebookCompressor(MLPClassifier((32,), max_iter=30, random_state=0), bits=3, random_state=0)
+    fit_quietly(compressor, DIGITS[TRAIN], CLASSES[TRAIN])
+    assert not hasattr(compressor.estimator, "coefs_")
+    assert compressor.score(DIGITS[TEST], CLASSES[TEST]) > 0.85
+    np.testing.assert_allclose(compressor.predict_proba(DIGITS[TEST]).sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [np.array(["no", "yes"]), np.array([-3, 7])])
+def test_two_classes_have_one_output(labels):
+    y = labels[(CLASSES > 4).astype(int)]
+    network = fit_quietly(MLPClassifier((32,), max_iter=40, random_state=0), DIGITS[TRAIN], y[TRAIN])
+    compressor = compress(network, bits=4)
+    assert compressor.network_.layer_sizes == (64, 32, 1)
+    assert np.mean(compressor.predict(DIGITS[TEST]) == network.predict(DIGITS[TEST])) > 0.97
+    np.testing.assert_allclose(compressor.predict_proba(DIGITS[TEST]), network.predict_proba(DIGITS[TEST]), atol=0.2)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "logistic", "identity"])
+def test_regressors(n_outputs, activation):
+    X, y = load_diabetes(return_X_y=True)
+    X, y = X / X.std(), (y - y.mean()) / y.std()
+    y = y if n_outputs == 1 else np.column_stack([y, 100 * X[:, 0], X[:, 1] ** 2])
+    network = MLPRegressor(hidden_layer_sizes=(20, 10), activation=activation, max_iter=100, random_state=0)
+    network = fit_quietly(network, X, y)
+    compressor = compress(network, X, bits=6)
+    expected, given = network.predict(X), compressor.predict(X)
+    assert given.shape == expected.shape
+    assert np.sum((given - expected) ** 2) < 0.02 * np.sum((expected - expected.mean(axis=0)) ** 2)
+    assert compressor.score(X) > 0.97
+
+
+def test_embeddings():
+    student = Distiller(PCA(3), hidden_layer_sizes=(32,), max_iter=30, random_state=0).fit(DIGITS[TRAIN])
+    compressor = compress(student, bits=4)
+    assert compressor.transform(DIGITS[TEST]).shape == (len(TEST), 3)
+    assert compressor.score(DIGITS[TEST]) > 0.9
+    assert compressor.report_["agreement"] > 0.95
+
+
+def test_compressors_stack(student):
+    first = compress(student, bits=8)
+    second = compress(first, bits=3)
+    assert second.nbytes_ < first.nbytes_ / 2
+    assert np.mean(second.predict(DIGITS[TEST]) == student.predict(DIGITS[TEST])) > 0.95
+    assert second.score(DIGITS[TEST]) == np.mean(second.predict(DIGITS[TEST]) == student.teacher_.predict(DIGITS[TEST]))
+
+
+def test_a_teacher_without_predict():
+    X, _ = make_blobs(400, centers=3, cluster_std=0.5, random_state=0)
+    compressor = CodebookCompressor(
+        Distiller(DBSCAN(eps=0.5), hidden_layer_sizes=(16,), random_state=0), bits=4, random_state=0
+    ).fit(X)
+    assert set(compressor.labels_) <= set(compressor.classes_)
+    assert np.mean(compressor.labels_ == compressor.estimator_.labels_) > 0.9
+    with pytest.raises(ValueError, match="rows of its fit only"):
+        compressor.score(X)
+
+
+def test_sparse_rows_and_one_step_of_a_pipeline(student):
+    dense = compress(student)
+    assert np.array_equal(
+        compress(student, sparse.csr_matrix(DIGITS[TRAIN])).predict(DIGITS[TEST]), dense.predict(DIGITS[TEST])
+    )
+    pipeline = make_pipeline(StandardScaler(), CodebookCompressor(clone(student), random_state=0)).fit(DIGITS[TRAIN])
+    assert pipeline.predict(DIGITS[TEST]).shape == (len(TEST),)
+
+
+def test_a_grid_fits_the_wrapped_network_once_per_fold(student, tmp_path):
+    compressor = CodebookCompressor(clone(student), memory=str(tmp_path), max_iter=2, random_state=0)
+    compressor.estimator.set_params(max_iter=3)
+    search = GridSearchCV(compressor, {"bits": [1, 2, 4]}, cv=2, error_score="raise").fit(DIGITS[TRAIN])
+    found = list(tmp_path.rglob("_fit_wrapped/*/output.pkl"))
+    assert len(found) == 3
+    assert search.best_estimator_.score(DIGITS[TEST]) > 0.7
+
+
+# what is kept
+
+
+def test_file_and_estimator_agree_bit_for_bit_in_a_fresh_process(student, tmp_path):
+    compressor = compress(student, rate_weight=0.02, bits=3)
+    path = tmp_path / "digits.student"
+    compressor.save(path)
+    assert os.path.getsize(path) == compressor.nbytes_ == compressor.report_["n_bytes"]
+    assert sum(compressor.report_["bytes"].values()) == compressor.nbytes_
+    np.save(tmp_path / "rows.npy", DIGITS[TEST])
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['sklearn'] = None\n"
+        "import numpy, distill\n"
+        "answers = distill.load('digits.student').predict_proba(numpy.load('rows.npy'))\n"
+        "numpy.save('answers.npy', answers)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=tmp_path)
+    assert np.array_equal(np.load(tmp_path / "answers.npy"), compressor.predict_proba(DIGITS[TEST]))
+    again = pickle.loads(pickle.dumps(compressor))
+    assert np.array_equal(again.predict_proba(DIGITS[TEST]), compressor.predict_proba(DIGITS[TEST]))
+    assert again.report_ == compressor.report_
+
+
+@pytest.mark.parametrize("solver", ["cd", "gradient", "kmeans"])
+def test_same_seed_same_bytes(student, solver):
+    assert compress(student, solver=solver).to_bytes() == compress(student, solver=solver).to_bytes()
+
+
+@pytest.mark.parametrize("grouping", ["scales", "codebooks"])
+@pytest.mark.parametrize("bits", [1, 2, (3, 1, 2)])
+def test_distinct_weights_per_group(student, grouping, bits):
+    compressor = compress(student, bits=bits, grouping=grouping, n_groups=2, max_iter=1)
+    per_layer = (bits,) * 3 if isinstance(bits, int) else bits
+    for weight, width, layer in zip(compressor.network_.weights, per_layer, compressor.report_["layers"]):
+        of_neurons = {frozenset(column[column != 0]) for column in weight.T}
+        assert max(map(len, of_neurons)) <= 2**width == 2 ** int(np.ceil(np.log2(layer["n_codewords"])))
+        assert layer["entropy"] <= width
+
+
+def test_joint_learning_beats_kmeans_at_equal_bits(classifier):
+    for bits in (1, 2, 3):
+        joint, plain = (compress(classifier, bits=bits, solver=solver, max_iter=0) for solver in ("cd", "kmeans"))
+        for of_joint, of_plain in zip(joint.report_["layers"], plain.report_["layers"]):
+            assert of_joint["output_error"] <= 0.35 * of_plain["output_error"]
+        assert joint.report_["agreement"] >= plain.report_["agreement"]
+
+
+def test_training_at_the_end_helps_plain_kmeans(classifier):
+    before, after = (compress(classifier, bits=1, solver="kmeans", max_iter=n) for n in (0, 20))
+    assert before.nbytes_ == pytest.approx(after.nbytes_, abs=3)
+    assert after.score(DIGITS[TEST]) > before.score(DIGITS[TEST]) + 0.05
+
+
+def test_a_classifier_on_digits_shrinks_much_and_loses_little(classifier, tmp_path):
+    compressor = compress(classifier, bits=2)
+    joblib.dump(classifier, tmp_path / "classifier.joblib")
+    assert compressor.nbytes_ * 50 <= os.path.getsize(tmp_path / "classifier.joblib")
+    assert compressor.nbytes_ * 12 <= 4 * sum(array.size for array in classifier.coefs_ + classifier.intercepts_)
+    assert compressor.score(DIGITS[TEST], CLASSES[TEST]) >= classifier.score(DIGITS[TEST], CLASSES[TEST]) - 0.01
+
+
+def test_a_price_on_bits_makes_smaller_files(classifier):
+    sizes = [compress(classifier, rate_weight=rate, max_iter=0).nbytes_ for rate in (0.0, 0.01, 0.1, 1.0)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[2] < 0.75 * sizes[0]
+
+
+@pytest.mark.parametrize("max_bytes", [1500, 2600, 5000])
+def test_a_budget_is_kept_and_used(classifier, max_bytes):
+    compressor = compress(classifier, max_bytes=max_bytes)
+    assert 0.85 * max_bytes < compressor.nbytes_ <= max_bytes
+    assert compressor.score(DIGITS[TEST]) > 0.9
+
+
+def test_zeros_of_a_pruned_network_stay(classifier):
+    pruned = clone(classifier)
+    vars(pruned).update(vars(classifier))
+    small = [np.abs(weight) < np.quantile(np.abs(weight), 0.7) for weight in classifier.coefs_]
+    pruned.coefs_ = [np.where(mask, 0, weight) for weight, mask in zip(classifier.coefs_, small)]
+    compressor = compress(pruned, bits=3)
+    for weight, before in zip(compressor.network_.weights, network_of(pruned).weights):
+        assert np.sum(weight == 0) >= np.sum(before == 0)
+        # neurons are in another order: the zeros of each input come in equal numbers
+        assert np.all(np.sort((weight == 0).sum(axis=0)) >= np.sort((before == 0).sum(axis=0)) - 0)
+    assert compressor.nbytes_ < 0.75 * compress(classifier, bits=3).nbytes_
+
+
+def test_inputs_that_never_vary_cost_nothing(classifier):
+    compressor = compress(classifier)
+    constant = DIGITS[TRAIN].max(axis=0) == DIGITS[TRAIN].min(axis=0)
+    assert constant.sum() >= 3
+    assert np.all(compressor.network_.weights[0][constant] == 0)
+
+
+def test_few_rows(classifier):
+    compressor = compress(classifier, DIGITS[:32], bits=3)
+    assert compressor.score(DIGITS[TEST]) > 0.8
+    assert compress(classifier, DIGITS[:2], bits=8, max_iter=0).score(DIGITS[TEST]) > 0.9
+
+
+def test_wide_codes_are_nearly_the_network(classifier):
+    compressor = compress(classifier, bits=8, max_iter=0)
+    np.testing.assert_allclose(
+        compressor.predict_proba(DIGITS[TEST]), classifier.predict_proba(DIGITS[TEST]), atol=0.05
+    )
+
+
+# small and strange networks
+
+
+def odd_network(kind):
+    random = np.random.default_rng(0)
+    sizes = {"one weight": (1, 1), "one of each": (1, 1, 1)}.get(kind, (5, 4, 3))
+    weights = [random.normal(size=shape).astype(np.float32) for shape in itertools.pairwise(sizes)]
+    if kind == "all zero":
+        weights = [0 * weight for weight in weights]
+    if kind == "middle zero":
+        weights[1] *= 0
+    if kind == "all equal":
+        weights = [0 * weight + 0.3 for weight in weights]
+    if kind == "huge":
+        weights = [weight * 1e15 for weight in weights]
+    if kind == "tiny":
+        weights = [weight * 1e-15 for weight in weights]
+    biases = [np.arange(weight.shape[1], dtype=np.float32) for weight in weights]
+    return Network(tuple(weights), tuple(biases), "tanh" if kind == "huge" else "relu")
+
+
+@pytest.mark.parametrize("solver", ["cd", "gradient", "kmeans"])
+@pytest.mark.parametrize("grouping", ["scales", "codebooks"])
+@pytest.mark.parametrize(
+    "kind", ["one weight", "one of each", "all zero", "middle zero", "all equal", "huge", "tiny", "few distinct"]
+)
+def test_strange_networks(kind, grouping, solver):
+    network = odd_network(kind)
+    inputs = np.random.default_rng(1).normal(size=(40, network.n_features)).astype(np.float32)
+    calibration = Calibration(inputs, inputs[:10], np.ones(network.n_features, bool), 0)
+    ordered, groups = reorder_neurons(network, 4)
+    settings = CodebookSettings((8,) * len(network.weights), 4, grouping, solver)
+    layers = learn_layers(ordered, groups, calibration, settings)
+    given = replace(
+        ordered, weights=tuple(layer.weight for layer in layers), biases=tuple(layer.bias for layer in layers)
+    )
+    expected = layer_outputs(network, inputs)[-1]
+    np.testing.assert_allclose(
+        layer_outputs(given, inputs)[-1], expected, atol=0.01 * max(np.abs(expected).max(), 1e-30)
+    )
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"bits": 0}, "bits == 0"),
+        ({"bits": 9}, "bits == 9"),
+        ({"bits": (2, 2)}, "one for each of 3 layers"),
+        ({"n_groups": 0}, "n_groups == 0"),
+        ({"grouping": "rows"}, "grouping must be one of"),
+        ({"solver": "sgd"}, "solver must be one of"),
+        ({"proximal": "on"}, "proximal must be one of"),
+        ({"entropy_coding": True}, "entropy_coding must be one of"),
+        ({"rate_weight": -1.0}, "rate_weight == -1"),
+        ({"max_bytes": 500}, r"the smallest file with these settings has \d+ bytes"),
+        ({"validation_fraction": 1.0}, "validation_fraction == 1.0"),
+        ({"n_calibration": 1}, "n_calibration == 1"),
+    ],
+)
+def test_parameters_out_of_range(classifier, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        compress(classifier, **parameters)
+
+
+@pytest.mark.parametrize("estimator", [KMeans(2), PCA(2), MLPClassifier, make_pipeline(MLPClassifier())])
+def test_what_cannot_be_wrapped(estimator):
+    with pytest.raises(TypeError, match="wrap any other model in a Distiller first"):
+        CodebookCompressor(estimator).fit(DIGITS)
+
+
+def test_weights_that_are_not_finite(classifier):
+    broken = clone(classifier)
+    vars(broken).update(vars(classifier))
+    broken.coefs_ = [weight.copy() for weight in classifier.coefs_]
+    broken.coefs_[1][3, 4] = np.inf
+    with pytest.raises(ValueError, match="weights in layer 1 that are NaN or infinite"):
+        compress(broken)
+
+
+def test_rows_of_another_width(classifier):
+    with pytest.raises(ValueError, match="X has 63 features, but estimator was fitted with 64"):
+        compress(classifier, DIGITS[:, 1:])
+
+
+def test_several_labels_at_once():
+    network = fit_quietly(MLPClassifier((8,), max_iter=3), DIGITS, np.column_stack([CLASSES > 4, CLASSES % 2]))
+    with pytest.raises(ValueError, match="2 labels per row"):
+        compress(network)
+
+
+def test_labels_that_are_needed():
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        CodebookCompressor(MLPClassifier()).fit(DIGITS)
+
+
+# the pieces of the base
+
+
+def test_network_of_an_mlp_computes_the_same(classifier):
+    network = network_of(classifier)
+    sums = layer_outputs(network, DIGITS[TEST].astype(np.float32))[-1].astype(np.float64)
+    probabilities = np.exp(sums - sums.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, classifier.predict_proba(DIGITS[TEST]), atol=1e-4)
+
+
+@pytest.mark.parametrize("output", ["softmax", "logistic", "identity"])
+def test_imitation_loss_against_torch_distributions(output):
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    classes = None if output == "identity" else np.arange(3)
+    network = Network((np.eye(3, dtype=np.float32),), (np.zeros(3, np.float32),), output=output, classes=classes)
+    wanted, given = (random.normal(size=(20, 3)).astype(np.float32) for _ in range(2))
+    imitation = Imitation(network, wanted)
+    value = imitation.loss(torch.tensor(given), imitation.targets(wanted)).item()
+    a, b = torch.tensor(wanted), torch.tensor(given)
+    if output == "softmax":
+        p, q = torch.distributions.Categorical(logits=a), torch.distributions.Categorical(logits=b)
+        expected = torch.distributions.kl_divergence(p, q).mean().item()
+    elif output == "logistic":
+        p, q = torch.distributions.Bernoulli(logits=a), torch.distributions.Bernoulli(logits=b)
+        expected = torch.distributions.kl_divergence(p, q).sum(dim=1).mean().item()
+    else:
+        unit = np.sqrt(np.mean(wanted.var(axis=0)))
+        expected = np.mean(((wanted - given) / unit) ** 2)
+    assert value == pytest.approx(expected, rel=1e-4)
+    assert abs(imitation.loss(a, imitation.targets(wanted)).item()) < 1e-6
+
+
+def test_calibration_rows_are_scaled_apart_and_bounded(student):
+    network = network_of(student)
+    rows = calibration_rows(DIGITS, network, 500, 0.2, seed=0)
+    assert rows.learned.shape == (400, 64)
+    assert rows.held_out.shape == (100, 64)
+    scaled = {row.tobytes() for row in (DIGITS.astype(np.float32) - network.offset) * network.scale}
+    drawn = [row.tobytes() for row in np.vstack([rows.learned, rows.held_out])]
+    assert set(drawn) <= scaled
+    same = calibration_rows(sparse.csr_array(DIGITS), network, 500, 0.2, seed=0)
+    assert np.array_equal(same.learned, rows.learned)
+    assert np.array_equal(same.varies, rows.varies)
