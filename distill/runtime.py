@@ -10,15 +10,24 @@
 array(['left', 'right'], dtype='<U5')
 """
 
+import math
 import os
 from collections.abc import Callable
+from types import MethodType
 
 import numpy as np
 
+from distill.arithmetic import Forward, logistic, softmax
 from distill.codecs import container
+from distill.margin import QuickLabel
 from distill.network import Network
+from distill.parallel import map_blocks
 
 __all__ = ["Student", "load"]
+
+# A quick path for single rows is prepared when so many of them have been asked about
+_WORTH_PREPARING = 8
+_ANSWERS = {"predict", "predict_proba", "transform", "decision_function"}
 
 
 def load(source: str | os.PathLike | bytes) -> "Student":
@@ -43,11 +52,31 @@ def load(source: str | os.PathLike | bytes) -> "Student":
         return Student.from_bytes(file.read())
 
 
+class _Offered:
+    """A method that only those students have whose network was trained for it."""
+
+    def __init__(self, function: Callable):
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, student: "Student | None", owner: type):
+        if student is None:
+            return self.function
+        if self.function.__name__ not in student._offered:
+            network = student.network
+            raise AttributeError(
+                f"this student has no {self.function.__name__}: it answers {network.target!r} "
+                f"with output {network.output!r}"
+            )
+        return MethodType(self.function, student)
+
+
 class Student:
     """A network that answers as its teacher does, in NumPy.
 
     Which of `predict`, `predict_proba`, `transform` and `decision_function` exist depends on what the network was
-    trained to answer. A row's answer is the same bit for bit whatever the rows beside it.
+    trained to answer. A row's answer is the same bit for bit whatever the rows beside it, their number, type and order
+    in memory, and the number of threads.
 
     Parameters
     ----------
@@ -56,6 +85,23 @@ class Student:
         Where the bytes of its file are; see `distill.codecs.container.report`.
     extras : tuple of dict of str to ndarray
         What the file knows about each layer besides its weights.
+
+    Attributes
+    ----------
+    network : Network
+    report : dict or None
+    extras : tuple of dict
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where the file keeps them.
+    classes_ : ndarray of shape (n_classes,)
+        Where the answers are labels.
+
+    Notes
+    -----
+    Rows are checked: two dimensions, the right number of features, finite numbers, and, where feature names are known
+    and X has column names, the same names in the same order. They are computed with in float32. No rows at all are
+    answered with no rows.
     """
 
     def __init__(self, network: Network, report: dict | None = None, extras: tuple[dict, ...] = ()):
@@ -67,10 +113,15 @@ class Student:
             self.classes_ = network.classes
         if network.feature_names is not None:
             self.feature_names_in_ = np.array(network.feature_names, dtype=object)
+        self._offered = _offered(network)
+        self._forward = Forward(network)
+        self._single = (1, network.n_features)
+        self._n_singles = 0
+        self._quick_label = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Student":
-        """Read a student from the bytes of a student file."""
+        """Read a student from the bytes of a student file; see `load`."""
         contents = container.decode(data)
         return cls(contents.network, container.summarize(contents), contents.extras)
 
@@ -79,107 +130,184 @@ class Student:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
 
         Returns
         -------
         ndarray of shape (n_samples, n_outputs), float32
-        """
-        network = self.network
-        rows = self._check(X)
-        if network.offset is not None:
-            rows = rows - network.offset
-        if network.scale is not None:
-            rows = rows * network.scale
-        activate = _ACTIVATIONS[network.activation]
-        for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
-            # One row at a time: slow, and independent of the other rows
-            rows = np.matmul(rows[:, None, :], weight)[:, 0, :] + bias
-            if index < len(network.weights) - 1:
-                rows = activate(rows)
-        return rows
 
-    def __getattr__(self, name: str):
-        if name in _ANSWERS and "network" in self.__dict__:
-            if name in _available(self.network):
-                return _ANSWERS[name].__get__(self)
-            raise AttributeError(
-                f"this student has no {name}: it answers {self.network.target!r} with output {self.network.output!r}"
-            )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        Raises
+        ------
+        ValueError
+            If X has another shape, other columns, or values that are NaN, infinite or too large for float32.
+        """
+        X = self._matrix(X)
+        forward, n_rows = self._forward, X.shape[0]
+        if n_rows <= forward.block_rows:
+            return forward(_finite_rows(X))
+        sums = np.empty((n_rows, self.network.layer_sizes[-1]), np.float32)
+
+        def compute(start: int) -> None:
+            block = slice(start, start + forward.block_rows)
+            sums[block] = forward(_finite_rows(X[block]))
+
+        map_blocks(compute, range(0, n_rows, forward.block_rows), n_rows * self.network.n_parameters)
+        return sums
+
+    @_Offered
+    def predict(self, X) -> np.ndarray:
+        """Answer labels, or the numbers of a regressor.
+
+        Parameters
+        ----------
+        X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+        classes = self.network.classes
+        if classes is None:
+            return self._numbers(X)
+        if type(X) is np.ndarray and X.shape == self._single and X.dtype.kind in "fiub":
+            if self._quick_label is not None:
+                label = self._quick_label(X)
+                if label >= 0:
+                    return classes[label : label + 1].copy()
+            else:
+                self._n_singles += 1
+                if self._n_singles == _WORTH_PREPARING:
+                    self._quick_label = QuickLabel(self._forward.prepared, self.network.activation)
+        sums = self.raw_outputs(X)
+        return classes[(sums[:, 0] > 0).astype(np.intp) if sums.shape[1] < len(classes) else sums.argmax(axis=1)]
+
+    @_Offered
+    def predict_proba(self, X) -> np.ndarray:
+        """Answer the probability of every label.
+
+        Parameters
+        ----------
+        X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float32
+            Columns as in `classes_`.
+        """
+        sums = self.raw_outputs(X)
+        if self.network.output == "softmax":
+            return softmax(sums)
+        positive = logistic(sums)
+        return np.hstack([1 - positive, positive]) if positive.shape[1] == 1 else positive
+
+    @_Offered
+    def transform(self, X) -> np.ndarray:
+        """Answer an embedding.
+
+        Parameters
+        ----------
+        X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components), float32
+        """
+        return self._numbers(X)
+
+    @_Offered
+    def decision_function(self, X) -> np.ndarray:
+        """Answer decision values.
+
+        Parameters
+        ----------
+        X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs) or (n_samples,), float32
+        """
+        return self._numbers(X)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_available(self.network)})
+        return sorted({*super().__dir__()} - (_ANSWERS - self._offered))
 
-    def _check(self, X) -> np.ndarray:
-        names = self.network.feature_names
-        columns = getattr(X, "columns", None)
-        if names is not None and columns is not None and tuple(columns) != names:
-            missing = [name for name in names if name not in set(columns)]
-            if missing:
-                raise ValueError(f"X lacks the columns {missing[:5]} that the student was fitted with")
-            raise ValueError(
-                f"X must have exactly the columns {names[:5]}... in this order; use X[student.feature_names_in_]"
-            )
-        try:
-            rows = np.asarray(X, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"X must be an array of numbers, got {type(X).__name__}: {error}") from error
-        if rows.ndim != 2:
-            raise ValueError(f"X must have two dimensions, its shape is {rows.shape}; for one row use X[None]")
-        if rows.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has {rows.shape[1]} features, but the student expects {self.n_features_in_}")
-        if not np.isfinite(rows).all():
-            raise ValueError("X has NaN, infinite or (for float32) too large values; replace them first")
-        return rows
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.network.layer_sizes))
+        size = f", {self.report['n_bytes']} bytes" if self.report else ""
+        return f"<Student {sizes}: {', '.join(sorted(self._offered))}{size}>"
 
+    def _numbers(self, X) -> np.ndarray:
+        sums = self.raw_outputs(X)
+        return sums[:, 0] if self.network.squeeze else sums
 
-def _probabilities(student: Student, X) -> np.ndarray:
-    sums = student.raw_outputs(X)
-    if student.network.output == "softmax":
-        exponentials = np.exp(sums - sums.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
-    positive = _logistic(sums)
-    return np.hstack([1 - positive, positive]) if positive.shape[1] == 1 else positive
-
-
-def _numbers(student: Student, X) -> np.ndarray:
-    sums = student.raw_outputs(X)
-    return sums[:, 0] if student.network.squeeze else sums
-
-
-def _prediction(student: Student, X) -> np.ndarray:
-    if student.network.classes is None:
-        return _numbers(student, X)
-    sums = student.raw_outputs(X)
-    best = (
-        (sums[:, 0] > 0).astype(np.intp) if sums.shape[1] == 1 and len(student.classes_) == 2 else sums.argmax(axis=1)
-    )
-    return student.classes_[best]
+    def _matrix(self, X):
+        """Return X as something with two dimensions whose blocks of rows are numbers."""
+        if type(X) is not np.ndarray:
+            if self.network.feature_names is not None:
+                _check_columns(X, self.network.feature_names)
+            if hasattr(X, "tocsr"):
+                X = X.tocsr()
+            else:
+                try:
+                    X = np.asarray(X)
+                except ValueError as error:
+                    raise ValueError(f"X must be an array of numbers with rows of equal length: {error}") from error
+        if X.ndim != 2:
+            hint = "X[None] is a single row" if X.ndim == 1 else "give it a row per sample"
+            raise ValueError(f"X must have two dimensions, and its shape is {X.shape}; {hint}")
+        if X.shape[1] != self.n_features_in_:
+            raise ValueError(f"X has {X.shape[1]} features, and the student was fitted with {self.n_features_in_}")
+        if X.dtype.kind not in "fiub":
+            if X.dtype.kind != "O":
+                raise ValueError(
+                    f"X must hold real numbers, and its dtype is {X.dtype}; convert it with X.astype(float)"
+                )
+            try:
+                X = X.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"X must hold real numbers: {error}") from error
+        return X
 
 
-def _available(network: Network) -> set[str]:
+def _finite_rows(X) -> np.ndarray:
+    if hasattr(X, "toarray"):
+        X = X.toarray()
+    rows = X
+    if X.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            rows = X.astype(np.float32, order="C")
+    elif not X.flags.c_contiguous:
+        rows = np.ascontiguousarray(X)
+    # One pass tells of nearly every block that all is finite; large numbers may overflow in it
+    if not math.isfinite(np.vdot(rows, rows)) and not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        raise ValueError(
+            f"X has values that are NaN, infinite or too large for float32, as {X[row, column]} in column {column};"
+            " replace them, for instance with sklearn.impute.SimpleImputer"
+        )
+    return rows
+
+
+def _check_columns(X, names: tuple[str, ...]) -> None:
+    columns = getattr(X, "columns", None)
+    if columns is None or callable(columns):
+        return
+    columns = list(columns)
+    if columns == list(names) or not all(isinstance(column, str) for column in columns):
+        return
+    missing, surplus = [name for name in names if name not in columns], [name for name in columns if name not in names]
+    if missing or surplus:
+        raise ValueError(
+            f"X must have the columns the student was fitted with: {len(missing)} are missing {missing[:5]}, "
+            f"{len(surplus)} are unknown {surplus[:5]}"
+        )
+    raise ValueError("X has its columns in another order than the student; use X[student.feature_names_in_]")
+
+
+def _offered(network: Network) -> set[str]:
     names = {network.target}
     if network.classes is not None:
         names.add("predict")
         if network.output != "identity":
             names.add("predict_proba")
     return names
-
-
-def _logistic(sums: np.ndarray) -> np.ndarray:
-    return np.float32(0.5) * np.tanh(np.float32(0.5) * sums) + np.float32(0.5)
-
-
-_ANSWERS: dict[str, Callable] = {
-    "predict": _prediction,
-    "predict_proba": _probabilities,
-    "transform": _numbers,
-    "decision_function": _numbers,
-}
-_ACTIVATIONS: dict[str, Callable] = {
-    "identity": lambda sums: sums,
-    "relu": lambda sums: np.maximum(sums, 0),
-    "tanh": np.tanh,
-    "logistic": _logistic,
-}
