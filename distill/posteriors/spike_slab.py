@@ -139,15 +139,17 @@ def noisy_or(inclusion: np.ndarray, axis: int = 1) -> np.ndarray:
         return 0.0 - np.expm1(np.log1p(-np.asarray(inclusion, np.float64)).sum(axis=axis))
 
 
-def path_inclusion(inclusions: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return, for the inputs of every layer, the probability that they reach an output.
+def path_inclusion(weights: Sequence[np.ndarray], units: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return, for the units before every layer, the probability that they are there and reach an output.
 
     A unit counts only through units that count themselves. The paths are taken as independent.
 
     Parameters
     ----------
-    inclusions : sequence of ndarray of shape (n_inputs, n_outputs)
-        Inclusion probabilities of the weights of every layer.
+    weights : sequence of ndarray of shape (n_inputs, n_outputs)
+        Inclusion probabilities of the weights' own gates.
+    units : sequence of ndarray of shape (n_inputs,)
+        Those of the gates of the units before each layer.
 
     Returns
     -------
@@ -158,13 +160,13 @@ def path_inclusion(inclusions: Sequence[np.ndarray]) -> list[np.ndarray]:
     --------
     The first input enters a unit that leads nowhere.
 
-    >>> path_inclusion([np.eye(2), np.array([[0.0], [0.9]])])[0]
+    >>> path_inclusion([np.eye(2), np.array([[0.0], [0.9]])], [np.ones(2), np.ones(2)])[0]
     array([0. , 0.9])
     """
-    reached = np.ones(inclusions[-1].shape[1])
+    reached = np.ones(weights[-1].shape[1])
     answer = []
-    for inclusion in reversed(inclusions):
-        reached = noisy_or(inclusion * reached)
+    for weight, unit in zip(reversed(weights), reversed(units)):
+        reached = unit * noisy_or(weight * reached)
         answer.insert(0, reached)
     return answer
 
@@ -333,13 +335,29 @@ class SpikeSlabPerceptron(nn.Module):
         return total
 
     @torch.no_grad()
+    def gate_inclusions(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return the inclusion probabilities of the gates, 1 where there is none.
+
+        Returns
+        -------
+        weights : list of ndarray of shape (n_inputs, n_outputs)
+            Of the gates of single weights, one array per layer.
+        units : list of ndarray of shape (n_inputs,)
+            Of the gates of inputs and hidden units, those before each layer.
+        """
+        weights, units = [], []
+        for index, layer in enumerate(self.layers):
+            logit = self.unit_logit(index)
+            own = torch.ones_like(layer.mean) if layer.gate is None else torch.sigmoid(layer.logit)
+            weights.append(own.cpu().numpy())
+            units.append(np.ones(len(own), np.float32) if logit is None else torch.sigmoid(logit).cpu().numpy())
+        return weights, units
+
     def inclusions(self) -> list[np.ndarray]:
         """Return the inclusion probability of every weight, all its gates together, one array per layer."""
-        answer = []
-        for index, layer in enumerate(self.layers):
-            own = torch.ones_like(layer.mean) if layer.gate is None else torch.sigmoid(layer.logit)
-            answer.append(self._by_units(index, own).cpu().numpy())
-        return answer
+        weights, units = self.gate_inclusions()
+        after = [*units[1:], np.ones(weights[-1].shape[1], np.float32)]
+        return [weight * before[:, None] * behind for weight, before, behind in zip(weights, units, after)]
 
     @torch.no_grad()
     def logits(self) -> list[np.ndarray]:

@@ -1,0 +1,100 @@
+"""Pruned weights: which of them there are, entropy-coded, and the values of those.
+
+The payload of one layer, in this order:
+
+======== ==============================================================================================
+flags    1: values are 16-bit floats, else 32-bit; 2: not all inputs are used; 4: values are entropy-coded
+used     one bit for each input, packed; with flag 2 only
+mask     for each used input and each neuron whether there is a weight: codes of two kinds, as in the
+         codebook codec
+values   of the weights there are, an input's side by side. Plain; or with flag 4 the last, highest byte of
+         every value entropy-coded, then the other bytes of every value
+biases   as plain values
+======== ==============================================================================================
+
+Sign and exponent of a float are in its highest byte, and few exponents occur among weights of like size: about half of
+that byte is saved.
+"""
+
+import numpy as np
+
+from distill.codecs import bits, entropy
+from distill.codecs.codebook import _decode_codes, _encode_codes
+from distill.codecs.layers import Layer, Section
+from distill.codecs.reader import Reader, StudentFileError
+
+SPARSE = 24
+
+_HALF, _SOME_INPUTS, _CODED_VALUES = 1, 2, 4
+
+
+def encode(weight: np.ndarray, bias: np.ndarray, dtype: str = "float16") -> Section:
+    """Write one layer; what is zero, or becomes zero in the type, costs next to nothing.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_inputs, n_outputs)
+    bias : ndarray of shape (n_outputs,)
+    dtype : {"float32", "float16"}
+
+    Raises
+    ------
+    ValueError
+        If a number is beyond the range of the type.
+
+    Examples
+    --------
+    >>> weight = np.zeros((100, 10), np.float32)
+    >>> weight[3] = 0.5
+    >>> len(encode(weight, np.zeros(10)).payload)
+    56
+    """
+    kind = np.dtype("<f2" if dtype == "float16" else "<f4")
+    with np.errstate(over="ignore", under="ignore"):
+        weight, bias = np.asarray(weight).astype(kind), np.asarray(bias).astype(kind)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise ValueError(f"a layer has weights that are NaN, infinite or too large for {dtype}; use another type")
+    mask = weight != 0
+    used = mask.any(axis=1)
+    flags, written = _HALF if kind.itemsize == 2 else 0, b""
+    if not used.all():
+        flags |= _SOME_INPUTS
+        written += bits.pack(used.astype(np.uint8), 1)
+    written += _encode_codes(mask[used].astype(np.uint8), 2, "auto")
+    plain, coded = weight[mask].tobytes(), _encode_values(weight[mask])
+    flags |= _CODED_VALUES if len(coded) < len(plain) else 0
+    return Section(SPARSE, bytes([flags]) + written + min(plain, coded, key=len) + bias.tobytes())
+
+
+def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int = SPARSE) -> list[Layer]:
+    """Read one layer of the first of `shapes`."""
+    n_inputs, n_outputs = shapes[0]
+    flags = reader.byte("header")
+    if flags > 7:
+        raise StudentFileError(f"{reader.where} has impossible flags {flags}")
+    used = np.ones(n_inputs, bool)
+    if flags & _SOME_INPUTS:
+        data = reader.take(bits.packed_size(n_inputs, 1), "mask")
+        used = bits.unpack(data, 1, n_inputs).astype(bool)
+    mask = np.zeros((n_inputs, n_outputs), bool)
+    mask[used] = _decode_codes(reader, int(used.sum()), n_outputs, 2)
+    reader.parts["mask"] += reader.parts.pop("codes")
+    kind, count = "<f2" if flags & _HALF else "<f4", int(mask.sum())
+    weight = np.zeros((n_inputs, n_outputs), np.float32)
+    weight[mask] = (
+        _decode_values(reader, count, kind) if flags & _CODED_VALUES else reader.array(kind, count, "weights")
+    )
+    return [Layer(weight, reader.array(kind, n_outputs, "biases").astype(np.float32))]
+
+
+def _encode_values(values: np.ndarray) -> bytes:
+    planes = values.view(np.uint8).reshape(len(values), values.dtype.itemsize)
+    return entropy.encode(planes[:, -1], 256) + planes[:, :-1].tobytes()
+
+
+def _decode_values(reader: Reader, count: int, kind: str) -> np.ndarray:
+    size = np.dtype(kind).itemsize
+    planes = np.empty((count, size), np.uint8)
+    planes[:, -1] = entropy.decode(reader, count, 256, "weights")
+    planes[:, :-1] = np.frombuffer(reader.take(count * (size - 1), "weights"), np.uint8).reshape(count, size - 1)
+    return planes.view(kind)[:, 0]
