@@ -78,7 +78,7 @@ def test_varints_come_back_and_have_one_form(value):
 )
 def test_classes_come_back(classes):
     reader = Reader(labels.encode_classes(classes))
-    decoded = labels.decode_classes(reader)
+    decoded = labels.decode_classes(reader, len(classes))
     reader.finish()
     assert decoded.tolist() == classes.tolist()
     assert decoded.dtype.kind == {"u": "i", "O": "U"}.get(classes.dtype.kind, classes.dtype.kind)
@@ -86,7 +86,7 @@ def test_classes_come_back(classes):
 
 def test_one_long_label_does_not_make_all_of_them_long():
     classes = np.array(["x" * 10_000, *map(str, range(500))], object)
-    decoded = labels.decode_classes(Reader(labels.encode_classes(classes)))
+    decoded = labels.decode_classes(Reader(labels.encode_classes(classes)), len(classes))
     assert decoded.dtype == object
     assert decoded.tolist() == classes.tolist()
 

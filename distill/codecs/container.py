@@ -5,11 +5,9 @@ is the short way for weights stored as they are.
 """
 
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -165,7 +163,7 @@ def decode(data: bytes) -> Contents:
         if tag < 16 and tag <= last_tag:
             raise StudentFileError(f"{where} comes after section {last_tag}")
         if tag == _CLASSES:
-            described["classes"] = labels.decode_classes(section)
+            described["classes"] = labels.decode_classes(section, _n_classes(described["output"], sizes[-1]))
         elif tag == _NAMES:
             described["feature_names"] = labels.decode_names(section, sizes[0])
         elif tag == _INPUT:
@@ -219,18 +217,34 @@ def summarize(contents: Contents) -> dict:
 
 
 def save(data: bytes, path: str | os.PathLike) -> None:
-    """Write bytes to a file so that at any moment either the old file or the new one is there."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    """Write bytes to a file so that at any moment either the old file or the new one is there.
+
+    Parameters
+    ----------
+    data : bytes
+    path : str or path
+        A process that is killed while it writes leaves the old file as it was, and beside it at most a file whose name
+        begins with a dot and ends with ".part".
+    """
+    # What a link points to is replaced, not the link
+    folder, name = os.path.split(os.path.realpath(path))
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, os.path.join(folder, name))
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
         raise
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _encode_header(network: Network) -> bytes:
@@ -266,6 +280,10 @@ def _decode_input(reader: Reader, n_features: int) -> tuple[np.ndarray | None, n
     return values[0], values[1]
 
 
+def _n_classes(output: str, n_outputs: int) -> int:
+    return 2 if n_outputs == 1 and output != "softmax" else n_outputs
+
+
 def _checked(data: memoryview) -> memoryview:
     if len(data) < len(MAGIC) + 1 or data[: len(MAGIC)] != MAGIC:
         raise StudentFileError(f"this is no student file: it does not begin with {MAGIC!r}")
@@ -299,13 +317,8 @@ def _check(network: Network) -> None:
     for value in (network.offset, network.scale):
         if value is not None and not np.isfinite(value).all():
             raise StudentFileError("the input's offset or scale is NaN or infinite")
-    if network.classes is None:
-        if network.output != "identity":
-            raise StudentFileError(f"output {network.output!r} needs classes and the file has none")
-    else:
-        expected = 2 if n_outputs == 1 and network.output != "softmax" else n_outputs
-        if len(network.classes) != expected:
-            raise StudentFileError(f"{n_outputs} outputs need {expected} classes and there are {len(network.classes)}")
+    if network.classes is None and network.output != "identity":
+        raise StudentFileError(f"output {network.output!r} needs classes and there are none")
     if network.target == "predict_proba" and network.output == "identity":
         raise StudentFileError("target 'predict_proba' needs output 'softmax' or 'logistic'")
     if network.squeeze and n_outputs != 1:

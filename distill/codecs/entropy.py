@@ -10,6 +10,7 @@ and `decode_symbols` take them from the caller, one row for each context where s
 """
 
 import heapq
+from array import array
 
 import numpy as np
 
@@ -175,20 +176,25 @@ def decode_symbols(
     n_words = reader.varint(part)
     if n_lanes == 0:
         raise StudentFileError(f"{reader.where}: symbols coded in no lane at all")
-    stream = reader.array("<u2", n_words, part).astype(np.int64)
-    n_contexts, n_symbols = table.shape
-    symbol_of_slot = np.repeat(np.tile(np.arange(n_symbols, dtype=np.uint16), n_contexts), table.ravel())
-    frequency_of_slot = np.repeat(table.ravel(), table.ravel())
-    starts = np.cumsum(table, axis=1) - table
-    place_of_slot = np.tile(np.arange(1 << precision), n_contexts) - np.repeat(starts.ravel(), table.ravel())
-    base = None if contexts is None else _checked(contexts, n_contexts) << precision
+    stream = reader.array("<u2", n_words, part)
+    base = None if contexts is None else _checked(contexts, len(table)) << precision
+    tables = _Tables(table, precision)
     if n_lanes == 1:
-        slots = _decode_one(stream, count, precision, frequency_of_slot, place_of_slot, base)
+        rows = _decode_one(stream, count, tables, base)
     else:
-        slots = _decode_many(stream, n_lanes, count, precision, frequency_of_slot, place_of_slot, base)
-    if slots is None:
+        rows = _decode_many(stream.astype(np.int64), n_lanes, count, tables, base)
+    if rows is None:
         raise StudentFileError(f"{reader.where}: the coded symbols are damaged")
-    return symbol_of_slot[slots]
+    return (rows % table.shape[1]).astype(np.uint16)
+
+
+class _Tables:
+    """What decoding looks up: the row (context, symbol) that a slot of the state belongs to, and what the row has."""
+
+    def __init__(self, table: np.ndarray, precision: int):
+        self.precision, self.mask = precision, (1 << precision) - 1
+        self.frequency, self.start = table.ravel(), (np.cumsum(table, axis=1) - table).ravel()
+        self.row_of_slot = np.repeat(np.arange(table.size, dtype=np.uint32), self.frequency)
 
 
 def _checked(values: np.ndarray, upper: int) -> np.ndarray:
@@ -260,25 +266,25 @@ def _encode_one(frequency: np.ndarray, start: np.ndarray, precision: int) -> lis
     return stream[::-1]
 
 
-def _decode_one(stream, count, precision, frequency_of_slot, place_of_slot, base) -> np.ndarray | None:
-    words, mask = iter(stream.tolist()), (1 << precision) - 1
-    frequency_of_slot, place_of_slot = frequency_of_slot.tolist(), place_of_slot.tolist()
-    state, slots = next(words, 0), np.empty(count, np.int64)
+def _decode_one(stream: np.ndarray, count: int, tables: _Tables, base: np.ndarray | None) -> np.ndarray | None:
+    words, rows = iter(memoryview(stream)), np.empty(count, np.uint32)
+    precision, mask, row_of_slot = tables.precision, tables.mask, array("I", tables.row_of_slot.tobytes())
+    frequency, start = tables.frequency.tolist(), tables.start.tolist()
+    state = next(words, 0)
     if (word := next(words, None)) is not None:
         state = state << _WORD_BITS | word
     for begin in range(0, count, _BLOCK):
-        block = slots[begin : begin + _BLOCK]
+        block = rows[begin : begin + _BLOCK]
         decoded = [0] * len(block) if base is None else base[begin : begin + _BLOCK].tolist()
         for index, first in enumerate(decoded):
-            decoded[index] = slot = first + (state & mask)
-            state = frequency_of_slot[slot] * (state >> precision) + place_of_slot[slot]
+            slot = state & mask
+            decoded[index] = row = row_of_slot[first + slot]
+            state = frequency[row] * (state >> precision) + slot - start[row]
             # Towards the end the state is low because it began at zero, and no word is left
             if state < _LOWEST and (word := next(words, None)) is not None:
                 state = state << _WORD_BITS | word
         block[:] = decoded
-    if state or next(words, None) is not None:
-        return None
-    return slots
+    return rows if state == 0 and next(words, None) is None else None
 
 
 def _encode_many(frequency: np.ndarray, start: np.ndarray, precision: int, n_lanes: int) -> np.ndarray:
@@ -294,18 +300,19 @@ def _encode_many(frequency: np.ndarray, start: np.ndarray, precision: int, n_lan
     return np.concatenate(stream)[::-1]
 
 
-def _decode_many(stream, n_lanes, count, precision, frequency_of_slot, place_of_slot, base) -> np.ndarray | None:
+def _decode_many(
+    stream: np.ndarray, n_lanes: int, count: int, tables: _Tables, base: np.ndarray | None
+) -> np.ndarray | None:
     if len(stream) < 2 * n_lanes:
         return None
     states = stream[:n_lanes] << _WORD_BITS | stream[n_lanes : 2 * n_lanes]
-    position, mask, slots = 2 * n_lanes, (1 << precision) - 1, np.empty(count, np.int64)
+    position, rows = 2 * n_lanes, np.empty(count, np.uint32)
     for first in range(0, count, n_lanes):
         state = states[: count - first]
-        slot = slots[first : first + n_lanes]
-        np.bitwise_and(state, mask, out=slot)
-        if base is not None:
-            slot += base[first : first + n_lanes]
-        state = frequency_of_slot[slot] * (state >> precision) + place_of_slot[slot]
+        slot = state & tables.mask
+        row = tables.row_of_slot[slot if base is None else slot + base[first : first + n_lanes]]
+        rows[first : first + n_lanes] = row
+        state = tables.frequency[row] * (state >> tables.precision) + slot - tables.start[row]
         low = (state < _LOWEST).nonzero()[0]
         words = stream[position : position + len(low)]
         if len(words) < len(low):
@@ -313,4 +320,4 @@ def _decode_many(stream, n_lanes, count, precision, frequency_of_slot, place_of_
         state[low] = state[low] << _WORD_BITS | words
         position += len(low)
         states[: len(state)] = state
-    return slots if position == len(stream) and (states == _LOWEST).all() else None
+    return rows if position == len(stream) and (states == _LOWEST).all() else None

@@ -40,25 +40,28 @@ def encode_classes(classes: np.ndarray) -> bytes:
     raise ValueError(f"classes must be all integers, all strings, all booleans or all floats, got {classes!r}")
 
 
-def decode_classes(reader: Reader) -> np.ndarray:
-    """Read label values: int64, strings (as objects where one is far longer than the rest), bool or float64."""
+def decode_classes(reader: Reader, expected: int) -> np.ndarray:
+    """Read label values: int64, strings (as objects where an array of them would not do), bool or float64."""
     part = "classes"
     count = reader.varint(part)
+    if count != expected:
+        raise StudentFileError(f"{reader.where} has {count} classes, and the outputs need {expected}")
     kind = reader.byte(part)
     if kind == _CONSECUTIVE:
         start = _unzigzag(reader.varint(part, 2**64 - 1))
-        if count > 2**24 or start + count > 2**63:
-            raise StudentFileError(f"{reader.where}: {count} consecutive labels from {start} are too many")
-        return np.arange(start, start + count)
+        if start + count > 2**63:
+            raise StudentFileError(f"{reader.where} has labels beyond 64 bits")
+        return np.arange(start, start + count, dtype=np.int64)
     if count > reader.remaining:
         raise StudentFileError(f"{reader.where} has {reader.remaining} bytes, too few for {count} labels")
     if kind == _INTEGERS:
-        return np.array([_unzigzag(reader.varint(part, 2**64 - 1)) for _ in range(count)], np.int64)
+        return np.fromiter((_unzigzag(reader.varint(part, 2**64 - 1)) for _ in range(count)), np.int64, count)
     if kind == _STRINGS:
         available = reader.remaining
         values = [_read_string(reader, part) for _ in range(count)]
+        # An array of fixed width is as wide as its longest string, and ends strings at their last zero character
         wide = count * max(map(len, values), default=0) > 16 * available
-        return np.array(values, object if wide else str)
+        return np.array(values, object if wide or any(value.endswith("\0") for value in values) else str)
     if kind == _BOOLEANS:
         values = reader.array("u1", count, part)
         if values.max(initial=0) > 1:
