@@ -276,7 +276,7 @@ class SpikeSlabPerceptron(nn.Module):
         activate: Callable[[Tensor], Tensor] = torch.relu,
     ):
         super().__init__()
-        self.prior_logit = math.log(prior_inclusion) - math.log1p(-prior_inclusion)
+        self.prior_inclusion = prior_inclusion
         self.prior_deviation = prior_deviation
         self.activate = activate
         layers = zip(network.weights, network.biases)
@@ -288,6 +288,11 @@ class SpikeSlabPerceptron(nn.Module):
         for index, n_units in enumerate(network.layer_sizes[:-1]):
             if ("node" if index else "input") in granularity:
                 self.unit_gates[str(index)] = nn.Parameter(torch.full((n_units,), _start_of_gate(inclusion)))
+
+    @property
+    def prior_logit(self) -> float:
+        """Log-odds of every gate before the data."""
+        return math.log(self.prior_inclusion) - math.log1p(-self.prior_inclusion)
 
     def unit_logit(self, index: int) -> Tensor | None:
         """Return the logits of the gates of the units before layer `index`, shape (n_units,), or None."""
@@ -315,6 +320,13 @@ class SpikeSlabPerceptron(nn.Module):
             if index < len(self.layers) - 1:
                 open_gates = self._draw_units(len(rows), index + 1, generator, kept)
                 rows = self.activate(rows if open_gates is None else rows * open_gates)
+        return rows
+
+    def mean_outputs(self, rows: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        """Return the outputs of the network whose weights are the means of the slabs, where `kept` is 1."""
+        for index, (layer, gates) in enumerate(zip(self.layers, kept)):
+            rows = torch.addmm(layer.bias, rows, gates * layer.mean)
+            rows = self.activate(rows) if index < len(self.layers) - 1 else rows
         return rows
 
     def divergence(self, kept: Sequence[Tensor] | None = None) -> Tensor:
@@ -378,6 +390,13 @@ class SpikeSlabPerceptron(nn.Module):
         """Return means and deviations of the slabs, shapes (n_inputs, n_outputs), and biases, as float32 arrays."""
         parts = ([getattr(layer, name) for layer in self.layers] for name in ("mean", "deviation", "bias"))
         return tuple(tuple(tensor.cpu().numpy().copy() for tensor in part) for part in parts)
+
+    @torch.no_grad()
+    def mean_inclusion(self) -> float:
+        """Return the mean inclusion probability of all gates; as prior probability it would make the bound highest."""
+        gates = [gate.ravel() for gate in self.unit_gates.values()]
+        gates += [layer.gate.ravel() for layer in self.layers if layer.gate is not None]
+        return float(torch.sigmoid(_GATE_PACE * torch.cat(gates)).mean())
 
     def _by_units(self, index: int, each: Tensor) -> Tensor:
         for logit, shape in ((self.unit_logit(index), (-1, 1)), (self.unit_logit(index + 1), (1, -1))):
