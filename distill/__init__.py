@@ -3,6 +3,7 @@
 from importlib import import_module
 
 _HOMES = {
+    "CodebookCompressor": "distill.compressors.codebook",
     "Distiller": "distill.distiller",
     "Student": "distill.runtime",
     "StudentFileError": "distill.codecs.container",
