@@ -1,0 +1,183 @@
+"""Feed mutilated student files to the reader.
+
+Every case is a file that was cut, extended, spliced or changed at random, most with a right checksum so that the
+damage reaches the parsers. It must be refused with a StudentFileError, or be a file that answers rows without an
+exception; what has a wrong checksum must be refused. Nothing may allocate more than four times the file and the weights
+that it declares and has been found to have room for.
+
+    python tests/fuzz_student_file.py --cases 1000000 --seed 1
+"""
+
+import argparse
+import time
+import tracemalloc
+import zlib
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from distill.codecs.container import StudentFileError
+from distill.runtime import load
+
+_GOLDEN = Path(__file__).parent / "golden"
+# Interpreter objects and tables of a codec, whatever the file
+_ALLOWANCE = 1 << 20
+
+
+def seeds() -> dict[str, bytes]:
+    """Return sound files to start from: the golden ones, whose sections are of every kind."""
+    return {path.stem: path.read_bytes() for path in sorted(_GOLDEN.glob("*.student"))}
+
+
+def run(n_cases: int, seed: int, verbose: bool = False) -> Counter:
+    """Try `n_cases` hostile files.
+
+    Returns
+    -------
+    Counter
+        How the cases ended.
+
+    Raises
+    ------
+    AssertionError
+        Naming the case that did harm; `case(seed, index)` makes it again.
+    """
+    outcome = Counter()
+    slowest = 0.0
+    tracing = tracemalloc.is_tracing()
+    tracemalloc.start()
+    try:
+        for index in range(n_cases):
+            data, checksum_is_right = case(seed, index)
+            start = time.perf_counter()
+            try:
+                outcome[_try(data, checksum_is_right)] += 1
+            except Exception as error:
+                raise AssertionError(f"case {index} of seed {seed} ({len(data)} bytes): {error!r}") from error
+            slowest = max(slowest, time.perf_counter() - start)
+            outcome["cases"] += 1
+            if verbose and outcome["cases"] % 20_000 == 0:
+                print(dict(outcome), f"slowest {slowest:.3f} s", flush=True)
+    finally:
+        if not tracing:
+            tracemalloc.stop()
+    return outcome
+
+
+def case(seed: int, index: int) -> tuple[bytes, bool]:
+    """Make a hostile file; return it and whether its checksum is right."""
+    random = np.random.default_rng([seed, index])
+    sound = list(_SEEDS.values())
+    # Short files are tried most: there, a change is likely to hit something that is read
+    sizes = np.array([len(data) for data in sound], float)
+    data = bytearray(sound[random.choice(len(sound), p=(1 / sizes) / (1 / sizes).sum())][:-4])
+    if random.random() < 0.02:
+        data = bytearray(b"MBNS\1" + random.bytes(random.integers(0, 300)))
+    for _ in range(random.choice([1, 1, 1, 2, 3, 8])):
+        data = _MUTATIONS[random.integers(len(_MUTATIONS))](data, random)
+    if random.random() < 0.85:
+        return bytes(data) + zlib.crc32(data).to_bytes(4, "little"), True
+    data += random.bytes(4)
+    return bytes(data), zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")
+
+
+def _try(data: bytes, checksum_is_right: bool) -> str:
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    try:
+        student = load(data)
+    except StudentFileError:
+        assert tracemalloc.get_traced_memory()[1] - before <= 4 * (len(data) + _declared(data)) + _ALLOWANCE
+        return "refused with a right checksum" if checksum_is_right else "refused"
+    assert checksum_is_right, "a wrong checksum was accepted"
+    peak = tracemalloc.get_traced_memory()[1] - before
+    assert peak <= 4 * (len(data) + 4 * student.network.n_parameters) + _ALLOWANCE, f"{peak} bytes were allocated"
+    assert sum(student.report["bytes"].values()) == len(data)
+    rows = np.ones((3, student.n_features_in_), np.float32)
+    with np.errstate(all="ignore"):
+        for method in ("predict", "predict_proba", "transform", "decision_function"):
+            if hasattr(student, method):
+                assert len(getattr(student, method)(rows)) == 3
+    return "accepted"
+
+
+def _declared(data: bytes) -> int:
+    """Return the bytes of the weights that a header declares, if they are within what a reader accepts."""
+    try:
+        values, position = [], 6
+        while len(values) < 2 or len(values) < values[0] + 2:
+            value = shift = 0
+            while True:
+                value |= (data[position] & 127) << shift
+                shift, position = shift + 7, position + 1
+                if data[position - 1] < 128:
+                    break
+            values.append(value)
+    except IndexError:
+        return 0
+    n_parameters = sum((n_inputs + 1) * n_outputs for n_inputs, n_outputs in pairwise(values[1:]))
+    return 4 * n_parameters if n_parameters <= min(4096 * len(data), 2**24 + 64 * len(data)) else 0
+
+
+def _place(data: bytearray, random: np.random.Generator) -> int:
+    # Half of the changes go where the header and the small sections are
+    return int(random.integers(min(len(data), 64) if random.random() < 0.5 else len(data))) if data else 0
+
+
+def _flip(data, random):
+    if data:
+        data[_place(data, random)] ^= 1 << random.integers(8)
+    return data
+
+
+def _set(data, random):
+    if data:
+        data[_place(data, random)] = random.choice([0, 1, 2, 127, 128, 255, random.integers(256)])
+    return data
+
+
+def _cut(data, random):
+    return data[: random.integers(len(data) + 1)]
+
+
+def _extend(data, random):
+    return data + random.bytes(random.integers(1, 40))
+
+
+def _insert(data, random):
+    place = _place(data, random)
+    return data[:place] + random.bytes(random.integers(1, 5)) + data[place:]
+
+
+def _delete(data, random):
+    place = _place(data, random)
+    return data[:place] + data[place + random.integers(1, 9) :]
+
+
+def _huge(data, random):
+    place, size = _place(data, random), random.integers(1, 10)
+    return data[:place] + b"\xff" * size + b"\x01" + data[place + random.integers(0, size + 2) :]
+
+
+def _repeat(data, random):
+    place = _place(data, random)
+    return data[:place] + data[place : place + random.integers(1, 60)] + data[place:]
+
+
+def _splice(data, random):
+    other = list(_SEEDS.values())[random.integers(len(_SEEDS))]
+    return data[: _place(data, random)] + other[_place(bytearray(other), random) : -4]
+
+
+_SEEDS = seeds()
+_MUTATIONS = [_flip, _flip, _set, _set, _cut, _extend, _insert, _delete, _huge, _repeat, _splice]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    print(dict(run(options.cases, options.seed, verbose=True)))

@@ -1,0 +1,247 @@
+"""A reader of student files written from docs/format.md alone, in plain Python, to hold the documentation to its word.
+
+It shares no code with the package, checks little, and is slow.
+"""
+
+import math
+import struct
+import zlib
+
+ACTIVATIONS = [
+    lambda x: x,
+    lambda x: max(x, 0.0),
+    math.tanh,
+    lambda x: 1 / (1 + math.exp(-x)),
+]
+TARGETS = ["predict", "predict_proba", "transform", "decision_function"]
+OUTPUTS = ["identity", "softmax", "logistic"]
+
+
+class Bytes:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, count):
+        assert self.at + count <= len(self.data)
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def byte(self):
+        return self.take(1)[0]
+
+    def varint(self):
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def zigzag(self):
+        value = self.varint()
+        return -(value + 1) // 2 if value % 2 else value // 2
+
+    def string(self):
+        return self.take(self.varint()).decode()
+
+    def numbers(self, kind, count):
+        letter = {"u1": "B", "u2": "H", "f2": "e", "f4": "f", "f8": "d"}[kind]
+        return list(struct.unpack(f"<{count}{letter}", self.take(struct.calcsize(letter) * count)))
+
+    def packed(self, width, count):
+        number = int.from_bytes(self.take((count * width + 7) // 8), "little")
+        return [number >> index * width & (1 << width) - 1 for index in range(count)]
+
+    def half_array(self, count):
+        exponent = struct.unpack("<b", self.take(1))[0]
+        return [math.ldexp(value, exponent) for value in self.numbers("f2", count)]
+
+
+def read(data):
+    """Return the network in a file as a dict."""
+    assert data[:4] == b"MBNS"
+    assert data[4] == 1
+    assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")
+    file = Bytes(data[5:-4])
+    kind = file.byte()
+    network = {
+        "activation": kind & 7,
+        "target": TARGETS[kind >> 3 & 3],
+        "output": OUTPUTS[kind >> 5 & 3],
+        "squeeze": bool(kind >> 7),
+        "classes": None,
+        "names": None,
+        "offset": None,
+        "scale": None,
+        "layers": [],
+    }
+    n_layers = file.varint()
+    sizes = [file.varint() for _ in range(n_layers + 1)]
+    while file.at < len(file.data):
+        kind = file.byte()
+        section = Bytes(file.take(file.varint()))
+        if kind == 1:
+            network["classes"] = read_classes(section)
+        elif kind == 2:
+            network["names"] = read_names(section, sizes[0])
+        elif kind == 3:
+            flags = section.byte()
+            for shared, name in ((1, "offset"), (4, "scale")):
+                if flags & shared:
+                    network[name] = section.numbers("f4", 1) * sizes[0]
+                elif flags & 2 * shared:
+                    network[name] = section.numbers("f4", sizes[0])
+        else:
+            index = len(network["layers"])
+            network["layers"].append(LAYERS[kind](section, sizes[index], sizes[index + 1]))
+        assert section.at == len(section.data)
+    assert len(network["layers"]) == n_layers
+    return network
+
+
+def read_classes(section):
+    count, way = section.varint(), section.byte()
+    if way == 0:
+        first = section.zigzag()
+        return list(range(first, first + count))
+    if way == 1:
+        return [section.zigzag() for _ in range(count)]
+    if way == 2:
+        return [section.string() for _ in range(count)]
+    if way == 3:
+        return [bool(value) for value in section.numbers("u1", count)]
+    return section.numbers("f8", count)
+
+
+def read_names(section, count):
+    names = section
+    if section.byte() == 1:
+        length = section.varint()
+        names = Bytes(zlib.decompress(section.take(len(section.data) - section.at), wbits=-15))
+        assert len(names.data) == length
+    return [names.string() for _ in range(count)]
+
+
+def read_dense(kind):
+    def layer(section, n_inputs, n_outputs):
+        weights = [section.numbers(kind, n_outputs) for _ in range(n_inputs)]
+        return weights, section.numbers(kind, n_outputs)
+
+    return layer
+
+
+def read_codebook(section, n_inputs, n_outputs):
+    flags, n_codewords, n_groups = section.byte(), section.byte() + 1, section.varint()
+    if flags & 2:
+        groups = section.packed(math.ceil(math.log2(n_groups)), n_outputs)
+    else:
+        sizes = [section.varint() for _ in range(n_groups - 1)]
+        sizes.append(n_outputs - sum(sizes))
+        groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    used = [1] * n_inputs
+    if flags & 4:
+        used = read_symbols(section, n_inputs, 2) if flags & 8 else section.packed(1, n_inputs)
+    n_codebooks = 1 if flags & 1 else n_groups
+    numbers = section.half_array(n_codebooks * n_codewords)
+    codebooks = [numbers[first : first + n_codewords] for first in range(0, len(numbers), n_codewords)]
+    scales = section.half_array(n_groups) if flags & 1 else None
+    biases = section.half_array(n_outputs)
+    count, way = sum(used) * n_outputs, section.byte()
+    if way == 0:
+        codes = section.packed(math.ceil(math.log2(n_codewords)), count)
+    elif way == 1:
+        codes = read_symbols(section, count, n_codewords)
+    else:
+        n_classes = section.byte(), section.byte()
+        rows = read_symbols(section, sum(used), n_classes[0])
+        columns = read_symbols(section, n_outputs, n_classes[1])
+        tables = []
+        for _ in range(n_classes[0] * n_classes[1]):
+            table = [section.varint() for _ in range(n_codewords - 1)]
+            tables.append([*table, 4096 - sum(table)])
+        contexts = [row * n_classes[1] + column for row in rows for column in columns]
+        codes = read_message(section, 12, tables, contexts)
+    codes, weights = iter(codes), []
+    for is_used in used:
+        weights.append([0.0] * n_outputs)
+        for output in range(n_outputs if is_used else 0):
+            if scales is None:
+                weights[-1][output] = codebooks[groups[output]][next(codes)]
+            else:
+                weights[-1][output] = codebooks[0][next(codes)] * scales[groups[output]]
+    return weights, biases
+
+
+LAYERS = {16: read_dense("f4"), 17: read_dense("f2"), 18: read_codebook}
+
+
+def read_symbols(section, count, n_symbols):
+    precision = section.byte()
+    frequencies = []
+    while len(frequencies) < n_symbols - 1:
+        frequencies.append(section.varint())
+        if frequencies[-1] == 0:
+            frequencies += [0] * section.varint()
+    frequencies.append(2**precision - sum(frequencies))
+    return read_message(section, precision, [frequencies], [0] * count)
+
+
+def read_message(section, precision, tables, contexts):
+    n_lanes, n_words = section.varint(), section.varint()
+    words = section.numbers("u2", n_words)
+    starts = [[sum(table[:symbol]) for symbol in range(len(table))] for table in tables]
+    if n_lanes > 1:
+        upper, lower, words = words[:n_lanes], words[n_lanes : 2 * n_lanes], words[2 * n_lanes :]
+        states = [high << 16 | low for high, low in zip(upper, lower)]
+    else:
+        states = [0]
+        for _ in range(min(2, len(words))):
+            states[0] = states[0] << 16 | words.pop(0)
+    words.reverse()
+    symbols = []
+    for index, context in enumerate(contexts):
+        x = states[index % n_lanes]
+        slot = x % 2**precision
+        frequency, start = tables[context], starts[context]
+        symbol = next(s for s in range(len(frequency)) if start[s] <= slot < start[s] + frequency[s])
+        symbols.append(symbol)
+        x = frequency[symbol] * (x >> precision) + slot - start[symbol]
+        if x < 2**16 and (n_lanes > 1 or words):
+            x = x << 16 | words.pop()
+        states[index % n_lanes] = x
+    assert not words
+    assert all(state == (2**16 if n_lanes > 1 else 0) for state in states)
+    return symbols
+
+
+def sums(network, row):
+    """Return the last layer's sums of one row, in double precision."""
+    if network["offset"]:
+        row = [x - offset for x, offset in zip(row, network["offset"])]
+    if network["scale"]:
+        row = [x * scale for x, scale in zip(row, network["scale"])]
+    activation = ACTIVATIONS[network["activation"]]
+    for index, (weights, biases) in enumerate(network["layers"]):
+        row = [sum(x * weight[output] for x, weight in zip(row, weights)) + bias for output, bias in enumerate(biases)]
+        if index < len(network["layers"]) - 1:
+            row = [activation(x) for x in row]
+    return row
+
+
+def probabilities(network, row):
+    """Return the probabilities of the classes for one row."""
+    outputs = sums(network, row)
+    if network["output"] == "softmax":
+        exponentials = [math.exp(x - max(outputs)) for x in outputs]
+        return [x / sum(exponentials) for x in exponentials]
+    positive = [1 / (1 + math.exp(-x)) for x in outputs]
+    return [1 - positive[0], positive[0]] if len(positive) == 1 else positive
+
+
+def label(network, row):
+    """Return the label of one row."""
+    outputs = sums(network, row)
+    if len(outputs) == 1 and network["output"] != "softmax":
+        return network["classes"][outputs[0] > 0]
+    return network["classes"][outputs.index(max(outputs))]
