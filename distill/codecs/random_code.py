@@ -1,0 +1,306 @@
+"""Weights as positions in lists of random numbers that writer and reader share.
+
+All weights of a network, in a shuffled order, are cut into blocks. For every block the reader can make 2**bits lists of
+standard normal numbers from nothing; the file says which one to take (Havasi, Peharz and Hernandez-Lobato, "Minimal
+Random Code Learning", arXiv 1810.00440). A scale for every layer makes weights of them. Large layers hold fewer numbers
+than weights: they are shared at random (Chen, Wilson, Tyree, Weinberger and Chen, "Compressing Neural Networks with the
+Hashing Trick", ICML 2015), and where the inputs are a grid, the first layer's are amplitudes of waves.
+
+The payload is: bits per block (one byte); seed, number of blocks, a sharing factor for every layer, and number of axes
+of the grid (varints); if there are axes, their extents and the number of waves (varints); scales of weights and of
+biases for every layer (float16); the codes, packed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from distill.codecs import bits, cosine, generator
+from distill.codecs.layers import Layer, Section
+from distill.codecs.reader import Reader, StudentFileError, varint
+
+RANDOM_CODE = 20
+LEAST_BITS, MOST_BITS = 4, 24
+
+_BLOCKS = 0  # stream of the shuffled order; layer l shares its weights by stream l + 1
+_GUMBEL = 7
+_MOST_SEED = 2**32 - 1
+_MOST_AXES = 8
+_MOST_WORK = 2**28
+_CHUNK_VALUES = 1 << 19
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What number stands where: all that writer and reader must agree upon besides codes and scales.
+
+    Parameters
+    ----------
+    shapes : tuple of (int, int)
+        (n_inputs, n_outputs) of every layer.
+    hash_factors : tuple of int
+        How many weights of a layer share a number, at most; 1 for none.
+    bits_per_block : int in [4, 24]
+    n_blocks : int
+    seed : int in [0, 2**32)
+    input_shape : tuple of int
+        Extents of the grid that the inputs are; empty for none.
+    n_frequencies : int
+        With a grid: the first layer's units are sums of so many waves.
+
+    Examples
+    --------
+    >>> layout = Layout(((784, 100), (100, 10)), (8, 1), bits_per_block=12, n_blocks=650)
+    >>> layout.n_numbers, layout.block_size
+    (10910, 17)
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    hash_factors: tuple[int, ...]
+    bits_per_block: int
+    n_blocks: int
+    seed: int = 0
+    input_shape: tuple[int, ...] = ()
+    n_frequencies: int = 0
+
+    @property
+    def shared_shapes(self) -> list[tuple[int, int]]:
+        """Shape of what the numbers of every layer describe: its weights, or the amplitudes of waves."""
+        n_inputs = self.n_frequencies if self.input_shape else self.shapes[0][0]
+        return [(n_inputs, self.shapes[0][1]), *self.shapes[1:]]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of every layer's weights and biases: first weights, first biases, second weights, ..."""
+        sizes = []
+        for (n_inputs, n_outputs), factor in zip(self.shared_shapes, self.hash_factors):
+            sizes += [-(-n_inputs * n_outputs // factor), n_outputs]
+        return sizes
+
+    @property
+    def n_numbers(self) -> int:
+        """How many random numbers make the network."""
+        return sum(self.sizes)
+
+    @property
+    def block_size(self) -> int:
+        """Numbers in the first block; later ones may have one less."""
+        return -(-self.n_numbers // self.n_blocks)
+
+    def sharing(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return which number each weight of a layer takes and with which sign.
+
+        Returns
+        -------
+        index : ndarray of shape (n_weights,), int64
+            Counted from the layer's first number; the weights are in row order.
+        sign : ndarray of shape (n_weights,), float32
+            Half of those that share a number have it with a minus: inputs that go together would otherwise add up.
+        """
+        n_weights, factor = prod(self.shared_shapes[layer]), self.hash_factors[layer]
+        if factor == 1:
+            return np.arange(n_weights), np.ones(n_weights, np.float32)
+        index, sign = np.empty(n_weights, np.int64), np.empty(n_weights, np.float32)
+        order = generator.permutation(self.seed, layer + 1, n_weights)
+        index[order], turn = np.divmod(np.arange(n_weights), factor)
+        sign[order] = 1 - 2 * (turn % 2)
+        return index, sign
+
+    def places(self) -> np.ndarray:
+        """Return which number stands at each place of each block, shape (n_blocks, block_size); -1 for none."""
+        order = np.full(self.n_blocks * self.block_size, -1)
+        order[: self.n_numbers] = generator.permutation(self.seed, _BLOCKS, self.n_numbers)
+        return order.reshape(self.block_size, self.n_blocks).T
+
+    def candidates(self, block: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return lists of numbers from which a block is chosen, shape (stop - start, block_size)."""
+        stop = 1 << self.bits_per_block if stop is None else stop
+        return generator.normals(self.seed, block, np.arange(start, stop), self.block_size)
+
+    def numbers(self, codes: np.ndarray) -> np.ndarray:
+        """Return the numbers that codes stand for, shape (n_numbers,), float32."""
+        chosen = generator.normals(self.seed, np.arange(self.n_blocks), codes, self.block_size)
+        numbers = np.empty(self.n_numbers, np.float32)
+        numbers[generator.permutation(self.seed, _BLOCKS, self.n_numbers)] = chosen.T.reshape(-1)[: self.n_numbers]
+        return numbers
+
+    def layers(self, numbers: np.ndarray, scales: np.ndarray) -> list[Layer]:
+        """Return the network's layers.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n_numbers,), float32
+        scales : ndarray of shape (n_layers, 2), float16
+            Of weights and of biases.
+        """
+        parts = iter(np.split(numbers, np.cumsum(self.sizes)[:-1]))
+        scales = scales.astype(np.float32)
+        layers = []
+        for layer, (shape, scale) in enumerate(zip(self.shared_shapes, scales)):
+            index, sign = self.sharing(layer)
+            weight = (next(parts)[index] * sign).reshape(shape)
+            if layer == 0 and self.input_shape:
+                weight = cosine.synthesize(weight, self.input_shape)
+            layers.append(Layer(weight * scale[0], next(parts) * scale[1]))
+        return layers
+
+    def check(self) -> None:
+        """Raise ValueError if something is out of range."""
+        if not LEAST_BITS <= self.bits_per_block <= MOST_BITS:
+            raise ValueError(f"bits per block must be in [{LEAST_BITS}, {MOST_BITS}], got {self.bits_per_block}")
+        if not 0 <= self.seed <= _MOST_SEED:
+            raise ValueError(f"seed must be in [0, {_MOST_SEED}], got {self.seed}")
+        if self.input_shape:
+            n_inputs, n_outputs = self.shapes[0]
+            if len(self.input_shape) > _MOST_AXES or min(self.input_shape) < 1 or prod(self.input_shape) != n_inputs:
+                raise ValueError(f"a grid of {self.input_shape} does not hold {n_inputs} inputs")
+            if not 1 <= self.n_frequencies <= n_inputs:
+                raise ValueError(f"the number of waves must be in [1, {n_inputs}], got {self.n_frequencies}")
+            if cosine.synthesis_work(self.input_shape, self.n_frequencies, n_outputs) > _MOST_WORK:
+                raise ValueError(
+                    f"{self.n_frequencies} waves on a grid of {self.input_shape} are too much work to decode"
+                )
+        for layer, (shape, factor) in enumerate(zip(self.shared_shapes, self.hash_factors)):
+            if not 1 <= factor <= prod(shape):
+                raise ValueError(f"the hash factor of layer {layer} must be in [1, {prod(shape)}], got {factor}")
+        if not 1 <= self.n_blocks <= self.n_numbers:
+            raise ValueError(f"the number of blocks must be in [1, {self.n_numbers}], got {self.n_blocks}")
+
+
+def encode(layout: Layout, codes: np.ndarray, scales: np.ndarray) -> Section:
+    """Write all layers.
+
+    Parameters
+    ----------
+    layout : Layout
+    codes : ndarray of shape (n_blocks,), ints in [0, 2**bits_per_block)
+    scales : ndarray of shape (n_layers, 2), float16
+
+    Raises
+    ------
+    ValueError
+        If the layout, a code or a scale is out of range.
+
+    Examples
+    --------
+    >>> layout = Layout(((3, 2),), (1,), bits_per_block=8, n_blocks=4, seed=5)
+    >>> section = encode(layout, np.array([7, 0, 255, 31]), np.ones((1, 2), np.float16))
+    >>> section.payload.hex()
+    '0805040100003c003c0700ff1f'
+    >>> decode(Reader(section.payload), [(3, 2)], RANDOM_CODE)[0].weight.shape
+    (3, 2)
+    """
+    layout.check()
+    codes, scales = np.asarray(codes), np.asarray(scales, "<f2")
+    if codes.shape != (layout.n_blocks,):
+        raise ValueError(f"there must be {layout.n_blocks} codes, one per block, got shape {codes.shape}")
+    if scales.shape != (len(layout.shapes), 2) or not _possible(scales):
+        raise ValueError(f"scales must be two finite numbers >= 0 per layer, got {scales.tolist()}")
+    numbers = [layout.seed, layout.n_blocks, *layout.hash_factors, len(layout.input_shape)]
+    if layout.input_shape:
+        numbers += [*layout.input_shape, layout.n_frequencies]
+    head = bytes([layout.bits_per_block]) + b"".join(map(varint, numbers))
+    return Section(RANDOM_CODE, head + scales.tobytes() + bits.pack(codes, layout.bits_per_block))
+
+
+def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int) -> list[Layer]:
+    """Read all layers."""
+    layout, codes, scales = read(reader, shapes)
+    return layout.layers(layout.numbers(codes), scales)
+
+
+def read(reader: Reader, shapes: list[tuple[int, int]]) -> tuple[Layout, np.ndarray, np.ndarray]:
+    """Read layout, codes and scales of all layers, without making the weights."""
+    bits_per_block = reader.byte("settings")
+    seed, n_blocks = reader.varint("settings", _MOST_SEED), reader.varint("settings")
+    hash_factors = tuple(reader.varint("settings") for _ in shapes)
+    input_shape, n_frequencies = (), 0
+    if n_axes := reader.varint("settings", _MOST_AXES):
+        input_shape = tuple(reader.varint("settings") for _ in range(n_axes))
+        n_frequencies = reader.varint("settings")
+    layout = Layout(tuple(shapes), hash_factors, bits_per_block, n_blocks, seed, input_shape, n_frequencies)
+    try:
+        layout.check()
+    except ValueError as error:
+        raise StudentFileError(f"{reader.where}: {error}") from error
+    scales = reader.array("<f2", 2 * len(shapes), "scales").reshape(-1, 2)
+    if not _possible(scales):
+        raise StudentFileError(f"{reader.where} has scales that are negative or not finite")
+    codes = bits.unpack(reader.take(bits.packed_size(n_blocks, bits_per_block), "codes"), bits_per_block, n_blocks)
+    return layout, codes, scales
+
+
+def choose(
+    layout: Layout, block: int, mean: np.ndarray, log_variance: np.ndarray, selection: str = "argmax", seed: int = 0
+) -> int:
+    """Choose the candidate that stands for a Gaussian posterior of a block's numbers.
+
+    Parameters
+    ----------
+    layout : Layout
+    block : int
+    mean, log_variance : ndarray of shape (n,)
+        Of the numbers of this block, whose prior is the standard normal distribution; n is the block's own size.
+    selection : {"sample", "argmax", "nearest"}
+        "sample" draws with the probabilities of importance sampling, proportional to posterior / prior; "argmax" takes
+        where that ratio is largest; "nearest" takes where the posterior is.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    int
+        The code. It does not depend on the size of the pieces in which the candidates are looked at.
+    """
+    best, code = -np.inf, 0
+    for start, candidates in _chunks(layout, block):
+        scores = log_weights(candidates[:, : len(mean)], mean, log_variance, against_prior=selection != "nearest")
+        if selection == "sample":
+            scores += _gumbel(seed, block, start, len(candidates))
+        top = int(scores.argmax())
+        if scores[top] > best:
+            best, code = scores[top], start + top
+    return code
+
+
+def log_weights(
+    candidates: np.ndarray, mean: np.ndarray, log_variance: np.ndarray, against_prior: bool = True
+) -> np.ndarray:
+    """Return ln posterior, or ln (posterior / prior), of candidates, up to a constant.
+
+    Parameters
+    ----------
+    candidates : ndarray of shape (n_candidates, n)
+    mean, log_variance : ndarray of shape (n,)
+    against_prior : bool
+
+    Returns
+    -------
+    ndarray of shape (n_candidates,), float64
+    """
+    candidates = candidates.astype(np.float64)
+    precision = np.exp(-log_variance.astype(np.float64))
+    twice = -((candidates - mean) ** 2) * precision
+    if against_prior:
+        twice += candidates * candidates
+    return 0.5 * twice.sum(axis=1)
+
+
+def _possible(scales: np.ndarray) -> bool:
+    return bool(np.isfinite(scales).all() and not np.signbit(scales).any())
+
+
+def _chunks(layout: Layout, block: int) -> Iterator[tuple[int, np.ndarray]]:
+    n_candidates, size = 1 << layout.bits_per_block, max(1, _CHUNK_VALUES // layout.block_size)
+    for start in range(0, n_candidates, size):
+        yield start, layout.candidates(block, start, min(start + size, n_candidates))
+
+
+def _gumbel(seed: int, block: int, start: int, count: int) -> np.ndarray:
+    # The largest of ln weight + Gumbel noise falls on each candidate with the probability of its weight
+    uniform = (
+        (generator.words((seed, _GUMBEL, block), count, start) >> np.uint64(11)).astype(np.float64) + 0.5
+    ) / 2**53
+    return -np.log(-np.log(uniform))
