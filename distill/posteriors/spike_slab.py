@@ -183,14 +183,23 @@ class SpikeSlabLayer(nn.Module):
         Whether each weight has a gate of its own.
     inclusion : float in (0, 1)
         Inclusion probability of every gate at the start.
+    deviation : ndarray of shape (n_inputs, n_outputs), or None
+        Deviations of the slabs at the start; None for a tenth of ``n_inputs ** -0.5``.
     """
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray, gated: bool, inclusion: float = 0.99):
+    def __init__(
+        self,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        gated: bool,
+        inclusion: float = 0.99,
+        deviation: np.ndarray | None = None,
+    ):
         super().__init__()
         weight = torch.tensor(weight)
-        start = math.log(0.1 / math.sqrt(len(weight))) / _DEVIATION_PACE
+        start = torch.full_like(weight, 0.1 / math.sqrt(len(weight))) if deviation is None else torch.tensor(deviation)
         self.mean = nn.Parameter(weight)
-        self.log_deviation = nn.Parameter(torch.full_like(weight, start))
+        self.log_deviation = nn.Parameter(start.log() / _DEVIATION_PACE)
         self.gate = nn.Parameter(torch.full_like(weight, _start_of_gate(inclusion))) if gated else None
         self.bias = nn.Parameter(torch.tensor(bias))
 
@@ -251,6 +260,8 @@ class SpikeSlabPerceptron(nn.Module):
         Of the slabs.
     inclusion : float in (0, 1)
         Inclusion probability of every gate at the start.
+    deviations : sequence of ndarray of shape (n_inputs, n_outputs), or None
+        Deviations of the slabs at the start, one array per layer.
     activate : callable
         What follows every layer but the last.
 
@@ -273,15 +284,17 @@ class SpikeSlabPerceptron(nn.Module):
         prior_inclusion: float = 1e-3,
         prior_deviation: float = 1.0,
         inclusion: float = 0.99,
+        deviations: Sequence[np.ndarray] | None = None,
         activate: Callable[[Tensor], Tensor] = torch.relu,
     ):
         super().__init__()
         self.prior_inclusion = prior_inclusion
         self.prior_deviation = prior_deviation
         self.activate = activate
-        layers = zip(network.weights, network.biases)
+        layers = zip(network.weights, network.biases, deviations or [None] * len(network.weights))
         self.layers = nn.ModuleList(
-            SpikeSlabLayer(weight, bias, "weight" in granularity, inclusion) for weight, bias in layers
+            SpikeSlabLayer(weight, bias, "weight" in granularity, inclusion, deviation)
+            for weight, bias, deviation in layers
         )
         # Units before each layer: the inputs, then every hidden layer
         self.unit_gates = nn.ParameterDict()
@@ -319,7 +332,7 @@ class SpikeSlabPerceptron(nn.Module):
             rows = layer(rows, generator, None if kept is None else kept[index])
             if index < len(self.layers) - 1:
                 open_gates = self._draw_units(len(rows), index + 1, generator, kept)
-                rows = self.activate(rows if open_gates is None else rows * open_gates)
+                rows = self.activate(rows) if open_gates is None else self.activate(rows) * open_gates
         return rows
 
     def mean_outputs(self, rows: Tensor, kept: Sequence[Tensor]) -> Tensor:

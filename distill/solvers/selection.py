@@ -1,10 +1,6 @@
-"""Train a spike-and-slab posterior, and then the weights that are left.
+"""Learn which weights a network needs: train a spike-and-slab posterior, and then the weights that are left."""
 
-Likelihoods of rows, the weight of the divergence step after step, and the two trainings. What is trained here sees its
-inputs and its outputs in units of their deviation: `Frame` brings a network there and back, because the deviation that
-a prior gives its weights means something in such units only.
-"""
-
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +11,11 @@ from torch import Tensor, nn
 
 from distill.network import Network
 from distill.posteriors.spike_slab import SpikeSlabPerceptron
+from distill.solvers.frame import Frame, fit_frame
+from distill.solvers.pruning import slice_network
 from distill.students import training
-from distill.students.network import _ACTIVATIONS, fold_input, scale_outputs, unfold_input
-from distill.students.scaling import fit_input_scaling
+from distill.students.network import _ACTIVATIONS
 from distill.teachers import explained_variance
-
-LIKELIHOODS = ("labels", "numbers")
 
 _LEAST_STEPS, _SMALL_BATCH, _AVERAGING = 32, 16, 0.999
 _STEERED_EVERY = 24
@@ -28,18 +23,20 @@ _STEERED_FROM, _STEERED_LOWEST, _STEERED_HIGHEST = 1e-2, 1e-4, 10.0
 _PULL, _BRAKE = 0.05, 2.0
 _LOWEST_PRIOR = 1e-9
 
+Report = Callable[[SpikeSlabPerceptron, str], bool]
+
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """What a posterior depends on besides the network and the rows; see `distill.SpikeSlabCompressor`."""
+    """What a selection depends on besides the network and the rows; see `distill.SpikeSlabCompressor`."""
 
     granularity: tuple[str, ...] = ("weight",)
     prior_inclusion: float | str = 1e-3
     prior_deviation: float = 1.0
     kl_weight: float = 1.0
     density: float | None = None
-    warm_up: float = 0.3
     max_iter: int = 40
+    warm_up: float = 0.3
     fine_tune_iter: int = 15
     batch_size: int = 256
     learning_rate: float = 2e-3
@@ -47,98 +44,76 @@ class SelectionSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """How rows and networks enter a training, and how networks leave it.
+class Evidence:
+    """Rows and what they are said to answer.
 
     Parameters
     ----------
-    features : ndarray of int
-        Inputs that vary; the others have no part in it.
-    constants : ndarray of shape (n_features,)
-        The values of inputs, of which those that do not vary are used.
-    offset, scale : ndarray or None
-        What is done to the inputs that vary.
-    mean, unit : ndarray of shape (n_outputs,), float32
-        A trained output times `unit` plus `mean` is one of the network's.
+    kind : {"labels", "numbers"}
+    learned, held_out : ndarray of shape (n_samples, n_features), float32
+        As they enter the first layer.
+    targets, held_out_targets : ndarray
+        Labels: their positions, shape (n_samples,), int64, or their probabilities, shape (n_samples, n_classes), two
+        columns also for a network with one output. Numbers: shape (n_samples, n_outputs).
     """
 
-    features: np.ndarray
-    constants: np.ndarray
-    offset: np.ndarray | None
-    scale: np.ndarray | None
-    mean: np.ndarray
-    unit: np.ndarray
-
-    def enter(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows as the trained network takes them, shape (n_samples, n_varying), float32."""
-        rows = np.array(rows[:, self.features], dtype=np.float32)
-        if self.offset is not None:
-            rows -= self.offset
-        if self.scale is not None:
-            rows *= self.scale
-        return rows
-
-    def inward(self, network: Network) -> Network:
-        """Return the network as it is trained."""
-        constant = np.setdiff1d(np.arange(network.n_features), self.features)
-        moved = self.constants[constant].astype(np.float64) @ network.weights[0][constant]
-        first = replace(
-            network,
-            weights=(network.weights[0][self.features], *network.weights[1:]),
-            biases=((network.biases[0] + moved).astype(np.float32), *network.biases[1:]),
-            offset=None,
-            scale=None,
-        )
-        inner = unfold_input(first, self.offset, self.scale)
-        last = scale_outputs(inner.weights[-1], inner.biases[-1] - self.mean, 1 / self.unit, np.float32(0))
-        return replace(
-            inner,
-            weights=(*inner.weights[:-1], last[0]),
-            biases=(*inner.biases[:-1], last[1]),
-            offset=None,
-            scale=None,
-        )
-
-    def outward(self, inner: Network, network: Network) -> Network:
-        """Return a trained network as one that stands for `network`: its inputs, outputs and description."""
-        last = scale_outputs(inner.weights[-1], inner.biases[-1], self.mean, self.unit)
-        inner = replace(inner, weights=(*inner.weights[:-1], last[0]), biases=(*inner.biases[:-1], last[1]))
-        inner = fold_input(replace(inner, offset=self.offset, scale=self.scale))
-        first = np.zeros((network.n_features, inner.weights[0].shape[1]), np.float32)
-        first[self.features] = inner.weights[0]
-        return replace(network, weights=(first, *inner.weights[1:]), biases=inner.biases)
+    kind: str
+    learned: np.ndarray
+    targets: np.ndarray
+    held_out: np.ndarray
+    held_out_targets: np.ndarray
 
 
-def fit_frame(network: Network, rows: np.ndarray, varies: np.ndarray, targets: np.ndarray | None) -> Frame:
-    """Choose the units of a training.
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is trained, in units of its own.
+
+    Parameters
+    ----------
+    frame : Frame
+    network : Network
+        Where training starts.
+    rows, held_out : DenseRows
+        Inputs and targets.
+    kind : {"labels", "numbers"}
+    """
+
+    frame: Frame
+    network: Network
+    rows: training.DenseRows
+    held_out: training.DenseRows
+    kind: str
+
+
+def make_task(network: Network, varies: np.ndarray, evidence: Evidence) -> Task:
+    """Bring a network and rows into the units of a training.
 
     Parameters
     ----------
     network : Network
-        With an input section, its inputs are scaled already.
-    rows : ndarray of shape (n_samples, n_features)
-        As they enter the first layer.
     varies : ndarray of shape (n_features,), bool
-    targets : ndarray of shape (n_samples, n_outputs), or None
-        The numbers that are learned; None for labels.
+        Inputs that are False are taken as constant, and have no part in the training.
+    evidence : Evidence
+
+    Raises
+    ------
+    ValueError
+        If no input varies.
     """
-    features = np.flatnonzero(varies)
-    offset = scale = None
-    if network.offset is None and network.scale is None and len(features):
-        scaling = fit_input_scaling(rows[:, features])
-        features = features[scaling.varies]
-        offset, scale = (
-            value if value is None or np.ndim(value) == 0 else value[scaling.varies]
-            for value in (scaling.offset, scaling.scale)
+    numbers = evidence.kind == "numbers"
+    frame = fit_frame(network, evidence.learned, varies, evidence.targets if numbers else None)
+    if not len(frame.features):
+        raise ValueError(
+            f"X has {network.n_features} features and none of them varies, so there is nothing to select from; fit on "
+            "rows that differ"
         )
-    n_outputs = network.layer_sizes[-1]
-    mean, unit = np.zeros(n_outputs, np.float32), np.ones(n_outputs, np.float32)
-    if targets is not None:
-        mean, variance = targets.mean(axis=0, dtype=np.float64), targets.var(axis=0, dtype=np.float64)
-        if network.target == "transform":  # distances between columns mean something in an embedding
-            variance = np.full_like(variance, variance.mean())
-        mean, unit = mean.astype(np.float32), np.where(variance > 0, np.sqrt(variance), 1).astype(np.float32)
-    return Frame(features, rows.mean(axis=0, dtype=np.float64), offset, scale, mean, unit)
+
+    def rows(inputs: np.ndarray, targets: np.ndarray) -> training.DenseRows:
+        targets = ((targets - frame.mean) / frame.unit).astype(np.float32) if numbers else targets
+        return training.DenseRows(torch.from_numpy(frame.enter(inputs)), torch.from_numpy(targets))
+
+    learned, held_out = rows(evidence.learned, evidence.targets), rows(evidence.held_out, evidence.held_out_targets)
+    return Task(frame, frame.inward(network), learned, held_out, evidence.kind)
 
 
 class Likelihood(nn.Module):
@@ -147,8 +122,7 @@ class Likelihood(nn.Module):
     Parameters
     ----------
     kind : {"labels", "numbers"}
-        "labels": targets are positions of labels, or probabilities. "numbers": targets are numbers with normal noise,
-        whose deviation is learned.
+        Numbers have normal noise, whose deviation is learned, one for each output.
     n_outputs : int
 
     Examples
@@ -171,10 +145,11 @@ class Likelihood(nn.Module):
         return (0.5 * error + self.log_noise).sum(dim=1).mean()
 
     @property
-    def noise(self) -> np.ndarray:
-        """Deviation of the noise in every output, shape (n_outputs,); zero for labels."""
-        return np.zeros(1, np.float32) if self.log_noise is None else self.log_noise.detach().exp().cpu().numpy()
+    def noise(self) -> np.ndarray | None:
+        """Deviation of the noise of every output, shape (n_outputs,), float32; None for labels."""
+        return None if self.log_noise is None else self.log_noise.detach().exp().numpy()
 
+    @torch.no_grad()
     def judge(self, outputs: Tensor, targets: Tensor) -> tuple[float, float]:
         """Return agreement, a share of equal labels or an explained variance, and the mean loss."""
         loss = float(self(outputs, targets))
@@ -189,8 +164,8 @@ class KLWeight:
     """What the divergence is multiplied by, step after step.
 
     It rises from zero to `final` along a line while training warms up. With a density it is steered instead: it rises
-    as long as more weights are there than shall be, and falls when they become fewer faster than needed. Gates that
-    have closed hardly open again, so that going too far cannot be made good later.
+    as long as more weights are there than shall be, and is held back where they become fewer too fast. Gates that have
+    closed hardly open again, so that going too far cannot be made good later.
 
     Parameters
     ----------
@@ -202,7 +177,7 @@ class KLWeight:
     Examples
     --------
     >>> weight = KLWeight(1.0, 4)
-    >>> [weight.next(None) for _ in range(6)]
+    >>> [weight.next(lambda: 1.0) for _ in range(6)]
     [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
@@ -210,13 +185,13 @@ class KLWeight:
         self.final, self.n_warm_up, self.density = final, n_warm_up, density
         self.n_steps, self.value, self.excess = 0, _STEERED_FROM, None
 
-    def next(self, posterior: SpikeSlabPerceptron | None) -> float:
-        """Return the weight for the next step."""
+    def next(self, density: Callable[[], float]) -> float:
+        """Return the weight for the next step; `density` tells the share of weights that are there."""
         self.n_steps += 1
         if self.density is None:
-            return self.final * min(1.0, (self.n_steps - 1) / max(1, self.n_warm_up))
-        if self.n_steps % _STEERED_EVERY == 0:
-            excess = math.log(max(density_of(posterior), 1e-9) / self.density)
+            self.value = self.final * min(1.0, (self.n_steps - 1) / max(1, self.n_warm_up))
+        elif self.n_steps % _STEERED_EVERY == 0:
+            excess = math.log(max(density(), 1e-9) / self.density)
             change = 0.0 if self.excess is None else excess - self.excess
             self.value *= math.exp(max(-1.0, min(1.0, _PULL * excess + _BRAKE * change)))
             self.value = min(max(self.value, _STEERED_LOWEST), _STEERED_HIGHEST)
@@ -224,30 +199,20 @@ class KLWeight:
         return self.value
 
 
-@torch.no_grad()
 def density_of(posterior: SpikeSlabPerceptron) -> float:
     """Return the share of weights that are more likely there than not."""
     logits = posterior.logits()
-    return sum(int(np.sum(logit > 0)) for logit in logits) / sum(logit.size for logit in logits)
+    return sum(int(np.count_nonzero(logit > 0)) for logit in logits) / sum(logit.size for logit in logits)
 
 
 def learn_posterior(
-    network: Network,
-    rows: training.DenseRows,
-    likelihood: Likelihood,
-    settings: SelectionSettings,
-    report: Callable[[SpikeSlabPerceptron, str], bool] | None = None,
-) -> tuple[SpikeSlabPerceptron, float]:
+    task: Task, settings: SelectionSettings, report: Report | None = None
+) -> tuple[SpikeSlabPerceptron, Likelihood, float]:
     """Train a spike-and-slab posterior that starts at a network.
 
     Parameters
     ----------
-    network : Network
-        In the units of the training.
-    rows : DenseRows
-        Inputs and targets.
-    likelihood : Likelihood
-        Trained as well.
+    task : Task
     settings : SelectionSettings
     report : callable(posterior, message) -> bool, or None
         Called after every pass; true stops the training.
@@ -255,29 +220,27 @@ def learn_posterior(
     Returns
     -------
     posterior : SpikeSlabPerceptron
+    likelihood : Likelihood
     kl_weight : float
         What the divergence was multiplied by in the end.
     """
-    n_gates = _n_gates(network, settings.granularity)
     prior = settings.prior_inclusion
     posterior = SpikeSlabPerceptron(
-        network,
+        task.network,
         settings.granularity,
-        prior if isinstance(prior, float) else 1 / (n_gates + 1),
+        1 / (_n_gates(task.network, settings.granularity) + 1) if isinstance(prior, str) else prior,
         settings.prior_deviation,
-        activate=_ACTIVATIONS[network.activation],
+        activate=_ACTIVATIONS[task.network.activation],
     )
+    likelihood = Likelihood(task.kind, task.network.layer_sizes[-1])
     generator = torch.Generator().manual_seed(settings.seed)
-    batch_size, n_steps = _batches(len(rows), settings.batch_size)
+    batch_size, n_steps = _batches(len(task.rows), settings.batch_size)
     weight = KLWeight(settings.kl_weight, round(settings.warm_up * settings.max_iter * n_steps), settings.density)
-    module = nn.ModuleList([posterior, likelihood])
-    used = 0.0
 
     def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
-        nonlocal used
-        used = weight.next(posterior)
+        kl_weight = weight.next(lambda: density_of(posterior))
         fit = likelihood(posterior(inputs, generator), targets)
-        return fit + posterior.divergence() * (used / len(rows))
+        return fit + posterior.divergence() * (kl_weight / len(task.rows))
 
     def after_pass(module: nn.ModuleList, history: training.History) -> bool:
         if prior == "elbo":
@@ -286,9 +249,9 @@ def learn_posterior(
         return report is not None and report(posterior, message)
 
     training.train(
-        module,
+        nn.ModuleList([posterior, likelihood]),
         loss,
-        rows,
+        task.rows,
         batch_size=batch_size,
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,
@@ -296,41 +259,114 @@ def learn_posterior(
         seed=settings.seed,
         callback=after_pass,
     )
-    return posterior, used
+    return posterior, likelihood, weight.value
 
 
-def fine_tune(
-    posterior: SpikeSlabPerceptron,
-    masks: Sequence[np.ndarray],
-    rows: training.DenseRows,
-    held_out: training.DenseRows,
-    likelihood: Likelihood,
-    kl_weight: float,
-    settings: SelectionSettings,
-    report: Callable[[SpikeSlabPerceptron, str], bool] | None = None,
-) -> list[float]:
-    """Train the slabs that are left, with all gates fixed; the pass is kept whose means do best on held-out rows.
+@dataclass(frozen=True, eq=False)
+class Remains:
+    """The weights that are left, with what is still uncertain about them.
 
     Parameters
     ----------
-    posterior : SpikeSlabPerceptron
-        Trained in place.
+    frame : Frame
+        Of the inputs that are used.
+    network : Network
+        In units of the training, without unused inputs and hidden units.
+    masks : tuple of ndarray of shape (n_inputs, n_outputs), bool
+        The weights that are there.
+    deviations : tuple of ndarray of shape (n_inputs, n_outputs), float32
+        Posterior deviations of the weights.
+    units : tuple of ndarray of int
+        Which inputs of the unpruned network, and which outputs of each of its layers, are left.
+    """
+
+    frame: Frame
+    network: Network
+    masks: tuple[np.ndarray, ...]
+    deviations: tuple[np.ndarray, ...]
+    units: tuple[np.ndarray, ...]
+
+    @property
+    def signals(self) -> list[np.ndarray]:
+        """Size of every weight in units of its deviation; minus infinity where there is none."""
+        parts = zip(self.network.weights, self.deviations, self.masks)
+        return [np.where(mask, np.abs(weight) / deviation, -np.inf) for weight, deviation, mask in parts]
+
+    def draw(self, inputs: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Return the outputs that one draw of the weights gives for rows.
+
+        Parameters
+        ----------
+        inputs : ndarray of shape (n_samples, n_used)
+            As `frame.enter` returns them.
+        random : Generator
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs), float32
+            In the units of the unpruned network.
+        """
+        activate, layers = numpy_activation(self.network.activation), len(self.masks)
+        for index in range(layers):
+            noise = random.standard_normal(self.masks[index].shape, dtype=np.float32)
+            weight = np.where(self.masks[index], self.network.weights[index] + self.deviations[index] * noise, 0)
+            inputs = inputs @ weight + self.network.biases[index]
+            inputs = activate(inputs) if index < layers - 1 else inputs
+        return inputs * self.frame.unit + self.frame.mean
+
+
+def leave(task: Task, network: Network, deviations: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Remains:
+    """Keep the weights of masks, and only the units that they need.
+
+    Parameters
+    ----------
+    task : Task
+    network : Network
+        In units of the training, all units there.
+    deviations : sequence of ndarray of shape (n_inputs, n_outputs)
     masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
-    rows, held_out : DenseRows
+    """
+    sliced = slice_network(network, masks, numpy_activation(network.activation))
+    used = np.flatnonzero(sliced.masks[0].any(axis=1))
+    used = used if len(used) else np.array([0])
+    places = (used, *sliced.units)
+    left = replace(sliced.network, weights=(sliced.network.weights[0][used], *sliced.network.weights[1:]))
+    blocks = [deviation[np.ix_(*block)] for deviation, block in zip(deviations, itertools.pairwise(places))]
+    units = (task.frame.features[used], *sliced.units)
+    return Remains(task.frame.narrowed(used), left, (sliced.masks[0][used], *sliced.masks[1:]), tuple(blocks), units)
+
+
+def fine_tune(
+    remains: Remains,
+    task: Task,
+    likelihood: Likelihood,
+    kl_weight: float,
+    settings: SelectionSettings,
+    report: Report | None = None,
+) -> Remains:
+    """Train the weights that are left; the pass is kept whose means do best on held-out rows.
+
+    Parameters
+    ----------
+    remains : Remains
+    task : Task
     likelihood : Likelihood
+        Trained as well.
     kl_weight : float
     settings : SelectionSettings
     report : callable(posterior, message) -> bool, or None
-
-    Returns
-    -------
-    list of float
-        Agreement on the held-out rows after every pass.
+        Called after every pass; true stops the training.
     """
-    kept = [torch.from_numpy(mask.astype(np.float32)) for mask in masks]
+    used = torch.from_numpy(np.searchsorted(task.frame.features, remains.units[0]))
+    rows, held_out = (
+        training.DenseRows(part.tensors[0][:, used], part.tensors[1]) for part in (task.rows, task.held_out)
+    )
+    activate = _ACTIVATIONS[task.network.activation]
+    posterior = SpikeSlabPerceptron(
+        remains.network, (), prior_deviation=settings.prior_deviation, deviations=remains.deviations, activate=activate
+    )
+    kept = [torch.from_numpy(mask.astype(np.float32)) for mask in remains.masks]
     generator = torch.Generator().manual_seed(settings.seed + 1)
-    batch_size, _ = _batches(len(rows), settings.batch_size)
-    module = nn.ModuleList([posterior, likelihood])
 
     def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
         fit = likelihood(posterior(inputs, generator, kept), targets)
@@ -343,11 +379,11 @@ def fine_tune(
         message = f"fine-tuning: loss {history.loss_curve[-1]:.4f}, agreement {history.validation_scores[-1]:.4f}"
         return report is not None and report(posterior, message)
 
-    history = training.train(
-        module,
+    training.train(
+        nn.ModuleList([posterior, likelihood]),
         loss,
         rows,
-        batch_size=batch_size,
+        batch_size=_batches(len(rows), settings.batch_size)[0],
         learning_rate=settings.learning_rate / 2,
         max_iter=settings.fine_tune_iter,
         min_steps=_LEAST_STEPS,
@@ -357,7 +393,20 @@ def fine_tune(
         seed=settings.seed + 1,
         callback=after_pass,
     )
-    return history.validation_scores
+    return tuned(remains, posterior)
+
+
+def tuned(remains: Remains, posterior: SpikeSlabPerceptron) -> Remains:
+    """Return what is left with the numbers that a posterior of it has."""
+    means, deviations, biases = posterior.arrays()
+    weights = tuple(np.where(mask, mean, 0) for mask, mean in zip(remains.masks, means))
+    return replace(remains, network=replace(remains.network, weights=weights, biases=biases), deviations=deviations)
+
+
+def numpy_activation(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return an activation as a function of arrays."""
+    activate = _ACTIVATIONS[name]
+    return lambda sums: activate(torch.from_numpy(sums)).numpy()
 
 
 def _batches(n_rows: int, asked: int) -> tuple[int, int]:

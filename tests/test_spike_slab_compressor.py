@@ -1,0 +1,222 @@
+"""SpikeSlabCompressor as people use it: what it keeps, what it selects, what it refuses."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
+from sklearn.neural_network import MLPRegressor
+
+from distill import Distiller, load
+from distill.codecs import container, sparse
+from distill.codecs.reader import Reader, StudentFileError
+from distill.compressors.codebook import CodebookCompressor
+from distill.compressors.spike_slab import SpikeSlabCompressor
+from distill.network import Network
+from distill.solvers.frame import fit_frame
+from distill.solvers.pruning import eliminate_units, slice_network, without_dead_ends
+from distill.students.network import initial_network
+
+X = load_digits().data
+SHORT = {"max_iter": 12, "fine_tune_iter": 4, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def student():
+    return Distiller(
+        KMeans(10, n_init=1, random_state=0), hidden_layer_sizes=(48, 24), max_iter=20, random_state=0
+    ).fit(X)
+
+
+@pytest.fixture(scope="module")
+def pruned(student):
+    return SpikeSlabCompressor(FrozenEstimator(student), density=0.25, **SHORT).fit(X)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_sparse_layers_come_back(share, dtype):
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((80, 30)).astype(dtype).astype(np.float32) * (random.random((80, 30)) < share)
+    bias = random.standard_normal(30).astype(dtype).astype(np.float32)
+    section = sparse.encode(weight, bias, dtype)
+    reader = Reader(section.payload)
+    (layer,) = sparse.decode(reader, [(80, 30)])
+    reader.finish()
+    np.testing.assert_array_equal(layer.weight, weight)
+    np.testing.assert_array_equal(layer.bias, bias)
+    assert sum(reader.parts.values()) == len(section.payload)
+
+
+def test_damaged_sparse_layers_are_refused_or_read():
+    weight = np.eye(40, 20, dtype=np.float32)
+    payload = sparse.encode(weight, np.ones(20, np.float32)).payload
+    for length in range(len(payload)):
+        with pytest.raises(StudentFileError):
+            reader = Reader(payload[:length])
+            sparse.decode(reader, [(40, 20)])
+            reader.finish()
+    with pytest.raises(ValueError, match="too large for float16"):
+        sparse.encode(weight * 1e6, np.ones(20))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
+def test_sliced_network_answers_as_the_masked_one(activation):
+    functions = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh, "logistic": lambda x: 1 / (1 + np.exp(-x))}
+    activate, random = functions[activation], np.random.default_rng(0)
+    network = initial_network((6, 12, 9, 3), activation, seed=0)
+    biases = tuple(random.standard_normal(len(bias)).astype(np.float32) for bias in network.biases)
+    network = Network(network.weights, biases, activation)
+    masks = [random.random(weight.shape) < 0.15 for weight in network.weights]
+    rows = random.standard_normal((50, 6)).astype(np.float32)
+
+    def outputs(weights, biases):
+        hidden = rows
+        for index, (weight, bias) in enumerate(zip(weights, biases)):
+            hidden = hidden @ weight + bias
+            hidden = activate(hidden) if index < 2 else hidden
+        return hidden
+
+    sliced = slice_network(network, masks, activate)
+    assert sliced.network.n_parameters < network.n_parameters
+    masked = [weight * mask for weight, mask in zip(network.weights, masks)]
+    np.testing.assert_allclose(
+        outputs(sliced.network.weights, sliced.network.biases), outputs(masked, biases), atol=1e-6
+    )
+    for mask in without_dead_ends(sliced.masks):
+        assert mask.any(axis=1).sum() <= mask.shape[0]
+
+
+def test_elimination_removes_what_the_answers_do_not_need():
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((500, 4)).astype(np.float32)
+    network = Network((np.array([[1.0], [0.01], [-1.0], [0.0]], np.float32),), (np.zeros(1, np.float32),))
+    answers = rows[:, :1] - rows[:, 2:3]
+    found = eliminate_units(
+        network,
+        [np.array([[True], [True], [True], [False]])],
+        [np.full((4, 1), 3.0)],
+        rows,
+        lambda outputs: -0.5 * float(np.square(outputs - answers).sum()),
+        np.tanh,
+        -5.0,
+        0.5,
+        [0],
+    )
+    assert found.masks[0][:, 0].tolist() == [True, False, True, False]
+    assert found.inclusions[0][0] > 0.99 > 0.1 > found.inclusions[0][1] and np.isnan(found.inclusions[0][3])
+
+
+def test_a_frame_changes_units_and_not_the_function():
+    random = np.random.default_rng(0)
+    rows = (random.standard_normal((100, 5)) * [1, 100, 3, 0, 1] + [0, 50, 1, 7, 2]).astype(np.float32)
+    network = initial_network((5, 8, 2), "tanh", seed=0)
+    targets = (random.standard_normal((100, 2)) * [5, 0.1] + 3).astype(np.float32)
+    frame = fit_frame(network, rows, rows.std(axis=0) > 0, targets)
+    inner = frame.inward(network)
+    assert inner.n_features == 4
+    inside = np.tanh(frame.enter(rows) @ inner.weights[0] + inner.biases[0]) @ inner.weights[1] + inner.biases[1]
+    outside = np.tanh(rows @ network.weights[0] + network.biases[0]) @ network.weights[1] + network.biases[1]
+    np.testing.assert_allclose(inside * frame.unit + frame.mean, outside, atol=1e-4)
+    back = frame.outward(inner, network)
+    again = np.tanh(rows @ back.weights[0] + back.biases[0]) @ back.weights[1] + back.biases[1]
+    np.testing.assert_allclose(again, outside, atol=1e-3)
+
+
+def test_a_pruned_student_is_smaller_and_agrees(student, pruned):
+    assert pruned.density_ <= 0.25
+    assert pruned.report_["n_weights"] == sum(np.count_nonzero(weight) for weight in pruned.network_.weights)
+    assert sum(pruned.report_["bytes"].values()) == pruned.nbytes_ == len(pruned.to_bytes())
+    assert pruned.nbytes_ < student.nbytes_ / 4
+    assert np.mean(pruned.predict(X) == student.predict(X)) > 0.93
+    np.testing.assert_array_equal(load(pruned.to_bytes()).predict_proba(X), pruned.predict_proba(X))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(pruned)).sample(X[:5], 2), pruned.sample(X[:5], 2))
+
+
+def test_inclusion_probabilities_have_the_shapes_of_the_wrapped_network(pruned):
+    assert [inclusion.shape for inclusion in pruned.inclusion_probabilities_] == [(64, 48), (48, 24), (24, 10)]
+    assert [inclusion.shape for inclusion in pruned.node_inclusion_] == [(48,), (24,)]
+    assert (pruned.feature_inclusion_[X.std(axis=0) == 0] == 0).all()
+    assert not pruned.get_support()[X.std(axis=0) == 0].any()
+    assert pruned.get_support().tolist() == pruned.kept_weights_[0].any(axis=1).tolist()
+
+
+def test_probabilities_average_over_draws(pruned):
+    averaged = pruned.predict_proba(X[:20], n_draws=50)
+    np.testing.assert_allclose(averaged.sum(axis=1), 1, atol=1e-5)
+    assert np.abs(averaged - pruned.predict_proba(X[:20])).mean() < 0.1
+    with pytest.raises(ValueError, match="n_draws"):
+        pruned.sample(X, 0)
+
+
+def test_the_same_seed_gives_the_same_bytes(student, pruned):
+    again = SpikeSlabCompressor(FrozenEstimator(student), density=0.25, **SHORT).fit(X)
+    assert again.to_bytes() == pruned.to_bytes()
+
+
+def test_a_file_is_no_larger_than_demanded(student):
+    small = SpikeSlabCompressor(FrozenEstimator(student), max_bytes=1500, **SHORT).fit(X)
+    assert small.nbytes_ <= 1500
+    with pytest.raises(ValueError, match="max_bytes=100 "):
+        SpikeSlabCompressor(FrozenEstimator(student), max_bytes=100, **SHORT).fit(X)
+
+
+def test_codebooks_keep_every_zero(pruned):
+    small = CodebookCompressor(FrozenEstimator(pruned), bits=3, max_iter=2, random_state=0).fit(X)
+    for ours, theirs in zip(pruned.network_.weights, small.network_.weights):
+        assert np.count_nonzero(theirs) <= np.count_nonzero(ours)
+    assert small.nbytes_ < pruned.nbytes_
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_relevant_inputs_are_found_from_noisy_answers():
+    random = np.random.default_rng(0)
+    inputs = random.standard_normal((1500, 12))
+    y = 2 * np.tanh(2 * inputs[:, 0]) - inputs[:, 1] + 0.3 * random.standard_normal(1500)
+    network = MLPRegressor(
+        hidden_layer_sizes=(12,), activation="tanh", max_iter=30, early_stopping=True, random_state=0
+    ).fit(inputs, y)
+    selection = SpikeSlabCompressor(
+        FrozenEstimator(network), eliminate=True, max_iter=40, learning_rate_init=1e-2, random_state=0
+    ).fit(inputs, y)
+    assert selection.get_support()[:2].all() and selection.get_support().sum() <= 3
+    assert (selection.feature_inclusion_[:2] > 0.9).all()
+    answers, deviations = selection.predict(inputs, return_std=True)
+    assert 0.2 < deviations.mean() < 0.6 and answers.shape == deviations.shape
+
+
+def test_embeddings_have_deviations():
+    embedding = Distiller(PCA(2), hidden_layer_sizes=(16,), max_iter=10, random_state=0)
+    pruned = SpikeSlabCompressor(embedding, **SHORT).fit(X)
+    answers, deviations = pruned.transform(X[:7], return_std=True)
+    assert answers.shape == deviations.shape == (7, 2) and (deviations > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"granularity": "layer"}, "granularity must be one of"),
+        ({"prior_inclusion": 1.0}, "prior_inclusion"),
+        ({"prior_inclusion": "best"}, "prior_inclusion must be"),
+        ({"density": 0.0}, "density"),
+        ({"density": 0.5, "max_bytes": 900}, "two demands"),
+        ({"learn_from": "y"}, "learn_from='y' needs y"),
+        ({"kl_weight": 1e3, "learning_rate_init": 0.05}, "everything was pruned away"),
+        ({"density": 1e-9}, "density=1e-09 leaves too little"),
+    ],
+)
+def test_bad_settings_are_refused(student, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        SpikeSlabCompressor(FrozenEstimator(student), **{**SHORT, "max_iter": 6, **parameters}).fit(X)
+
+
+def test_rows_that_do_not_vary_are_refused(student):
+    with pytest.raises(ValueError, match="none of them varies"):
+        SpikeSlabCompressor(FrozenEstimator(student), **SHORT).fit(np.ones((50, 64)))
+
+
+def test_the_codec_is_registered():
+    assert container.CODECS[sparse.SPARSE].name == "sparse"
