@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import ClassifierTags, RegressorTags, Tags, TransformerTags, get_tags
 from sklearn.utils.metaestimators import available_if
@@ -78,8 +79,10 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Numbers are the student's float32 ones as float64, which scikit-learn's regressors answer.
         """
-        return self._answer("predict", X)
+        answers = self._answer("predict", X)
+        return answers.astype(np.float64) if self.network_.classes is None else answers
 
     def predict_proba(self, X) -> np.ndarray:
         """Answer the probability of every label.
@@ -310,7 +313,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
             return tags
         tags.input_tags.sparse = told.input_tags.sparse
         tags.input_tags.positive_only = told.input_tags.positive_only
-        tags.target_tags.required = told.target_tags.required
+        tags.target_tags.required = told.target_tags.required and not isinstance(imitated, FrozenEstimator)
         tags.target_tags.positive_only = told.target_tags.positive_only
         tags.non_deterministic = told.non_deterministic
         if target == "transform":
@@ -323,8 +326,10 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
             tags.estimator_type = "regressor"
             tags.regressor_tags = told.regressor_tags or RegressorTags()
             tags.target_tags.multi_output = told.target_tags.multi_output
+            tags.target_tags.single_output = told.target_tags.single_output
         elif told.estimator_type == "clusterer":
             tags.estimator_type = "clusterer"
+            tags.classifier_tags = ClassifierTags()  # asked for by whoever finds a predict_proba
         return tags
 
     def __getstate__(self) -> dict:

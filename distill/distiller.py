@@ -36,7 +36,7 @@ from distill.teachers import Answers
 _WEIGHT_DTYPES = ("float32", "float16")
 _LARGEST_SEED = 2**31 - 1
 _AVERAGING = 0.999
-_SMALL_BATCH, _LEAST_STEPS = 16, 32
+_SMALL_BATCH, _LEAST_STEPS = 16, 64
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class StudentSettings:
     early_stopping: bool = True
     validation_fraction: float = 0.1
     n_iter_no_change: int = 10
+    jitter: float = 0.5
     device: str = "cpu"
     seed: int = 0
 
@@ -87,8 +88,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||W||^2`` on weights, 0 or more.
     batch_size : int, default=256
-        Rows in a training step. On small data at most an eighth of the rows, but not below 16, so that a pass has
-        several steps.
+        Rows in a training step. Small data are cut finer, to 64 batches of 16 rows or more, and gone through several
+        times a pass until it has 64 steps.
     learning_rate_init : float, default=1e-3
         Step size of Adam at the start.
     max_iter : int, default=100
@@ -100,6 +101,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Share of rows that are held out, between 0 and 1.
     n_iter_no_change : int, default=10
         Training ends after so many passes without gain.
+    jitter : float, default=0.5
+        In training every row moves at random, each time it is seen, about so many times the distance that rows
+        typically have to their nearest neighbour. Nothing is known of the teacher at a finer grain than that, and
+        learning it by heart costs agreement elsewhere. 0 leaves the rows where they are.
     weight_dtype : {"float32", "float16"}, default="float32"
         How weights are stored in the student file, and therefore what the fitted estimator computes with.
     device : str, default="cpu"
@@ -185,6 +190,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
+        jitter: float = 0.5,
         weight_dtype: str = "float32",
         device: str = "cpu",
         memory: str | joblib.Memory | None = None,
@@ -203,6 +209,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.jitter = jitter
         self.weight_dtype = weight_dtype
         self.device = device
         self.memory = memory
@@ -296,6 +303,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
         )
         check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
+        check_scalar(self.jitter, "jitter", Real, min_val=0)
         teacher_seed, seed = check_random_state(self.random_state).randint(_LARGEST_SEED, size=2).tolist()
         settings = StudentSettings(
             _layer_sizes(self.hidden_layer_sizes),
@@ -308,6 +316,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             bool(self.early_stopping),
             float(self.validation_fraction),
             int(self.n_iter_no_change),
+            float(self.jitter),
             str(training.check_device(self.device)),
             seed,
         )
@@ -340,7 +349,7 @@ def _fit_teacher(
     """Fit the teacher, an unfitted clone, and read its answers for the same rows."""
     with progress.stage("teacher") as stage, stage.inside(teacher):
         fitted, answers = teachers.fit_and_ask(teacher, X, y, target, fit_params)
-        answers = teachers.read_answers(fitted, answers, target, len(X) if hasattr(X, "__len__") else X.shape[0])
+        answers = teachers.read_answers(fitted, answers, target, X.shape[0])
         stage.say("done")
     return fitted, answers
 
@@ -393,6 +402,10 @@ def _fit_student(
         labels = None if answers.kind == "numbers" else answers.labels
         learned, held_out = training.holdout(labels, X.shape[0], settings.validation_fraction, settings.seed)
     rows = _rows(X, expected, learned, scaling, settings.device)
+    gap = training.typical_gap(rows, settings.seed) if settings.jitter else 0.0
+    if gap:
+        deviation_of_one = settings.jitter * gap / np.sqrt(scaling.varies.sum())
+        rows = training.JitteredRows(rows, deviation_of_one, scaling.varies, settings.seed)
     with progress.stage("student", settings.max_iter) as stage:
         history = training.train(
             module,

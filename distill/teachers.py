@@ -155,7 +155,8 @@ def fit_and_ask(
     answers : array-like
         As the teacher gave them; see `read_answers`.
     """
-    given = (X,) if y is None else (X, y)
+    # A teacher that needs y says so itself; one that has no such parameter is not given any
+    given = (X,) if y is None and not _needs_y(teacher) else (X, y)
     fit_params = fit_params or {}
     if isinstance(teacher, FrozenEstimator):
         return teacher, getattr(teacher, target)(X) if hasattr(teacher, target) else _recall(teacher, X, target)
@@ -255,6 +256,13 @@ def explained_variance(expected: np.ndarray, given: np.ndarray) -> float:
     if total == 0:
         return 1.0 if error == 0 else 0.0
     return float(1 - error / total)
+
+
+def _needs_y(teacher: BaseEstimator) -> bool:
+    try:
+        return get_tags(teacher).target_tags.required
+    except AttributeError:
+        return False
 
 
 def _answers(teacher: BaseEstimator, method: str) -> bool:

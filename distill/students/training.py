@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from distill.students.scaling import InputScaling
 
 _MOST_DENSE_ROWS = 4096
+_POOL_SIZE, _POOL_LASTS = 2**21, 256
+_SAMPLE = 128
 
 
 @dataclass
@@ -94,10 +96,76 @@ class SparseRows:
         return torch.from_numpy(dense).to(self.device), *(tensor[index] for tensor in self.tensors)
 
 
+class JitteredRows:
+    """Rows that move a little every time they are taken: normal noise on the inputs, the rest as it is.
+
+    Parameters
+    ----------
+    rows : DenseRows or SparseRows
+    deviation : float
+        Of the noise in every input.
+    varies : ndarray of shape (n_features,), bool
+        Inputs that are False get no noise.
+    seed : int
+    """
+
+    def __init__(self, rows: DenseRows | SparseRows, deviation: float, varies: np.ndarray, seed: int):
+        self.rows, self.deviation, self.varies = rows, deviation, torch.from_numpy(varies)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.pool, self.n_taken = torch.empty(0, len(varies)), 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Return the rows at these positions, moved, and what belongs to them."""
+        inputs, *others = self.rows.take(index)
+        # Normal numbers are slow to draw: a pool of them serves many batches, each from another place in it
+        if self.n_taken % _POOL_LASTS == 0 or len(self.pool) < len(index):
+            n_rows = max(2 * len(index), _POOL_SIZE // len(self.varies))
+            noise = torch.randn(n_rows, len(self.varies), generator=self.generator)
+            self.pool = (noise * (self.deviation * self.varies)).to(inputs.device)
+        self.n_taken += 1
+        start = int(torch.randint(len(self.pool) - len(index) + 1, (1,), generator=self.generator))
+        return inputs + self.pool[start : start + len(index)], *others
+
+
+def typical_gap(rows: DenseRows | SparseRows, seed: int) -> float:
+    """Return the median distance of a row to the nearest other one, over a sample of rows.
+
+    Parameters
+    ----------
+    rows : DenseRows or SparseRows
+        The first of their tensors is looked at.
+    seed : int
+        Of the sample.
+
+    Returns
+    -------
+    float
+        Zero where most rows have a double.
+
+    Examples
+    --------
+    >>> typical_gap(DenseRows(torch.arange(5.0)[:, None]), seed=0)
+    1.0
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sample = torch.randperm(len(rows), generator=generator)[:_SAMPLE]
+    queries = rows.take(sample)[0]
+    nearest = torch.full((len(sample),), math.inf, device=queries.device)
+    with one_thread():
+        for block in torch.arange(len(rows)).split(_MOST_DENSE_ROWS):
+            distances = torch.cdist(queries, rows.take(block)[0])
+            distances[(sample[:, None] == block).to(distances.device)] = math.inf
+            nearest = torch.minimum(nearest, distances.min(dim=1).values)
+    return float(nearest.median()) if len(rows) > 1 else 0.0
+
+
 def train(
     module: nn.Module,
     loss: Callable[..., Tensor],
-    rows: DenseRows | SparseRows,
+    rows: DenseRows | SparseRows | JitteredRows,
     *,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
@@ -117,7 +185,7 @@ def train(
     module : nn.Module
     loss : callable(module, *batch) -> Tensor of shape ()
         The mean loss of a batch; `batch` is what `rows.take` returns.
-    rows : DenseRows or SparseRows
+    rows : DenseRows, SparseRows or JitteredRows
         Or anything with `__len__` and `take`.
     batch_size : int
         Rows in a step; a pass is cut into batches of equal size, as near below this as possible.
