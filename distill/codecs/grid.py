@@ -32,7 +32,7 @@ from distill.codecs import bits, entropy
 from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader, StudentFileError, varint
 
-GRID = 20
+GRID = 22
 
 _SOME_INPUTS, _CODED_INPUTS, _NOISE, _VARIANCES = 1, 2, 4, 8
 _PER_OCTAVE = 4
