@@ -135,6 +135,8 @@ class SpikeSlabCompressor(Compressor):
         For every layer of the wrapped network, the weights that are left.
     density_ : float
         Weights of the pruned network that are not zero, as a share of all weights of the wrapped one.
+    n_iter_ : int
+        Passes over the rows, those of the fine-tuning with them.
     kl_weight_ : float
         What the divergence counted in the end.
     noise_ : ndarray of shape (n_outputs,)
@@ -444,6 +446,7 @@ class SpikeSlabCompressor(Compressor):
         self.feature_inclusion_ = _scattered(features, task.frame, network)
         self.node_inclusion_ = nodes
         self.kept_weights_ = _kept(remains, network)
+        self.n_iter_ = settings.max_iter + settings.fine_tune_iter
         self.kl_weight_, self.noise_ = kl_weight, likelihood.noise
         if self.noise_ is not None:
             self.noise_ = self.noise_ * task.frame.unit
