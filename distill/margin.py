@@ -10,7 +10,8 @@ Summed in any order, with fused multiplications or without, k products of float3
 ``g = (k + 1) u / (1 - (k + 1) u)`` times the sum of their magnitudes, ``u = 2**-24`` (Higham, "Accuracy and Stability
 of Numerical Algorithms", section 3.1). So if a layer's input is off by ``d`` in the Euclidean norm and not longer than
 ``H``, its sums are off by at most ``|W| d + g (||W|| (H + d) + |b|)``, where ``|W|`` is the spectral norm and ``||W||``
-the Frobenius norm, which bounds the spectral norm of the magnitudes. No activation stretches distances.
+the Frobenius norm, which bounds the spectral norm of the magnitudes. No activation stretches distances, and
+the logistic one divides them by four.
 """
 
 import math
@@ -48,7 +49,7 @@ class QuickLabel:
         self._activation = activation
         self._n_inputs = len(prepared.weights[0])
         *self._hidden, self._last = _augmented(prepared, activation)
-        self._relative, self._absolute = _error_bound(prepared, activation)
+        self._relative, self._absolute, self._longest = _bounds(prepared, activation)
 
     def __call__(self, X: np.ndarray) -> int:
         """Return the index of the largest sum, or of a single sum whether it is positive; -1 if it is not certain.
@@ -69,8 +70,8 @@ class QuickLabel:
         if self._scale is not None:
             row[:n_inputs] *= self._scale
         row[n_inputs] = 1
-        squared_norm = float(row.dot(row))
-        if not squared_norm < _TOO_LARGE:
+        squared_norm = float(np.vdot(row, row))
+        if not squared_norm < self._longest:
             return -1
         for weight in self._hidden:
             row = row.dot(weight)
@@ -109,24 +110,27 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _error_bound(prepared: Prepared, activation: str) -> tuple[float, float]:
-    """Return a and b such that no margin of more than ``a |x| + b`` can be an error."""
+def _bounds(prepared: Prepared, activation: str) -> tuple[float, float, float]:
+    """Return a, b, c: no margin above ``a |x| + b`` is an error, and nothing overflows where ``|x|**2 < c``."""
     # Pairs are the coefficients of |x| and of one
-    length, error = np.array([1.0, 0.0]), np.zeros(2)
+    length, error, largest = np.array([1.0, 0.0]), np.zeros(2), np.zeros(2)
     for index, (weight, bias) in enumerate(zip(prepared.weights, prepared.biases)):
         n_inputs, n_outputs = weight.shape
         spectral, bias_norm = spectral_norm_bound(weight), np.array([0.0, np.linalg.norm(bias.astype(np.float64))])
         rounding = (n_inputs + 4) * _UNIT / (1 - (n_inputs + 4) * _UNIT)
         magnitude = np.linalg.norm(weight.astype(np.float64)) * (length + error) + bias_norm
         error = spectral * error + rounding * magnitude
+        largest = np.maximum(largest, magnitude)
         length = spectral * length + bias_norm
         if index < len(prepared.weights) - 1 and activation in ("tanh", "logistic"):
             # Both are at most one, and NumPy's tanh is right to a few units in the last place
             length = np.array([0.0, math.sqrt(n_outputs)])
-            error = error + np.array([0.0, 16 * _UNIT * math.sqrt(n_outputs)])
+            slope = 1.0 if activation == "tanh" else 0.25
+            error = slope * error + np.array([0.0, 16 * _UNIT * math.sqrt(n_outputs)])
     # Two results, each with this error, and the difference of two of their entries; the rest covers our own rounding
     relative, absolute = 2 * math.sqrt(2) * error * 1.01
-    return float(relative), float(absolute) + 1e-30
+    longest = max(0.0, _TOO_LARGE - largest[1]) / max(largest[0], 1.0)
+    return float(relative), float(absolute) + 1e-30, min(longest**2, _TOO_LARGE)
 
 
 def spectral_norm_bound(weight: np.ndarray) -> float:
