@@ -257,25 +257,26 @@ class Learner:
         sample = torch.randperm(n_rows, generator=self.generator)[: min(_CURVATURE_ROWS, n_rows)]
         some = replace(self.learned, inputs=self.learned.inputs[sample], targets=self.learned.targets[sample])
         hessian = curvature(self.network, self.numbers, scales, chosen, some)
-        current = [self.numbers[block][used[block]].double().numpy() for block in blocks]
-        codes, _ = choose_together(
-            self.layout,
-            [int(block) for block in blocks],
-            current,
-            gradient.reshape(-1)[chosen].double().numpy(),
-            hessian.double().numpy(),
-        )
-        moved = self.numbers.clone()
-        for block, code in zip(blocks, codes):
-            if code is not None:
-                moved[block] = self._candidate_numbers(int(block), code)
-        self.loss = mean_loss(self.network, moved, scales, self.learned)
-        if self.loss < before:
-            self.numbers = moved
-            for block, code in zip(blocks, codes):
-                self.codes[block] = self.codes[block] if code is None else code
-        else:
-            self.loss = before
+        slope, hessian = gradient.reshape(-1)[chosen].double().numpy(), hessian.double().numpy()
+        self.loss = before
+        while len(blocks):
+            current = [self.numbers[block][used[block]].double().numpy() for block in blocks]
+            n_numbers = sum(map(len, current))
+            codes, _ = choose_together(
+                self.layout, blocks.tolist(), current, slope[:n_numbers], hessian[:n_numbers, :n_numbers]
+            )
+            changed = [(int(block), code) for block, code in zip(blocks, codes) if code is not None]
+            moved = self.numbers.clone()
+            for block, code in changed:
+                moved[block] = self._candidate_numbers(block, code)
+            after = mean_loss(self.network, moved, scales, self.learned)
+            if after < before:
+                self.numbers, self.loss = moved, after
+                for block, code in changed:
+                    self.codes[block] = code
+                return
+            # Fewer blocks move less, and the model is better near where it was made
+            blocks = blocks[: len(blocks) // 2]
 
     def _candidate_numbers(self, block: int, code: int) -> Tensor:
         return torch.from_numpy(self.layout.candidates(block, code, code + 1)[0].copy())

@@ -1,0 +1,266 @@
+"""Choosing random codes: slopes and curvature against autograd, choices against brute force, resuming exactly."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from distill.codecs.random_code import Layout
+from distill.solvers import random_code_learner
+from distill.solvers.random_code import (
+    Rows,
+    SharedNetwork,
+    choose_together,
+    curvature,
+    loss_and_gradient,
+    mean_loss,
+    tune_scales,
+)
+from distill.solvers.random_code_learner import Learner, LearnerSettings
+
+LAYOUTS = {
+    "shared": Layout(((9, 6), (6, 5), (5, 3)), (3, 2, 1), 8, 12, seed=4),
+    "grid": Layout(((12, 4), (4, 3)), (1, 1), 6, 10, seed=9, input_shape=(3, 4), n_frequencies=7),
+}
+OUTPUTS = ("softmax", "logistic", "identity")
+
+
+def losses(output):
+    if output == "softmax":
+        return lambda sums, targets: torch.nn.functional.cross_entropy(sums, targets)
+    if output == "logistic":
+        return lambda sums, targets: (
+            torch.nn.functional.binary_cross_entropy_with_logits(sums, targets, reduction="none").sum(dim=1).mean()
+        )
+    return lambda sums, targets: torch.nn.functional.mse_loss(sums / 2, targets / 2)
+
+
+def problem(layout, output="softmax", activation="tanh", n_rows=40, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    network = SharedNetwork(layout, activation)
+    inputs = torch.randn(n_rows, layout.shapes[0][0], generator=generator)
+    inputs = network.project(inputs.numpy())
+    numbers = torch.randn(network.used.shape, generator=generator)
+    scales = 0.2 + torch.rand(len(layout.shapes), 2, generator=generator)
+    # The answers of another network of the same layout, which can be learned
+    other = network.layers(torch.randn(network.used.shape, generator=generator), torch.ones(len(layout.shapes), 2))
+    targets = 3 * network.outputs(inputs, other)
+    if output != "identity":
+        targets = torch.softmax(targets, dim=1)
+    rows = Rows(inputs, targets, losses(output), output, torch.tensor(2.0))
+    return network, rows, numbers, scales
+
+
+@pytest.fixture(params=LAYOUTS, ids=str)
+def layout(request):
+    return LAYOUTS[request.param]
+
+
+def test_torch_and_the_file_make_the_same_network(layout):
+    network, _, _, _ = problem(layout)
+    codes = np.random.default_rng(0).integers(0, 1 << layout.bits_per_block, layout.n_blocks)
+    scales = np.linspace(0.5, 1, 2 * len(layout.shapes)).reshape(-1, 2).astype(np.float16)
+    numbers = np.concatenate([layout.candidates(block, int(code), int(code) + 1) for block, code in enumerate(codes)])
+    made = network.layers(torch.from_numpy(numbers), torch.from_numpy(scales.astype(np.float32)))
+    decoded = layout.layers(layout.numbers(codes), scales)
+    inputs = np.random.default_rng(1).standard_normal((5, layout.shapes[0][0])).astype(np.float32)
+    expected = inputs
+    for index, layer in enumerate(decoded):
+        expected = expected @ layer.weight + layer.bias
+        expected = np.tanh(expected) if index < len(decoded) - 1 else expected
+    found = network.outputs(network.project(inputs), made)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_average_undoes_sharing(layout):
+    network = problem(layout)[0]
+    layers = layout.layers(
+        network_numbers := np.random.default_rng(0).standard_normal(layout.n_numbers).astype(np.float32),
+        np.ones((len(layout.shapes), 2), np.float16),
+    )
+    parts = network.average([(layer.weight, layer.bias) for layer in layers])
+    np.testing.assert_allclose(np.concatenate([part for pair in parts for part in pair]), network_numbers, atol=1e-5)
+    placed = network.gather(parts)[network.used].numpy()
+    np.testing.assert_allclose(placed, network_numbers[network.places[network.places >= 0]], atol=1e-5)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_gradient_is_the_directional_derivative(layout, output):
+    network, rows, numbers, scales = problem(layout, output)
+    value, gradient = loss_and_gradient(network, numbers, scales, rows)
+    assert value == pytest.approx(mean_loss(network, numbers, scales, rows), rel=1e-5)
+    whole = numbers.clone().requires_grad_()
+    rows.loss(network.outputs(rows.inputs, network.layers(whole, scales)), rows.targets).backward()
+    torch.testing.assert_close(gradient, whole.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "logistic"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_curvature_is_that_of_autograd(layout, output, activation):
+    network, rows, numbers, scales = problem(layout, output, activation, n_rows=7)
+    chosen = torch.nonzero(network.used[:4].reshape(-1))[:, 0]
+
+    def outputs(values):
+        moved = numbers.reshape(-1).index_copy(0, chosen, values).reshape(numbers.shape)
+        return network.outputs(rows.inputs, network.layers(moved, scales))
+
+    here = numbers.reshape(-1)[chosen]
+    slopes = torch.autograd.functional.jacobian(outputs, here)  # (rows, outputs, n)
+    sums = outputs(here)
+    expected = torch.zeros(len(chosen), len(chosen))
+    for row in range(7):
+        second = torch.autograd.functional.hessian(
+            lambda value, row=row: rows.loss(value[None], rows.targets[row : row + 1]), sums[row]
+        )
+        expected += slopes[row].T @ second @ slopes[row] / 7
+    torch.testing.assert_close(curvature(network, numbers, scales, chosen, rows), expected, rtol=1e-3, atol=1e-5)
+
+
+class TestChoice:
+    layout = Layout(((4, 3),), (1,), 4, 5, seed=2)
+
+    def model(self):
+        random = np.random.default_rng(3)
+        root = random.standard_normal((6, 6))
+        current = [self.layout.candidates(block, 3, 4)[0].astype(float) for block in (0, 1)]
+        return [0, 1], current, 9 * random.standard_normal(6), root @ root.T
+
+    def value(self, moves, gradient, hessian):
+        return gradient @ moves + 0.5 * moves @ hessian @ moves
+
+    def test_one_block_is_chosen_exactly(self):
+        _, current, gradient, hessian = self.model()
+        codes, moves = choose_together(self.layout, [0], current[:1], gradient[:3], hessian[:3, :3])
+        steps = self.layout.candidates(0) - current[0]
+        values = [self.value(step, gradient[:3], hessian[:3, :3]) for step in steps]
+        assert codes == [int(np.argmin(values))]
+        np.testing.assert_allclose(moves, steps[codes[0]])
+
+    def test_several_blocks_end_where_no_single_change_helps(self):
+        blocks, current, gradient, hessian = self.model()
+        _, moves = choose_together(self.layout, blocks, current, gradient, hessian, n_sweeps=50)
+        found = self.value(moves, gradient, hessian)
+        steps = [self.layout.candidates(block) - numbers for block, numbers in zip(blocks, current)]
+        for block, step in itertools.product((0, 1), range(16)):
+            changed = moves.copy()
+            changed[3 * block : 3 * block + 3] = steps[block][step]
+            assert self.value(changed, gradient, hessian) >= found - 1e-9
+        best = min(
+            self.value(np.concatenate([first, second]), gradient, hessian) for first in steps[0] for second in steps[1]
+        )
+        assert best <= found <= 0
+
+    def test_nothing_moves_where_nothing_is_better(self):
+        blocks, _, _, hessian = self.model()
+        current = [self.layout.candidates(block, 7, 8)[0].astype(float) for block in blocks]
+        codes, moves = choose_together(self.layout, blocks, current, np.zeros(6), hessian)
+        assert codes == [None, None] and not moves.any()
+
+
+def learner(layout, report=lambda message: False, **changes):
+    network, rows, numbers, _ = problem(layout, n_rows=200)
+    settings = LearnerSettings(
+        **{"n_steps": 60, "n_steps_between_blocks": 2, "n_refinements": 2, "batch_size": 32, "seed": 5, **changes}
+    )
+    return Learner(network, rows, rows, 0.3 * numbers, torch.zeros(len(layout.shapes), 2) - 1, settings, report)
+
+
+class TestLearner:
+    def test_coded_blocks_never_change_while_others_learn(self, layout):
+        state = learner(layout)
+        state.train()
+        seen = {}
+        state._between = lambda message, share: seen.update(
+            {int(block): state.numbers[block].clone() for block in state.order[: state.done["blocks"]]}
+            if not any(not torch.equal(state.numbers[block], value) for block, value in seen.items())
+            else pytest.fail("a coded block has changed")
+        )
+        state.code()
+        assert len(seen) == layout.n_blocks
+        assert all(torch.equal(state.sample()[block], value) for block, value in seen.items())
+
+    def test_numbers_are_those_of_the_codes(self, layout):
+        state = learner(layout)
+        codes, scales = state.run()
+        for block, code in enumerate(codes):
+            assert np.array_equal(state.numbers[block].numpy(), layout.candidates(block, code, code + 1)[0])
+        assert scales.dtype == np.float16 and scales.shape == (len(layout.shapes), 2)
+
+    def test_refining_never_raises_the_loss(self, layout):
+        state = learner(layout)
+        state.train()
+        state.code()
+        curve = [mean_loss(state.network, state.numbers, state.log_scales.detach().exp(), state.learned)]
+        state._between = lambda message, share: curve.append(
+            mean_loss(state.network, state.numbers, state.log_scales.detach().exp(), state.learned)
+        )
+        state.settings = random_code_learner.replace(state.settings, n_refinements=1)
+        state.refine()
+        assert len(curve) > 1 and (np.diff(curve) <= 1e-6).all() and curve[-1] < 0.995 * curve[0]
+
+    @pytest.mark.parametrize("parameterization", ["mean-kl", "mean-var"])
+    def test_learns(self, layout, parameterization):
+        state = learner(layout, parameterization=parameterization, n_steps=300)
+        before = mean_loss(state.network, torch.zeros_like(state.numbers), state.log_scales.exp(), state.learned)
+        state.run()
+        scales = torch.from_numpy(state.scales().astype(np.float32))
+        assert mean_loss(state.network, state.numbers, scales, state.learned) < 0.95 * before
+
+    @pytest.mark.parametrize("parameterization", ["mean-kl", "mean-var"])
+    @pytest.mark.parametrize("after", [1, 37, 62, 66])
+    def test_an_interrupted_run_ends_with_the_same_codes(self, layout, after, parameterization, tmp_path, monkeypatch):
+        expected = learner(layout, parameterization=parameterization).run()
+        monkeypatch.setattr(random_code_learner, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        state = learner(layout, parameterization=parameterization)
+        state.resume(tmp_path, "the same")
+        count, between = itertools.count(1), state._between
+
+        def interrupted(message, share):
+            between(message, share)
+            if next(count) == after:
+                raise KeyboardInterrupt
+
+        state._between = interrupted
+        try:
+            state.run()
+        except KeyboardInterrupt:
+            state = learner(layout, parameterization=parameterization)
+            state.resume(tmp_path, "the same")
+            assert sum(state.done.values()) > 0
+            found = state.run()
+        else:
+            pytest.fail("it was not interrupted")
+        assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+        state.forget()
+        assert not list(tmp_path.iterdir())
+
+    def test_a_foreign_or_broken_checkpoint_is_refused_and_left(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(random_code_learner, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        layout = LAYOUTS["grid"]
+        state = learner(layout)
+        state.resume(tmp_path, "one")
+        state.train()
+        (path,) = tmp_path.iterdir()
+        kept = path.read_bytes()
+        with pytest.raises(ValueError, match="other rows, another wrapped network or other parameters"):
+            learner(layout).resume(tmp_path, "another")
+        assert path.read_bytes() == kept
+        path.write_bytes(kept[:100])
+        with pytest.raises(ValueError, match="cannot be read"):
+            learner(layout).resume(tmp_path, "one")
+        assert path.read_bytes() == kept[:100]
+
+    def test_a_callback_can_end_it_soon(self, layout):
+        said = []
+        state = learner(layout, lambda message: said.append(message) or len(said) == 3)
+        codes, _ = state.run()
+        assert state.done["steps"] < 60 and state.done["blocks"] == layout.n_blocks and len(codes) == layout.n_blocks
+        assert all("s left" in message for message in said)
+
+
+def test_scales_are_tuned_downhill(layout):
+    network, rows, numbers, _ = problem(layout, n_rows=200)
+    start = torch.zeros(len(layout.shapes), 2)
+    tuned = tune_scales(network, numbers, start, rows, 200, torch.Generator().manual_seed(0))
+    assert mean_loss(network, numbers, tuned.exp(), rows) < mean_loss(network, numbers, start.exp(), rows)
