@@ -1,0 +1,145 @@
+"""What is in a student file, and what it answers, from the command line.
+
+python -m distill info FILE
+python -m distill predict FILE data.npy|data.csv [-o answers.npy|answers.csv] [--method METHOD]
+"""
+
+import argparse
+import csv
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from distill.runtime import Student, load
+
+_METHODS = ("predict", "predict_proba", "transform", "decision_function")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status, 2 where files or arguments are wrong.
+
+    Parameters
+    ----------
+    arguments : sequence of str or None
+        None takes those of the process.
+    """
+    parser = argparse.ArgumentParser(prog="python -m distill", description="Read student files with NumPy alone.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    info = commands.add_parser("info", help="print what a student file holds and where its bytes are")
+    info.add_argument("file", help="student file")
+    predict = commands.add_parser("predict", help="answer rows")
+    predict.add_argument("file", help="student file")
+    predict.add_argument(
+        "data", help="rows: an array in .npy, or .csv; a first line that is not all numbers is one of column names"
+    )
+    predict.add_argument("-o", "--output", help=".npy or .csv to write; without it answers are printed as CSV")
+    predict.add_argument("--method", choices=_METHODS, help="what to ask, if not what the student was trained for")
+    options = parser.parse_args(arguments)
+    try:
+        student = load(options.file)
+        if options.command == "info":
+            print(describe(student))
+        else:
+            _predict(student, options.data, options.output, options.method)
+    except (OSError, ValueError, AttributeError) as error:
+        print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def describe(student: Student) -> str:
+    """Return a student and its report as text."""
+    network, report = student.network, student.report
+    sizes = report["layer_sizes"]
+    lines = [
+        ("layers", f"{' - '.join(map(str, sizes))}, {network.activation}"),
+        ("answers", ", ".join(name for name in _METHODS if hasattr(student, name))),
+    ]
+    if network.classes is not None:
+        lines.append(("classes", _shortened([str(value) for value in network.classes])))
+    if network.feature_names is not None:
+        lines.append(("features", _shortened(network.feature_names)))
+    lines += [
+        ("weights", f"{report['n_parameters']}, coded as {', '.join(dict.fromkeys(report['codecs']))}"),
+        ("size", f"{report['n_bytes']} bytes, {report['bits_per_weight']:.2f} bits per weight"),
+        ("ratio", f"{report['ratio']:.2f} (baseline: {report['baseline']})"),
+    ]
+    lines += [(f"  {part}", f"{count} bytes") for part, count in report["bytes"].items()]
+    return "\n".join(f"{name:<16}{value}" for name, value in lines)
+
+
+def _shortened(values: Sequence[str]) -> str:
+    text = ", ".join(values[:10])
+    return text if len(values) <= 10 else f"{text}, ... ({len(values)})"
+
+
+def _predict(student: Student, data: str, output: str | None, method: str | None) -> None:
+    if output is not None and not output.endswith((".npy", ".csv")):
+        raise ValueError(f"the output must end with .npy or .csv, got {output!r}")
+    answers = getattr(student, method or _usual_method(student))(_read(data, student.network.feature_names))
+    if output is None:
+        _write_csv(sys.stdout, answers)
+        return
+    temporary = f"{output}.{os.getpid()}.part"
+    try:
+        if output.endswith(".npy"):
+            with open(temporary, "wb") as file:
+                np.save(file, answers.astype(str) if answers.dtype == object else answers)
+        else:
+            with open(temporary, "w", newline="") as file:
+                _write_csv(file, answers)
+        os.replace(temporary, output)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _usual_method(student: Student) -> str:
+    target = student.network.target
+    return "predict" if target == "predict_proba" else target
+
+
+def _read(path: str, names: tuple[str, ...] | None) -> np.ndarray:
+    if path.endswith(".npy"):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    if not path.endswith(".csv"):
+        raise ValueError(f"the data must end with .npy or .csv, got {path!r}")
+    with open(path, newline="") as file:
+        header = next(csv.reader(file), [])
+    named = not all(_is_number(cell) for cell in header)
+    order = slice(None)
+    if named and names is not None and header != list(names):
+        missing = [name for name in names if name not in header]
+        if missing:
+            raise ValueError(f"{path} lacks the columns {missing[:5]} that the student was fitted with")
+        order = [header.index(name) for name in names]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return np.loadtxt(path, np.float32, delimiter=",", skiprows=int(named), ndmin=2, quotechar='"')[:, order]
+        except (ValueError, UserWarning) as error:
+            raise ValueError(f"{path} is no table of numbers: {error}") from error
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_csv(file, answers: np.ndarray) -> None:
+    rows = answers.reshape(len(answers), -1).tolist()
+    if answers.dtype == np.float32:
+        # As few digits as tell the number apart in float32
+        rows = [[str(value) for value in row] for row in answers.reshape(len(answers), -1)]
+    csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

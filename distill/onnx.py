@@ -1,0 +1,170 @@
+"""Students as ONNX models, for onnxruntime on servers, phones and in browsers.
+
+Only operators of the default domain are used, those of opset 17, which onnxruntime and onnxruntime-web run everywhere.
+"""
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distill.arithmetic import prepare
+from distill.codecs import container
+from distill.network import Network
+from distill.runtime import Student
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 17
+_IR_VERSION = 8
+_ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
+_NUMBERS = {"predict": "prediction", "transform": "embedding", "decision_function": "decision"}
+
+
+def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) -> "onnx.ModelProto":
+    """Translate a student into an ONNX model, opset 17.
+
+    Parameters
+    ----------
+    estimator_or_student : Student, or a fitted Distiller or compressor
+    path : str, path or None
+        Where to write the model, in one piece or not at all.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Input ``X``: float32 of shape (n_samples, n_features), any number of rows. Outputs, by what the student answers:
+        ``label`` of shape (n_samples,), the label values themselves, and ``probabilities`` of shape (n_samples,
+        n_classes); ``decision``, ``embedding`` or ``prediction``, of the shape that the student's method has. Equal to
+        the student's answers within 1e-5 of their scale. Feature names are in the metadata, as JSON.
+
+    Raises
+    ------
+    ImportError
+        If the package onnx is not installed.
+    TypeError
+        If there is no student in the argument.
+
+    Examples
+    --------
+    >>> from distill.network import Network
+    >>> student = Student(Network((np.eye(2, dtype=np.float32),), (np.zeros(2, np.float32),)))
+    >>> model = to_onnx(student)
+    >>> [node.op_type for node in model.graph.node], model.graph.output[0].name
+    (['Gemm'], 'embedding')
+    """
+    network = _network_of(estimator_or_student)
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError("to_onnx needs the package onnx: pip install 'mbn-distill[onnx]'") from error
+
+    graph = _Graph(onnx)
+    sums = _sums(graph, network)
+    if network.classes is None or network.target == "decision_function":
+        name = _NUMBERS[network.target]
+        if network.squeeze:
+            graph.node("Squeeze", [sums, graph.constant(np.array([1], np.int64))], name)
+        else:
+            graph.rename(sums, name)
+            sums = name
+        graph.output(name, np.float32, [None] if network.squeeze else [None, network.layer_sizes[-1]])
+    if network.classes is not None:
+        _labels(graph, network, sums)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            "student",
+            [onnx.helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, [None, network.n_features])],
+            graph.outputs,
+            graph.constants,
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="mbn-distill",
+    )
+    if network.feature_names is not None:
+        onnx.helper.set_model_props(model, {"feature_names": json.dumps(network.feature_names)})
+    onnx.checker.check_model(model, full_check=True)
+    if path is not None:
+        container.save(model.SerializeToString(), path)
+    return model
+
+
+def _network_of(estimator_or_student: Any) -> Network:
+    if isinstance(estimator_or_student, Student):
+        return estimator_or_student.network
+    if isinstance(getattr(type(estimator_or_student), "network_", None), property):
+        # Whoever has an estimator has scikit-learn, and expects its error
+        from sklearn.utils.validation import check_is_fitted
+
+        check_is_fitted(estimator_or_student)
+        return estimator_or_student.network_
+    kind = type(estimator_or_student).__name__
+    raise TypeError(f"to_onnx takes a Student, or a fitted Distiller or compressor, got {kind}")
+
+
+class _Graph:
+    """Nodes, constants and outputs as they come, with names for what lies between."""
+
+    def __init__(self, onnx):
+        self.onnx = onnx
+        self.nodes, self.constants, self.outputs = [], [], []
+
+    def node(self, operator: str, inputs: list[str], output: str | None = None, **attributes) -> str:
+        output = output or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def constant(self, value: np.ndarray) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def output(self, name: str, dtype: np.dtype, shape: list) -> None:
+        element = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self.outputs.append(self.onnx.helper.make_tensor_value_info(name, element, shape))
+
+    def rename(self, old: str, new: str) -> None:
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+
+
+def _sums(graph: _Graph, network: Network) -> str:
+    """Add the layers; return the name of the last one's sums."""
+    prepared, rows = prepare(network), "X"
+    for operator, value in (("Sub", prepared.offset), ("Mul", prepared.scale)):
+        if value is not None:
+            rows = graph.node(operator, [rows, graph.constant(value)])
+    for index, (weight, bias) in enumerate(zip(prepared.weights, prepared.biases)):
+        rows = graph.node("Gemm", [rows, graph.constant(weight), graph.constant(bias)])
+        if index < len(prepared.weights) - 1 and network.activation != "identity":
+            rows = graph.node(_ACTIVATIONS[network.activation], [rows])
+    return rows
+
+
+def _labels(graph: _Graph, network: Network, sums: str) -> None:
+    """Add labels, and probabilities where there are any."""
+    classes = network.classes
+    last_axis = graph.constant(np.array([1], np.int64))
+    if network.layer_sizes[-1] < len(classes):
+        positive = graph.node("Greater", [sums, graph.constant(np.float32(0))])
+        best = graph.node("Squeeze", [graph.node("Cast", [positive], to=graph.onnx.TensorProto.INT64), last_axis])
+    else:
+        best = graph.node("ArgMax", [sums], axis=1, keepdims=0)
+    values = np.array(classes.tolist(), object) if classes.dtype.kind in "UO" else classes
+    graph.node("Gather", [graph.constant(values), best], "label", axis=0)
+    graph.output("label", values.dtype, [None])
+    if network.output == "softmax":
+        graph.node("Softmax", [sums], "probabilities", axis=1)
+    elif network.output == "logistic" and network.layer_sizes[-1] < len(classes):
+        positive = graph.node("Sigmoid", [sums])
+        negative = graph.node("Sub", [graph.constant(np.float32(1)), positive])
+        graph.node("Concat", [negative, positive], "probabilities", axis=1)
+    elif network.output == "logistic":
+        graph.node("Sigmoid", [sums], "probabilities")
+    if network.output != "identity":
+        graph.output("probabilities", np.float32, [None, len(classes)])
