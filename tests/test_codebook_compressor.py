@@ -64,7 +64,9 @@ def state(estimator):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @parametrize_with_checks(
     [
-        CodebookCompressor(Distiller(KMeans(2, n_init=1), hidden_layer_sizes=(8,), max_iter=5), max_iter=2),
+        CodebookCompressor(
+            Distiller(KMeans(4, n_init=1, random_state=0), hidden_layer_sizes=(8,), max_iter=5), max_iter=2
+        ),
         CodebookCompressor(Distiller(PCA(1), hidden_layer_sizes=(8,), max_iter=5), max_iter=2),
     ]
 )

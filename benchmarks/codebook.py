@@ -1,0 +1,327 @@
+"""CodebookCompressor on MNIST: bytes of real files against error, solvers and bits side by side.
+
+(a) LeNet-300-100 trained with labels, for comparison with published rows: test error against the labels.
+(b) A student of an unlabelled MBN teacher, 784-256-64-10: agreement with the uncompressed student, ACC.
+(c) digits with scikit-learn's MLPClassifier: size against its joblib dump and against its raw float32 weights.
+
+Compression never sees a label. Nothing is chosen on test images.
+
+    python benchmarks/codebook.py --data DIR [--seeds 3] [--labels FILE] [--cache DIR] [--parts solvers,rates,...]
+"""
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from time import perf_counter
+
+import joblib
+import numpy as np
+import torch
+from common import RESULTS, clustering_accuracy, load_mnist, parser, spread, table, write_json
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+
+from distill import Distiller, load
+from distill.compressors.base import layer_outputs, network_of
+from distill.compressors.codebook import CodebookCompressor
+from distill.students import training
+from distill.students.network import Perceptron, initial_network
+from mbn import MultilayerBootstrapNetwork
+
+RATES = (0.03, 0.1, 0.3, 1.0)
+N_VALIDATION = 5000
+
+
+def main():
+    line = parser(__doc__, "codebook")
+    line.add_argument(
+        "--labels", type=Path, help="npz with train_labels and test_labels of an MBN teacher fitted before"
+    )
+    line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where trained networks are kept")
+    line.add_argument("--parts", default="lenet,student,digits", help="which of lenet, student, digits to run")
+    options = line.parse_args()
+    parts = options.parts.split(",")
+    memory = joblib.Memory(options.cache, verbose=0)
+    X, y, X_test, y_test = load_mnist(options.data)
+    warm_up()
+    results = {"seeds": options.seeds}
+    if "lenet" in parts:
+        results["lenet"] = bench_lenet(X, y, X_test, y_test, options.seeds, memory)
+    if "student" in parts:
+        results["student"] = bench_student(X, y, X_test, y_test, options.seeds, memory, options.labels)
+    if "digits" in parts:
+        results["digits"] = bench_digits(options.seeds)
+    write_json(options.out, results)
+
+
+# (a) LeNet-300-100 with labels
+
+
+def bench_lenet(X, y, X_test, y_test, n_seeds, memory):
+    runs, measured = [], memory.cache(compress, ignore=["X", "X_test", "estimator"])
+    for seed in range(n_seeds):
+        network = memory.cache(train_lenet)(X, y, seed)
+        estimator = as_classifier(network, X, y)
+        base = 100 * np.mean(estimator.predict(X_test) != y_test)
+        for settings in settings_to_try(seed):
+            run = dict(measured(network, settings, seed, X=X, X_test=X_test, estimator=estimator))
+            run["float_error"] = base
+            run["error"] = 100 * float(np.mean(run.pop("answers") != y_test))
+            runs.append(run)
+            print(f"seed {seed} {name_of(settings)}: {run['bytes']} bytes, error {run['error']:.2f} (float {base:.2f})")
+    columns = ["LeNet-300-100, labels", "bytes", "ratio", "error %", "float %", "loss", "output error", "fit s"]
+    print_runs("Test error, mean +- standard deviation over seeds", columns, runs, "error", "float_error")
+    return runs
+
+
+class DropoutPerceptron(Perceptron):
+    """A perceptron whose inputs and hidden units are left out at random while it trains."""
+
+    rates = (0.15, 0.3, 0.3)
+
+    def forward(self, rows):
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            rows = torch.nn.functional.dropout(rows, self.rates[index], self.training)
+            rows = torch.nn.functional.linear(rows, weight, bias)
+            rows = self.activate(rows) if index < last else rows
+        return rows
+
+
+def train_lenet(X, y, seed):
+    """Train 784-300-100-10 with labels; the pass that is kept is chosen on held-out training images."""
+    torch.manual_seed(seed)  # of the dropout
+    learned, held_out = training.holdout(y, len(X), N_VALIDATION / len(X), seed)
+    module = DropoutPerceptron(initial_network((784, 300, 100, 10), "relu", seed, X.any(axis=0)))
+    rows = training.DenseRows(torch.from_numpy(X[learned]), torch.from_numpy(y[learned]))
+    judged = training.DenseRows(torch.from_numpy(X[held_out]), torch.from_numpy(y[held_out]))
+
+    def loss(module, rows, labels):
+        return training.cross_entropy(module(rows), labels)
+
+    def validate(module):
+        outputs = training.outputs_of(module, judged)
+        labels = judged.tensors[1]
+        return float((outputs.argmax(dim=1) == labels).float().mean()), float(training.cross_entropy(outputs, labels))
+
+    history = training.train(
+        module,
+        loss,
+        rows,
+        batch_size=256,
+        learning_rate=2e-3,
+        max_iter=30,
+        validate=validate,
+        averaging=0.999,
+        seed=seed,
+    )
+    print(f"LeNet-300-100, seed {seed}: validation accuracy {history.best_score:.4f}", flush=True)
+    return module.arrays()
+
+
+def as_classifier(arrays, X, y):
+    """Weights trained in torch, in scikit-learn's classifier."""
+    sizes = tuple(bias.size for bias in arrays[1][:-1])
+    estimator = MLPClassifier(sizes, random_state=0).partial_fit(X[:100], y[:100], classes=np.unique(y))
+    estimator.coefs_, estimator.intercepts_ = map(list, arrays)
+    return estimator
+
+
+# (b) the student of an unlabelled teacher
+
+
+class Remembered(ClusterMixin, BaseEstimator):
+    """A teacher that has been fitted before and remembers its labels of the training rows."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def fit(self, X, y=None):
+        self.labels_ = self.labels
+        return self
+
+
+def bench_student(X, y, X_test, y_test, n_seeds, memory, path):
+    if path is None:
+        labels, labels_test = memory.cache(fit_teacher)(X, X_test)
+    else:
+        stored = np.load(path)
+        labels, labels_test = stored["train_labels"], stored["test_labels"]
+    runs, measured = [], memory.cache(compress, ignore=["X", "X_test", "estimator"])
+    for seed in range(n_seeds):
+        student = memory.cache(fit_student)(X, labels, seed)
+        answers = student.predict(X_test)
+        for settings in settings_to_try(seed):
+            run = dict(measured(student.to_bytes(), settings, seed, X=X, X_test=X_test, estimator=student))
+            given = run.pop("answers")
+            run["agreement"] = 100 * float(np.mean(given == answers))
+            run["acc"] = 100 * clustering_accuracy(y_test, given)
+            run["float_acc"] = 100 * clustering_accuracy(y_test, answers)
+            run["agreement_with_teacher"] = 100 * float(np.mean(given == labels_test))
+            runs.append(run)
+            print(
+                f"seed {seed} {name_of(settings)}: {run['bytes']} bytes, agreement {run['agreement']:.2f}, ACC "
+                f"{run['acc']:.2f} (float {run['float_acc']:.2f})"
+            )
+    columns = ["unlabelled student", "bytes", "ratio", "agreement %", "ACC %", "loss", "output error", "fit s"]
+    print_runs("Held-out images, mean +- standard deviation over seeds", columns, runs, "agreement", "acc")
+    return runs
+
+
+def fit_teacher(X, X_test):
+    teacher = make_pipeline(
+        MultilayerBootstrapNetwork(n_jobs=-1, random_state=0), KMeans(10, n_init=10, random_state=0)
+    ).fit(X)
+    return teacher[-1].labels_, teacher.predict(X_test)
+
+
+def fit_student(X, labels, seed):
+    return Distiller(Remembered(labels), max_iter=30, random_state=seed).fit(X)
+
+
+# what both do
+
+
+def settings_to_try(seed):
+    for bits in (1, 2, 3):
+        yield {"solver": "kmeans", "bits": bits, "max_iter": 0}
+        yield {"solver": "kmeans", "bits": bits}
+        yield {"solver": "cd", "bits": bits}
+        if seed == 0:
+            yield {"solver": "gradient", "bits": bits}
+    for rate in RATES:
+        yield {"solver": "cd", "bits": 2, "rate_weight": rate}
+
+
+def compress(network, settings, seed, *, X, X_test, estimator):
+    """Compress a fitted estimator; return what the file is and what a fresh reader of it answers.
+
+    `network` is what the estimator is about, and looked up: a benchmark that was interrupted goes on where it was.
+    """
+    compressor = CodebookCompressor(FrozenEstimator(estimator), random_state=seed, **settings)
+    began = perf_counter()
+    compressor.fit(X)
+    took = perf_counter() - began
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.student"
+        compressor.save(path)
+        n_bytes, student = os.path.getsize(path), load(path)
+    report = compressor.report_
+    return {
+        **settings,
+        "name": name_of(settings),
+        "seed": seed,
+        "bytes": n_bytes,
+        "ratio": report["ratio"],
+        "parts": report["bytes"],
+        "entropy": [layer["entropy"] for layer in report["layers"]],
+        "output_error": held_out_errors(compressor, X_test),
+        "seconds": took,
+        "answers": student.predict(X_test),
+    }
+
+
+def held_out_errors(compressor, X_test):
+    """Squared error of the last sums on test images, as a share of their variance."""
+    before, after = network_of(compressor.estimator_), compressor.network_
+    rows = X_test if before.offset is None else (X_test - before.offset) * before.scale
+    wanted, given = layer_outputs(before, rows)[-1], layer_outputs(after, rows)[-1]
+    return float(np.sum((wanted - given) ** 2) / np.sum((wanted - wanted.mean(axis=0)) ** 2))
+
+
+def name_of(settings):
+    name = f"{settings['solver']} {settings['bits']} bit"
+    if "rate_weight" in settings:
+        name += f", rate_weight {settings['rate_weight']:g}"
+    return name + (", no training at the end" if settings.get("max_iter") == 0 else "")
+
+
+def print_runs(title, columns, runs, first, second):
+    rows = []
+    for name in dict.fromkeys(run["name"] for run in runs):
+        of_name = [run for run in runs if run["name"] == name]
+        mean = {
+            key: float(np.mean([run[key] for run in of_name])) for key in ("bytes", "ratio", "output_error", "seconds")
+        }
+        loss = [
+            run[first] - run["float_error"] if first == "error" else run["float_acc"] - run["acc"] for run in of_name
+        ]
+        rows.append(
+            [
+                name,
+                round(mean["bytes"]),
+                f"{mean['ratio']:.1f}",
+                spread([run[first] for run in of_name]),
+                spread([run[second] for run in of_name]),
+                f"{np.mean(loss):+.2f}",
+                mean["output_error"],
+                f"{mean['seconds']:.1f}",
+            ]
+        )
+    table(title, columns, rows)
+
+
+# (c) scikit-learn's classifier
+
+
+def bench_digits(n_seeds):
+    X, y = load_digits(return_X_y=True)
+    runs = []
+    for seed in range(n_seeds):
+        X_train, X_test, y_train, y_test = train_test_split(X / 16, y, test_size=0.3, random_state=seed, stratify=y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            network = MLPClassifier((128, 64), max_iter=100, random_state=seed).fit(X_train, y_train)
+        with tempfile.TemporaryDirectory() as folder:
+            joblib.dump(network, Path(folder) / "network.joblib")
+            dumped = os.path.getsize(Path(folder) / "network.joblib")
+        raw = 4 * sum(array.size for array in network.coefs_ + network.intercepts_)
+        for bits in (1, 2, 3):
+            times = {}
+            for solver in ("kmeans", "cd"):
+                began = perf_counter()
+                compressor = CodebookCompressor(FrozenEstimator(network), bits=bits, solver=solver, random_state=seed)
+                compressor.fit(X_train)
+                times[solver] = perf_counter() - began
+            runs.append(
+                {
+                    "seed": seed,
+                    "bits": bits,
+                    "bytes": compressor.nbytes_,
+                    "times_joblib": dumped / compressor.nbytes_,
+                    "times_raw": raw / compressor.nbytes_,
+                    "loss": 100 * (network.score(X_test, y_test) - compressor.score(X_test, y_test)),
+                    "seconds_over_kmeans": times["cd"] / times["kmeans"],
+                }
+            )
+    columns = ["bytes", "times_joblib", "times_raw", "loss", "seconds_over_kmeans"]
+    rows = [
+        [f"cd {bits} bit", *(spread([run[column] for run in runs if run["bits"] == bits]) for column in columns)]
+        for bits in (1, 2, 3)
+    ]
+    table("MLPClassifier(128, 64) on digits", ["", *columns], rows)
+    return runs
+
+
+def warm_up():
+    """Let every kernel compile, which happens once per machine."""
+    X, y = load_digits(return_X_y=True)
+    network = as_classifier(initial_arrays(), X, y)
+    for solver in ("kmeans", "cd", "gradient"):
+        CodebookCompressor(FrozenEstimator(network), solver=solver, max_iter=1, rate_weight=0.1).fit(X[:300])
+
+
+def initial_arrays():
+    network = initial_network((64, 8, 10))
+    return network.weights, network.biases
+
+
+if __name__ == "__main__":
+    main()
