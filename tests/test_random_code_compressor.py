@@ -1,0 +1,274 @@
+"""RandomCodeCompressor as people use it: budgets kept to the byte, what it wraps, what it refuses."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import DBSCAN, KMeans
+from sklearn.datasets import load_diabetes, load_digits, make_blobs
+from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from distill import Distiller, load
+from distill.codecs import container
+from distill.compressors.base import network_of
+from distill.compressors.codebook import CodebookCompressor
+from distill.compressors.random_code import RandomCodeCompressor, _economy, starting_point
+from distill.solvers import random_code_learner
+from distill.solvers.random_code import SharedNetwork
+
+DIGITS, CLASSES = load_digits(return_X_y=True)
+DIGITS = DIGITS / 16
+TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)
+QUICK = {"n_steps": 300, "n_steps_between_blocks": 1, "n_refinements": 1, "bits_per_block": 10, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def student():
+    teacher = KMeans(10, n_init=1, random_state=0)
+    return Distiller(teacher, hidden_layer_sizes=(24,), max_iter=40, random_state=0).fit(DIGITS[TRAIN])
+
+
+def compress(fitted, X=DIGITS[TRAIN], y=None, **parameters):
+    return RandomCodeCompressor(FrozenEstimator(fitted), **{**QUICK, **parameters}).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def small(student):
+    return compress(student, max_bytes=400, n_steps=1500, input_shape=(8, 8), n_frequencies=24)
+
+
+@parametrize_with_checks(
+    [
+        RandomCodeCompressor(
+            Distiller(teacher, hidden_layer_sizes=(8,), max_iter=5),
+            bits_per_weight=8.0,
+            bits_per_block=8,
+            n_steps=20,
+            n_steps_between_blocks=0,
+            n_refinements=1,
+        )
+        for teacher in (KMeans(4, n_init=1, random_state=0), PCA(1))
+    ]
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+# the file
+
+
+@pytest.mark.parametrize("max_bytes", [100, 101, 150, 217, 333])
+@pytest.mark.parametrize("bits_per_block", [4, 11, 13])
+def test_the_budget_holds_to_the_byte_and_is_used(student, max_bytes, bits_per_block, tmp_path):
+    changes = {"n_steps": 1, "n_steps_between_blocks": 0, "n_refinements": 0}
+    compressor = compress(student, max_bytes=max_bytes, bits_per_block=bits_per_block, **changes)
+    compressor.save(tmp_path / "a.student")
+    assert compressor.nbytes_ == os.path.getsize(tmp_path / "a.student") == len(compressor.to_bytes()) <= max_bytes
+    assert compressor.nbytes_ > max_bytes - 4
+    assert sum(compressor.report_["bytes"].values()) == compressor.nbytes_
+
+
+def test_bits_per_weight_sets_the_size(student):
+    compressor = compress(student, bits_per_weight=0.9, bits_per_block=9, n_steps=5, n_refinements=0)
+    n_weights = student.network_.n_parameters
+    assert compressor.report_["n_blocks"] == int(0.9 * n_weights / 9)
+    assert compressor.report_["bytes"]["codes"] == -(-compressor.report_["n_blocks"] * 9 // 8)
+
+
+def test_small_and_still_right(small, student):
+    assert small.nbytes_ <= 400 < student.nbytes_ / 15
+    assert np.mean(small.predict(DIGITS[TEST]) == student.predict(DIGITS[TEST])) > 0.8
+    assert small.report_["agreement"] > 0.8
+
+
+def test_the_file_predicts_the_same_in_a_fresh_process(small, tmp_path):
+    small.save(tmp_path / "small.student")
+    np.save(tmp_path / "rows.npy", DIGITS[TEST])
+    script = (
+        "import sys; sys.modules.update(torch=None, sklearn=None)\n"
+        "import numpy as np; from distill.runtime import load\n"
+        "answer = load(sys.argv[1]).predict_proba(np.load(sys.argv[2]))\n"
+        "sys.stdout.buffer.write(answer.tobytes())"
+    )
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        arguments = [sys.executable, "-c", script, str(tmp_path / "small.student"), str(tmp_path / "rows.npy")]
+        answer = subprocess.run(arguments, capture_output=True, check=True, env=environment).stdout
+        assert answer == small.predict_proba(DIGITS[TEST]).tobytes()
+
+
+def test_what_is_reported_is_recomputed_from_the_bytes(small):
+    network = container.decode(small.to_bytes()).network
+    assert all(np.array_equal(*pair) for pair in zip(network.weights, small.network_.weights))
+    assert small.score(DIGITS[TEST], small.predict(DIGITS[TEST])) == 1.0
+    assert np.array_equal(load(small.to_bytes()).predict(DIGITS), small.predict(DIGITS))
+    assert np.array_equal(pickle.loads(pickle.dumps(small)).predict(DIGITS), small.predict(DIGITS))
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(student):
+    changes = {"max_bytes": 150, "n_steps": 40, "input_shape": (8, 8)}
+    expected = compress(student, **changes).to_bytes()
+    before = torch.get_num_threads()
+    torch.manual_seed(123)
+    try:
+        torch.set_num_threads(2)
+        assert compress(student, **changes).to_bytes() == expected
+    finally:
+        torch.set_num_threads(before)
+    assert compress(student, random_state=1, **changes).to_bytes() != expected
+
+
+# what is wrapped
+
+
+def test_hidden_layers_of_its_own(student):
+    compressor = compress(student, max_bytes=300, hidden_layer_sizes=(12, 6), input_shape=(8, 8))
+    assert compressor.network_.layer_sizes == (64, 12, 6, 10)
+    assert np.array_equal(compressor.classes_, student.classes_)
+
+
+def test_a_teacher_without_predict_gets_a_tiny_one():
+    X, _ = make_blobs(400, centers=3, random_state=0)
+    student = Distiller(DBSCAN(eps=1.0), hidden_layer_sizes=(16,), max_iter=60, random_state=0)
+    compressor = RandomCodeCompressor(student, **{**QUICK, "max_bytes": 150}).fit(X)
+    assert -1 in compressor.classes_ and compressor.nbytes_ <= 150
+    assert compressor.score(X, compressor.estimator_.predict(X)) > 0.75
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
+def test_numbers(activation):
+    X, y = load_diabetes(return_X_y=True)
+    X = X / X.std(axis=0)
+    network = MLPRegressor(hidden_layer_sizes=(12,), activation=activation, solver="lbfgs", max_iter=25, random_state=0)
+    network.set_params(alpha=10.0)
+    with pytest.warns(UserWarning):
+        network.fit(X, (y - y.mean()) / y.std())
+    compressor = compress(network, X, max_bytes=250, n_steps=1000, batch_size=64)
+    wanted, found = network.predict(X), compressor.predict(X)
+    assert found.shape == wanted.shape
+    assert 1 - np.mean((found - wanted) ** 2) / wanted.var() > 0.7
+
+
+def test_an_mlp_classifier_and_another_compressor(student):
+    network = MLPClassifier((20,), max_iter=30, random_state=0)
+    with pytest.warns(UserWarning):
+        network.fit(DIGITS[TRAIN], CLASSES[TRAIN])
+    compressor = compress(network, y=CLASSES[TRAIN], max_bytes=400, input_shape=(8, 8), n_steps=800)
+    assert compressor.score(DIGITS[TEST], CLASSES[TEST]) > 0.7
+    nested = CodebookCompressor(FrozenEstimator(student), bits=3, max_iter=2, random_state=0)
+    assert RandomCodeCompressor(nested, **{**QUICK, "max_bytes": 300}).fit(DIGITS[TRAIN]).nbytes_ <= 300
+
+
+def test_mean_var_and_every_selection(student):
+    for changes in ({"parameterization": "mean-var"}, {"selection": "sample"}, {"selection": "nearest"}):
+        compressor = compress(student, max_bytes=300, input_shape=(8, 8), **changes)
+        assert compressor.report_["agreement"] > 0.3
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"max_bytes": 20}, r"below the smallest possible file for this network, \d+ bytes"),
+        ({"max_bytes": 10**6}, "no compression"),
+        ({"bits_per_block": 3}, "bits_per_block"),
+        ({"bits_per_block": 25}, "bits_per_block"),
+        ({"hash_factors": 10**5}, "hash_factors gives 100000 to layer 0, which holds 1536 numbers"),
+        ({"hash_factors": (1, 2, 3)}, "one for every layer"),
+        ({"hash_factors": 0}, "hash_factors"),
+        ({"input_shape": (8, 9)}, "grid of 72 inputs"),
+        ({"n_frequencies": 5}, "needs an input_shape"),
+        ({"n_frequencies": 65, "input_shape": (8, 8)}, "needs an input_shape"),
+        ({"parameterization": "mean"}, "'mean-kl'"),
+        ({"selection": "best"}, "'argmax'"),
+        ({"kl_margin": 12.0}, "kl_margin"),
+        ({"bits_per_weight": 0.0}, "bits_per_weight"),
+        ({"checkpoint": "x", "random_state": None}, "int as random_state"),
+    ],
+)
+def test_what_cannot_be_done_is_said(student, changes, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    compressor = RandomCodeCompressor(FrozenEstimator(student), **{**QUICK, "max_bytes": 400, **changes})
+    with pytest.raises(ValueError, match=message):
+        compressor.fit(DIGITS[TRAIN])
+    assert not hasattr(compressor, "nbytes_") and not list(tmp_path.iterdir())
+
+
+def test_the_smallest_possible_file_is_possible(student):
+    with pytest.raises(ValueError) as caught:
+        compress(student, max_bytes=5)
+    least = int(str(caught.value).split(" bytes")[0].split()[-1])
+    assert compress(student, max_bytes=least, n_steps=2).nbytes_ == least
+
+
+def test_scales_per_feature_that_fill_the_file_are_named():
+    X = make_blobs(100, n_features=30, random_state=0)[0] * np.logspace(-3, 3, 30)
+    student = Distiller(KMeans(3, n_init=1, random_state=0), hidden_layer_sizes=(8,), max_iter=5, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="input_scaling='common'"):
+        compress(student, X, max_bytes=200)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    network = MLPClassifier((8,), max_iter=5, random_state=0)
+    with pytest.warns(UserWarning):
+        network.fit(DIGITS[TRAIN], CLASSES[TRAIN])
+    network.coefs_[0][3, 2] = np.inf
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        compress(network, y=CLASSES[TRAIN], max_bytes=300)
+
+
+def test_an_interrupted_fit_goes_on_and_gives_the_same_bytes(student, tmp_path, monkeypatch):
+    changes = {"max_bytes": 150, "n_steps": 60, "input_shape": (8, 8)}
+    expected = compress(student, **changes).to_bytes()
+    monkeypatch.setattr(random_code_learner, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    code_block, calls = random_code_learner.Learner._code_block, []
+
+    def interrupted(self, block):
+        calls.append(block)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        code_block(self, block)
+
+    monkeypatch.setattr(random_code_learner.Learner, "_code_block", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compress(student, checkpoint=tmp_path, **changes)
+    with pytest.raises(ValueError, match="other rows, another wrapped network or other parameters"):
+        compress(student, DIGITS[TRAIN][:-1], checkpoint=tmp_path, **changes)
+    monkeypatch.setattr(random_code_learner.Learner, "_code_block", code_block)
+    monkeypatch.setattr(random_code_learner.Learner, "train", lambda self: self.done["steps"] == 60 or pytest.fail())
+    assert compress(student, checkpoint=tmp_path, **changes).to_bytes() == expected
+    assert not list(tmp_path.iterdir())
+
+
+# the plan
+
+
+def test_economy_spends_what_there_is():
+    shapes = ((784, 300), (300, 100), (100, 10))
+    for n_bits in (2000, 16000, 60000):
+        _, factors = _economy(shapes, False, n_bits, "auto", "auto")
+        numbers = sum(-(-rows * columns // factor) for (rows, columns), factor in zip(shapes, factors))
+        assert 0.85 < numbers / (0.6 * n_bits) < 1.15 and factors[0] >= factors[1] >= factors[2]
+    assert _economy(shapes, False, 10**7, "auto", "auto")[1] == (1, 1, 1)
+    assert _economy(shapes, True, 16000, 64, "auto")[0] == 64
+    assert _economy(((784, 50), (50, 10)), True, 8000, "auto", "auto")[0] > 40
+
+
+def test_the_start_is_the_wrapped_network_where_the_budget_allows(student):
+    compressor = RandomCodeCompressor(FrozenEstimator(student), max_bytes=5000, hash_factors=1)
+    network = network_of(student)
+    shared = SharedNetwork(compressor._plan(network, network, 0), network.activation)
+    means, log_scales = starting_point(shared, network)
+    layers = shared.layers(means, log_scales.exp())
+    for (weight, bias), expected_weight, expected_bias in zip(layers, network.weights, network.biases):
+        torch.testing.assert_close(weight, torch.from_numpy(expected_weight))
+        torch.testing.assert_close(bias, torch.from_numpy(expected_bias))
