@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check clean bench-mnist bench-scale
+.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -40,6 +40,9 @@ bench-mnist: $(READY)  ## MNIST: accuracy, speed and memory of teacher and stude
 
 bench-scale: $(READY)  ## growth of the teacher's fit with the number of rows (DATA=folder)
 	$(BIN)/python benchmarks/scale.py --data $(DATA)
+
+bench-codebook: $(READY)  ## codebooks on MNIST: bytes against error (DATA=folder)
+	$(BIN)/python benchmarks/codebook.py --data $(DATA)
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info results

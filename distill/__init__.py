@@ -4,6 +4,8 @@ from importlib import import_module
 
 _HOMES = {
     "CodebookCompressor": "distill.compressors.codebook",
+    "RandomCodeCompressor": "distill.compressors.random_code",
+    "SpikeSlabCompressor": "distill.compressors.spike_slab",
     "Distiller": "distill.distiller",
     "Student": "distill.runtime",
     "StudentFileError": "distill.codecs.container",

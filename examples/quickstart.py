@@ -86,11 +86,9 @@ def main():
     ]:
         clusters = model.predict(X_new)
         agreement = clustering_accuracy(answers, clusters)
-        print(
-            f"{name:20s} {clustering_accuracy(y_new, clusters):11.1%} {normalized_mutual_info_score(y_new, clusters):6.3f}"
-            f" {agreement:10.1%} {microseconds_per_row(model.predict, X_new[:1]):12.1f}"
-            f" {microseconds_per_row(model.predict, crowd):15.2f} {size:10d}"
-        )
+        accuracy, shared = clustering_accuracy(y_new, clusters), normalized_mutual_info_score(y_new, clusters)
+        one, many = microseconds_per_row(model.predict, X_new[:1]), microseconds_per_row(model.predict, crowd)
+        print(f"{name:20s} {accuracy:11.1%} {shared:6.3f} {agreement:10.1%} {one:12.1f} {many:15.2f} {size:10d}")
 
     # A second student imitates the embedding itself; the picture shows both.
     network = teacher[0]
