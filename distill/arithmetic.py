@@ -17,7 +17,7 @@ from distill.codecs import generator
 from distill.network import Network
 
 _LANES = 16
-_MOST_INPUTS = 160
+MOST_INPUTS = 160
 # OpenBLAS gives products of up to this many multiplications to a single thread
 _MOST_MULTIPLICATIONS = 1 << 18
 _LARGEST_FOLDED = 16.0
@@ -147,7 +147,7 @@ def _cut(prepared: Prepared) -> tuple[int, list[tuple]]:
     layers, shapes = [], set()
     for weight, bias in zip(prepared.weights, prepared.biases):
         n_inputs, n_outputs = weight.shape
-        columns = _parts(n_inputs, _MOST_INPUTS)
+        columns = _parts(n_inputs, MOST_INPUTS)
         widest = max(part.stop - part.start for part in columns)
         rows = _parts(n_outputs, _MOST_MULTIPLICATIONS // (_LANES * widest))
         pieces = [(inputs, outputs, weight[inputs, outputs].T.copy()) for inputs in columns for outputs in rows]

@@ -15,10 +15,11 @@ the logistic one divides them by four.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from distill.arithmetic import Prepared, activate
+from distill.arithmetic import MOST_INPUTS, Prepared, activate
 
 _UNIT = 2.0**-24
 _ALIGNMENT = 16
@@ -112,12 +113,26 @@ def _aligned(size: int) -> int:
 
 def _bounds(prepared: Prepared, activation: str) -> tuple[float, float, float]:
     """Return a, b, c: no margin above ``a |x| + b`` is an error, and nothing overflows where ``|x|**2 < c``."""
-    # Pairs are the coefficients of |x| and of one
+    # The tiles add at most so many products at a time, and then the parts; what a BLAS does with a vector is not known
+    quick_error, largest = _propagated(prepared, activation, lambda n_inputs: n_inputs)
+    tile_error, _ = _propagated(
+        prepared, activation, lambda n_inputs: min(n_inputs, MOST_INPUTS) + -(-n_inputs // MOST_INPUTS)
+    )
+    # The difference of two entries of the difference of both results; the rest covers our own rounding
+    relative, absolute = math.sqrt(2) * (quick_error + tile_error) * 1.01
+    longest = max(0.0, _TOO_LARGE - largest[1]) / max(largest[0], 1.0)
+    return float(relative), float(absolute) + 1e-30, min(longest**2, _TOO_LARGE)
+
+
+def _propagated(
+    prepared: Prepared, activation: str, n_additions: Callable[[int], int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return bounds of the last layer's error and of all sums of magnitudes, as coefficients of ``|x|`` and of one."""
     length, error, largest = np.array([1.0, 0.0]), np.zeros(2), np.zeros(2)
     for index, (weight, bias) in enumerate(zip(prepared.weights, prepared.biases)):
         n_inputs, n_outputs = weight.shape
         spectral, bias_norm = spectral_norm_bound(weight), np.array([0.0, np.linalg.norm(bias.astype(np.float64))])
-        rounding = (n_inputs + 4) * _UNIT / (1 - (n_inputs + 4) * _UNIT)
+        rounding = (n_additions(n_inputs) + 4) * _UNIT / (1 - (n_inputs + 4) * _UNIT)
         magnitude = np.linalg.norm(weight.astype(np.float64)) * (length + error) + bias_norm
         error = spectral * error + rounding * magnitude
         largest = np.maximum(largest, magnitude)
@@ -127,10 +142,7 @@ def _bounds(prepared: Prepared, activation: str) -> tuple[float, float, float]:
             length = np.array([0.0, math.sqrt(n_outputs)])
             slope = 1.0 if activation == "tanh" else 0.25
             error = slope * error + np.array([0.0, 16 * _UNIT * math.sqrt(n_outputs)])
-    # Two results, each with this error, and the difference of two of their entries; the rest covers our own rounding
-    relative, absolute = 2 * math.sqrt(2) * error * 1.01
-    longest = max(0.0, _TOO_LARGE - largest[1]) / max(largest[0], 1.0)
-    return float(relative), float(absolute) + 1e-30, min(longest**2, _TOO_LARGE)
+    return error, largest
 
 
 def spectral_norm_bound(weight: np.ndarray) -> float:

@@ -149,10 +149,10 @@ def _sums(graph: _Graph, network: Network) -> str:
 def _labels(graph: _Graph, network: Network, sums: str) -> None:
     """Add labels, and probabilities where there are any."""
     classes = network.classes
-    last_axis = graph.constant(np.array([1], np.int64))
     if network.layer_sizes[-1] < len(classes):
         positive = graph.node("Greater", [sums, graph.constant(np.float32(0))])
-        best = graph.node("Squeeze", [graph.node("Cast", [positive], to=graph.onnx.TensorProto.INT64), last_axis])
+        position = graph.node("Cast", [positive], to=graph.onnx.TensorProto.INT64)
+        best = graph.node("Squeeze", [position, graph.constant(np.array([1], np.int64))])
     else:
         best = graph.node("ArgMax", [sums], axis=1, keepdims=0)
     values = np.array(classes.tolist(), object) if classes.dtype.kind in "UO" else classes

@@ -79,6 +79,15 @@ def test_the_model_says_what_it_needs():
     assert {node.domain for node in model.graph.node} == {""}
 
 
+@pytest.mark.parametrize("name", ANSWERS)
+def test_nothing_in_the_model_is_unused(name):
+    sizes, more = ANSWERS[name]
+    graph = to_onnx(Student(make_network(sizes, **more))).graph
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    assert {constant.name for constant in graph.initializer} <= used
+    assert {name for node in graph.node for name in node.output} <= used
+
+
 def test_a_fitted_estimator_becomes_a_model(tmp_path):
     X = load_digits().data.astype(np.float32)
     distiller = distill.Distiller(

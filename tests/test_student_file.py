@@ -355,3 +355,9 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_the_example_of_deployment_runs():
+    example = Path(__file__).parent.parent / "examples" / "deploy.py"
+    printed = subprocess.run([sys.executable, example], capture_output=True, text=True, check=True).stdout
+    assert "the same answers as here: True" in printed
