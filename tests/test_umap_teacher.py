@@ -1,0 +1,26 @@
+"""A teacher that nobody here wrote, with a pickle of its own: umap-learn's UMAP."""
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.datasets import load_digits
+
+from distill import Distiller, load
+
+pytestmark = pytest.mark.slow  # umap-learn compiles itself
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_student_of_umap_embeds_new_rows():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        umap = pytest.importorskip("umap")
+    X = load_digits().data
+    student = Distiller(umap.UMAP(random_state=0, n_epochs=100), random_state=0).fit(X[:1000])
+    Z = student.transform(X[1000:1300])
+    assert Z.shape == (300, 2)
+    assert student.score(X[1000:1300]) > 0.75  # R^2 against umap's own transform
+    assert_array_equal(load(student.to_bytes()).transform(X[1000:1300]), Z)
+    assert student.nbytes_ < 200_000 and np.isfinite(Z).all()
