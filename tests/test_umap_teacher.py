@@ -21,6 +21,6 @@ def test_a_student_of_umap_embeds_new_rows():
     student = Distiller(umap.UMAP(random_state=0, n_epochs=100), random_state=0).fit(X[:1000])
     Z = student.transform(X[1000:1300])
     assert Z.shape == (300, 2)
-    assert student.score(X[1000:1300]) > 0.75  # R^2 against umap's own transform
+    assert student.score(X[1000:1300]) > 0.9  # R^2 against umap's own transform; 0.96 when written
     assert_array_equal(load(student.to_bytes()).transform(X[1000:1300]), Z)
     assert student.nbytes_ < 200_000 and np.isfinite(Z).all()
