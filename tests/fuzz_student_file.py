@@ -17,7 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from some_students import make_network
 
+from distill.codecs import codebook, container, random_code, sparse
 from distill.codecs.container import StudentFileError
 from distill.runtime import load
 
@@ -27,8 +29,35 @@ _ALLOWANCE = 1 << 20
 
 
 def seeds() -> dict[str, bytes]:
-    """Return sound files to start from: the golden ones, whose sections are of every kind."""
-    return {path.stem: path.read_bytes() for path in sorted(_GOLDEN.glob("*.student"))}
+    """Return sound files to start from, with sections of every kind: the golden ones and some made here."""
+    files = {path.stem: path.read_bytes() for path in sorted(_GOLDEN.glob("*.student"))}
+    random = np.random.default_rng(0)
+    sizes = (24, 10, 4)
+    shapes = tuple(pairwise(sizes))
+    network = make_network(sizes, target="predict", output="softmax", classes=np.arange(4))
+    for name, factors, grid in (("plain", (1, 1), ()), ("shared", (3, 2), ()), ("waves", (2, 1), (4, 6))):
+        layout = random_code.Layout(shapes, factors, 8, 9, 5, grid, 10 if grid else 0)
+        section = random_code.encode(layout, random.integers(0, 256, 9), np.full((2, 2), 0.5, np.float16))
+        files[f"random-code-{name}"] = container.pack(network, [section])
+    for dtype in ("float16", "float32"):
+        layers = []
+        for weight, bias in zip(network.weights, network.biases):
+            kept = weight * (random.random(weight.shape) < 0.4)
+            kept[::5] = 0
+            layers.append(sparse.encode(kept, bias, dtype))
+        files[f"sparse-{dtype}"] = container.pack(network, layers)
+    large = make_network((120, 80, 4))
+    layers = []
+    for weight, bias in zip(large.weights, large.biases):
+        # Rows and columns of unlike distribution, so that contexts pay
+        spread = np.linspace(0.1, 1, len(weight))[:, None] * np.linspace(0.1, 1, weight.shape[1])
+        codes = np.clip(np.rint(random.normal(size=weight.shape) * 4 * spread), -4, 3).astype(int) + 4
+        codebooks = np.linspace(-1, 1, 8, dtype=np.float32)[None]
+        groups, used = np.zeros(weight.shape[1], np.intp), np.ones(len(weight), bool)
+        levels, bias = codebook.round_to_half(codebooks), codebook.round_to_half(bias)
+        layers.append(codebook.CodebookLayer(codes.astype(np.uint8), levels, None, groups, bias, used))
+    files["codebook-contexts"] = container.pack(large, [codebook.encode(layer) for layer in layers])
+    return files
 
 
 def run(n_cases: int, seed: int, verbose: bool = False) -> Counter:

@@ -3,7 +3,9 @@
 It shares no code with the package, checks little, and is slow.
 """
 
+import itertools
 import math
+import statistics
 import struct
 import zlib
 
@@ -94,7 +96,10 @@ def read(data):
                     network[name] = section.numbers("f4", sizes[0])
         else:
             index = len(network["layers"])
-            network["layers"].append(LAYERS[kind](section, sizes[index], sizes[index + 1]))
+            if kind == 20:
+                network["layers"] += read_random_code(section, list(itertools.pairwise(sizes)))
+            else:
+                network["layers"].append(LAYERS[kind](section, sizes[index], sizes[index + 1]))
         assert section.at == len(section.data)
     assert len(network["layers"]) == n_layers
     return network
@@ -147,21 +152,7 @@ def read_codebook(section, n_inputs, n_outputs):
     codebooks = [numbers[first : first + n_codewords] for first in range(0, len(numbers), n_codewords)]
     scales = section.half_array(n_groups) if flags & 1 else None
     biases = section.half_array(n_outputs)
-    count, way = sum(used) * n_outputs, section.byte()
-    if way == 0:
-        codes = section.packed(math.ceil(math.log2(n_codewords)), count)
-    elif way == 1:
-        codes = read_symbols(section, count, n_codewords)
-    else:
-        n_classes = section.byte(), section.byte()
-        rows = read_symbols(section, sum(used), n_classes[0])
-        columns = read_symbols(section, n_outputs, n_classes[1])
-        tables = []
-        for _ in range(n_classes[0] * n_classes[1]):
-            table = [section.varint() for _ in range(n_codewords - 1)]
-            tables.append([*table, 4096 - sum(table)])
-        contexts = [row * n_classes[1] + column for row in rows for column in columns]
-        codes = read_message(section, 12, tables, contexts)
+    codes = read_codes(section, sum(used), n_outputs, n_codewords)
     codes, weights = iter(codes), []
     for is_used in used:
         weights.append([0.0] * n_outputs)
@@ -173,7 +164,115 @@ def read_codebook(section, n_inputs, n_outputs):
     return weights, biases
 
 
-LAYERS = {16: read_dense("f4"), 17: read_dense("f2"), 18: read_codebook}
+def read_codes(section, n_used, n_outputs, n_codewords):
+    count, way = n_used * n_outputs, section.byte()
+    if way == 0:
+        return section.packed(math.ceil(math.log2(n_codewords)), count)
+    if way == 1:
+        return read_symbols(section, count, n_codewords)
+    n_classes = section.byte(), section.byte()
+    rows = read_symbols(section, n_used, n_classes[0])
+    columns = read_symbols(section, n_outputs, n_classes[1])
+    tables = []
+    for _ in range(n_classes[0] * n_classes[1]):
+        table = [section.varint() for _ in range(n_codewords - 1)]
+        tables.append([*table, 4096 - sum(table)])
+    contexts = [row * n_classes[1] + column for row in rows for column in columns]
+    return read_message(section, 12, tables, contexts)
+
+
+def read_sparse(section, n_inputs, n_outputs):
+    flags = section.byte()
+    kind, size = ("f2", 2) if flags & 1 else ("f4", 4)
+    used = section.packed(1, n_inputs) if flags & 2 else [1] * n_inputs
+    mask = read_codes(section, sum(used), n_outputs, 2)
+    if flags & 4:
+        last = read_symbols(section, sum(mask), 256)
+        others = [section.take(size - 1) for _ in last]
+        values = Bytes(b"".join(other + bytes([byte]) for other, byte in zip(others, last))).numbers(kind, sum(mask))
+    else:
+        values = section.numbers(kind, sum(mask))
+    mask, values = iter(mask), iter(values)
+    weights = [[next(values) if next(mask) else 0.0 for _ in range(n_outputs if u else 0)] for u in used]
+    return [row or [0.0] * n_outputs for row in weights], section.numbers(kind, n_outputs)
+
+
+def read_random_code(section, shapes):
+    n_bits, seed, n_blocks = section.byte(), section.varint(), section.varint()
+    factors = [section.varint() for _ in shapes]
+    extents = [section.varint() for _ in range(section.varint())]
+    n_rows = [n_inputs for n_inputs, _ in shapes]
+    if extents:
+        n_rows[0] = section.varint()
+    scales = [section.numbers("f2", 2) for _ in shapes]
+    codes = section.packed(n_bits, n_blocks)
+    counts = []
+    for rows, (_, n_outputs), factor in zip(n_rows, shapes, factors):
+        counts += [math.ceil(rows * n_outputs / factor), n_outputs]
+    total = sum(counts)
+    size = math.ceil(total / n_blocks)
+    blocks = [normals(seed, block, code, size) for block, code in enumerate(codes)]
+    drawn = [block[place] for place in range(size) for block in blocks][:total]
+    numbers = [0.0] * total
+    for position, number in zip(permutation(seed, 0, total), drawn):
+        numbers[position] = number
+    layers, at = [], 0
+    for index, (rows, (_, n_outputs), factor) in enumerate(zip(n_rows, shapes, factors)):
+        own, at = numbers[at : at + counts[2 * index]], at + counts[2 * index]
+        biases, at = numbers[at : at + n_outputs], at + n_outputs
+        flat = own
+        if factor > 1:
+            flat = [0.0] * (rows * n_outputs)
+            for i, entry in enumerate(permutation(seed, index + 1, len(flat))):
+                flat[entry] = own[i // factor] * (-1) ** (i % factor)
+        matrix = [flat[row * n_outputs : (row + 1) * n_outputs] for row in range(rows)]
+        if index == 0 and extents:
+            matrix = spread_waves(matrix, extents, n_outputs)
+        scale, bias_scale = scales[index]
+        layers.append(([[x * scale for x in row] for row in matrix], [x * bias_scale for x in biases]))
+    return layers
+
+
+def spread_waves(amplitudes, extents, n_outputs):
+    places = list(itertools.product(*map(range, extents)))
+    waves = sorted(places, key=lambda wave: sum((k / extent) ** 2 for k, extent in zip(wave, extents)))
+
+    def height(k, x, extent):
+        return math.sqrt(2 / extent) * math.cos(math.pi * k * (2 * x + 1) / (2 * extent)) if k else extent**-0.5
+
+    weights = []
+    for place in places:
+        heights = [math.prod(map(height, wave, place, extents)) for wave in waves[: len(amplitudes)]]
+        weights.append([sum(h * row[output] for h, row in zip(heights, amplitudes)) for output in range(n_outputs)])
+    return weights
+
+
+def mix(z):
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def words(keys, count):
+    state = 0
+    for key in keys:
+        state = mix((state + (key + 1) * 0x9E3779B97F4A7C15) % 2**64)
+    return [mix((state + (i + 1) * 0x9E3779B97F4A7C15) % 2**64) for i in range(count)]
+
+
+def normals(seed, block, candidate, count):
+    indices = []
+    for word in words((seed, 0, block, candidate), math.ceil(count / 4)):
+        indices += [word >> shift & 0xFFFF for shift in (0, 16, 32, 48)]
+    return [statistics.NormalDist().inv_cdf((index + 0.5) / 65536) for index in indices[:count]]
+
+
+def permutation(seed, number, count):
+    drawn = words((seed, 1, number), count)
+    return sorted(range(count), key=drawn.__getitem__)
+
+
+LAYERS = {16: read_dense("f4"), 17: read_dense("f2"), 18: read_codebook, 24: read_sparse}
 
 
 def read_symbols(section, count, n_symbols):
