@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook
+.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook bench-student fuzz
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -43,6 +43,12 @@ bench-scale: $(READY)  ## growth of the teacher's fit with the number of rows (D
 
 bench-codebook: $(READY)  ## codebooks on MNIST: bytes against error (DATA=folder)
 	$(BIN)/python benchmarks/codebook.py --data $(DATA)
+
+bench-student: $(READY)  ## latency, throughput, import time and size of students
+	$(BIN)/python benchmarks/student.py
+
+fuzz: $(READY)  ## a million hostile student files
+	$(BIN)/python tests/fuzz_student_file.py --cases 1000000
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info results
