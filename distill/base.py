@@ -343,7 +343,8 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
             self._adopt(state["_data"])
 
 
-def _where_offered(name: str) -> Callable[[StudentMixin], bool]:
+def where_offered(name: str) -> Callable[[StudentMixin], bool]:
+    """Return the condition, for scikit-learn's `available_if`, that an estimator has the answering method `name`."""
     return lambda self: name in self._methods()
 
 
@@ -357,4 +358,4 @@ for _name in (
     "fit_predict",
     "get_feature_names_out",
 ):
-    setattr(StudentMixin, _name, available_if(_where_offered(_name))(vars(StudentMixin)[_name]))
+    setattr(StudentMixin, _name, available_if(where_offered(_name))(vars(StudentMixin)[_name]))

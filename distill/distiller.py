@@ -14,9 +14,7 @@ import joblib
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn import get_config
 from sklearn.base import BaseEstimator, clone
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import check_scalar, validate_data
@@ -26,6 +24,7 @@ from distill.base import StudentMixin, all_or_nothing
 from distill.caching import cached_call
 from distill.codecs import container
 from distill.network import ACTIVATIONS, Network
+from distill.parameters import LARGEST_SEED, check_choice, check_float32, routes, seeded
 from distill.progress import CallbackSupport, Progress, with_callbacks
 from distill.runtime import Student
 from distill.students import training
@@ -34,7 +33,6 @@ from distill.students.scaling import INPUT_SCALINGS, InputScaling, fit_input_sca
 from distill.teachers import Answers
 
 _WEIGHT_DTYPES = ("float32", "float16")
-_LARGEST_SEED = 2**31 - 1
 _AVERAGING = 0.999
 _SMALL_BATCH, _LEAST_STEPS = 16, 64
 
@@ -247,8 +245,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         target = self._target()
         settings, teacher = self._draw_settings()
         rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_min_samples=2)
-        _check_float32(rows)
-        routed = process_routing(self, "fit", **fit_params).teacher.fit if _routes(fit_params) else fit_params
+        check_float32(rows)
+        routed = process_routing(self, "fit", **fit_params).teacher.fit if routes(fit_params) else fit_params
         progress = Progress(self, 2, X, y, self._reconstruct)
         seen = X if hasattr(self, "feature_names_in_") else rows
         self.teacher_, answers = cached_call(
@@ -292,9 +290,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
 
     def _draw_settings(self) -> tuple[StudentSettings, BaseEstimator]:
         """Check the parameters; return the student's settings and an unfitted teacher, both with their seeds."""
-        _check_choice("activation", self.activation, ACTIVATIONS)
-        _check_choice("input_scaling", self.input_scaling, INPUT_SCALINGS)
-        _check_choice("weight_dtype", self.weight_dtype, _WEIGHT_DTYPES)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("input_scaling", self.input_scaling, INPUT_SCALINGS)
+        check_choice("weight_dtype", self.weight_dtype, _WEIGHT_DTYPES)
         check_scalar(self.alpha, "alpha", Real, min_val=0)
         check_scalar(self.batch_size, "batch_size", Integral, min_val=1)
         check_scalar(self.learning_rate_init, "learning_rate_init", Real, min_val=0, include_boundaries="neither")
@@ -304,7 +302,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         )
         check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
         check_scalar(self.jitter, "jitter", Real, min_val=0)
-        teacher_seed, seed = check_random_state(self.random_state).randint(_LARGEST_SEED, size=2).tolist()
+        teacher_seed, seed = check_random_state(self.random_state).randint(LARGEST_SEED, size=2).tolist()
         settings = StudentSettings(
             _layer_sizes(self.hidden_layer_sizes),
             self.activation,
@@ -321,7 +319,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             seed,
         )
         teacher = clone(self.teacher)
-        return settings, teacher if self.random_state is None else _seeded(teacher, teacher_seed)
+        return settings, teacher if self.random_state is None else seeded(teacher, teacher_seed)
 
     def _reconstruct(self, network: Network) -> dict:
         """Return the attributes that make this estimator predict as the network does."""
@@ -480,21 +478,6 @@ def _batch_size(asked: int, n_samples: int) -> int:
     return min(asked, max(_SMALL_BATCH, n_samples // _LEAST_STEPS))
 
 
-def _seeded(teacher: BaseEstimator, seed: int) -> BaseEstimator:
-    """Give every random_state in the teacher that is None one of its own; what is frozen stays as it is."""
-    if isinstance(teacher, FrozenEstimator):
-        return teacher
-    parameters = teacher.get_params(deep=True)
-    frozen = tuple(f"{name}__" for name, value in parameters.items() if isinstance(value, FrozenEstimator))
-    unset = [
-        name
-        for name, value in sorted(parameters.items())
-        if value is None and name.split("__")[-1] == "random_state" and not name.startswith(frozen)
-    ]
-    random = np.random.RandomState(seed)
-    return teacher.set_params(**{name: int(random.randint(_LARGEST_SEED)) for name in unset})
-
-
 def _layer_sizes(sizes: Any) -> tuple[int, ...]:
     sizes = (sizes,) if isinstance(sizes, Integral) else sizes
     try:
@@ -504,18 +487,3 @@ def _layer_sizes(sizes: Any) -> tuple[int, ...]:
     if not all(isinstance(size, Integral) and not isinstance(size, bool) and size >= 1 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be integers of at least 1, got {sizes!r}")
     return tuple(int(size) for size in sizes)
-
-
-def _check_choice(name: str, value: Any, choices: Sequence) -> None:
-    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _check_float32(X: Any) -> None:
-    values = X.data if sparse.issparse(X) else X
-    if values.dtype == np.float64 and values.size and max(values.max(), -values.min()) > np.finfo(np.float32).max:
-        raise ValueError("X has values too large for float32, in which the student computes; scale X down")
-
-
-def _routes(fit_params: dict) -> bool:
-    return bool(fit_params) and get_config()["enable_metadata_routing"]

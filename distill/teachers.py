@@ -330,7 +330,7 @@ def _read_labels(teacher: BaseEstimator, values: np.ndarray, name: str) -> Answe
     known = getattr(teacher, "classes_", None)
     if isinstance(known, np.ndarray) and known.ndim == 1 and len(known) > len(found) and np.isin(found, known).all():
         positions, found = np.searchsorted(known, found)[positions], known
-    return Answers("labels", positions.astype(np.int64), "predict", _plain(found), squeeze=True)
+    return Answers("labels", positions.astype(np.int64), "predict", plain_classes(found), squeeze=True)
 
 
 def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -> Answers:
@@ -349,7 +349,9 @@ def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -
     values = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
     known = getattr(teacher, "classes_", None)
     fits = isinstance(known, np.ndarray) and known.shape == (values.shape[1],)
-    return Answers("probabilities", values, "predict_proba", _plain(known) if fits else np.arange(values.shape[1]))
+    return Answers(
+        "probabilities", values, "predict_proba", plain_classes(known) if fits else np.arange(values.shape[1])
+    )
 
 
 def _read_numbers(teacher: BaseEstimator, values: np.ndarray, target: str, name: str) -> Answers:
@@ -362,7 +364,7 @@ def _read_numbers(teacher: BaseEstimator, values: np.ndarray, target: str, name:
         known = np.array([-1, 1]) if teacher_type(teacher) == "outlier_detector" else getattr(teacher, "classes_", None)
         n_classes = 2 if squeeze else values.shape[1]
         if isinstance(known, np.ndarray) and known.shape == (n_classes,):
-            classes = _plain(known)
+            classes = plain_classes(known)
     return Answers("numbers", values, target, classes, squeeze)
 
 
@@ -376,7 +378,8 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _plain(classes: np.ndarray) -> np.ndarray:
+def plain_classes(classes: np.ndarray) -> np.ndarray:
+    """Return label values with strings as NumPy strings, whatever kind of objects they came as."""
     if classes.dtype.kind == "O" and all(isinstance(value, str) for value in classes):
         return classes.astype(str)
     return classes

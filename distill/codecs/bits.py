@@ -16,6 +16,17 @@ def packed_size(count: int, width: int) -> int:
     return (count * width + 7) // 8
 
 
+def width_of(n_values: int) -> int:
+    """Return the bits that a packed code needs to name one of `n_values` values.
+
+    Examples
+    --------
+    >>> [width_of(n_values) for n_values in (1, 2, 3, 4, 5)]
+    [0, 1, 2, 2, 3]
+    """
+    return (n_values - 1).bit_length()
+
+
 def pack(codes: np.ndarray, width: int) -> bytes:
     """Pack unsigned integers.
 

@@ -15,7 +15,7 @@ used            one bit for each input, packed or entropy-coded; with flag 4 onl
 codebooks       half, (1 if there are scales or one group, else n_groups) x n_codewords
 scales          half, n_groups; with flag 1 only
 biases          half, n_outputs
-codes           see `_encode_codes`, one for each used input and neuron, an input's codes side by side
+codes           see `distill.codecs.codes`, one for each used input and neuron, an input's codes side by side
 =============== ================================================================================================
 """
 
@@ -24,16 +24,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill.codecs import bits, entropy
+from distill.codecs.codes import decode_codes, encode_codes
 from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader, StudentFileError, varint
 
 CODEBOOK = 18
 
 _SCALES, _ANY_ORDER, _SOME_INPUTS, _CODED_INPUTS = 1, 2, 4, 8
-_PACKED, _CODED, _IN_CONTEXTS = 0, 1, 2
-_CONTEXTS = ((4, 1), (4, 4), (8, 8))
-_MOST_IN_CONTEXTS = 32
-_PRECISION = 12
 _LOWEST_EXPONENT, _HIGHEST_EXPONENT = -126, 127
 
 
@@ -119,7 +116,7 @@ def encode(layer: CodebookLayer, entropy_coding: str = "auto") -> Section:
         written += b"".join(varint(int(size)) for size in sizes)
     else:
         flags |= _ANY_ORDER
-        written += bits.pack(layer.groups, _width(n_groups))
+        written += bits.pack(layer.groups, bits.width_of(n_groups))
     if not layer.used.all():
         flags |= _SOME_INPUTS
         packed, coded = bits.pack(layer.used.astype(np.uint8), 1), entropy.encode(layer.used.astype(np.uint8), 2)
@@ -128,7 +125,7 @@ def encode(layer: CodebookLayer, entropy_coding: str = "auto") -> Section:
     written += _encode_half(layer.codebooks)
     written += b"" if layer.scales is None else _encode_half(layer.scales)
     written += _encode_half(layer.bias)
-    return Section(CODEBOOK, bytes([flags]) + bytes(written) + _encode_codes(layer.codes, n_codewords, entropy_coding))
+    return Section(CODEBOOK, bytes([flags]) + bytes(written) + encode_codes(layer.codes, n_codewords, entropy_coding))
 
 
 def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int = CODEBOOK) -> list[Layer]:
@@ -154,7 +151,7 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> CodebookLayer
     if n_groups == 0:
         raise StudentFileError(f"{reader.where} has no groups of neurons")
     if flags & _ANY_ORDER:
-        width = _width(n_groups)
+        width = bits.width_of(n_groups)
         data = reader.take(bits.packed_size(n_outputs, width), "groups")
         groups = bits.unpack(data, width, n_outputs).astype(np.intp)
         if groups.max() >= n_groups:
@@ -174,107 +171,8 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> CodebookLayer
     codebooks = _decode_half(reader, n_codebooks * n_codewords, "codebooks").reshape(n_codebooks, n_codewords)
     scales = _decode_half(reader, n_groups, "scales") if flags & _SCALES else None
     bias = _decode_half(reader, n_outputs, "biases")
-    codes = _decode_codes(reader, int(used.sum()), n_outputs, n_codewords)
+    codes = decode_codes(reader, int(used.sum()), n_outputs, n_codewords)
     return CodebookLayer(codes, codebooks, scales, groups, bias, used)
-
-
-def _encode_codes(codes: np.ndarray, n_codewords: int, entropy_coding: str) -> bytes:
-    """Write codes in the shortest of three ways, and a byte that says which.
-
-    0: packed, ceil(log2 n_codewords) bits each. 1: entropy-coded. 2: entropy-coded with frequencies that depend on the
-    classes of the input and of the neuron: the two numbers of classes as bytes, the classes of all inputs and of all
-    neurons entropy-coded, then for each pair of classes all frequencies but the last as varints, which sum to 4096.
-    """
-    symbols = codes.ravel()
-    ways = [bytes([_PACKED]) + bits.pack(symbols, _width(n_codewords))]
-    if entropy_coding == "off":
-        return ways[0]
-    ways.append(bytes([_CODED]) + entropy.encode(symbols, n_codewords))
-    if symbols.size > 4096 and 1 < n_codewords <= _MOST_IN_CONTEXTS:
-        for n_classes in _CONTEXTS:
-            rows, columns = _classify(codes, n_codewords, *n_classes)
-            ways.append(bytes([_IN_CONTEXTS]) + _encode_in_contexts(codes, n_codewords, rows, columns))
-    return min(ways, key=len)
-
-
-def _decode_codes(reader: Reader, n_used: int, n_outputs: int, n_codewords: int) -> np.ndarray:
-    way, count = reader.byte("codes"), n_used * n_outputs
-    if way == _PACKED:
-        width = _width(n_codewords)
-        symbols = bits.unpack(reader.take(bits.packed_size(count, width), "codes"), width, count)
-        if count and symbols.max() >= n_codewords:
-            raise StudentFileError(f"{reader.where} has code {symbols.max()}, and {n_codewords} codewords")
-    elif way == _CODED:
-        symbols = entropy.decode(reader, count, n_codewords)
-    elif way == _IN_CONTEXTS:
-        symbols = _decode_in_contexts(reader, n_used, n_outputs, n_codewords)
-    else:
-        raise StudentFileError(f"{reader.where} has codes written in way {way}, which this version does not know")
-    return symbols.astype(np.uint8).reshape(n_used, n_outputs)
-
-
-def _encode_in_contexts(codes: np.ndarray, n_codewords: int, rows: np.ndarray, columns: np.ndarray) -> bytes:
-    n_classes = int(rows.max()) + 1, int(columns.max()) + 1
-    contexts = (rows[:, None] * n_classes[1] + columns).ravel()
-    counts = _count(codes, contexts.reshape(codes.shape), n_classes[0] * n_classes[1], n_codewords)
-    table = np.array([entropy.quantize(count, _PRECISION) for count in counts])
-    written = bytes(n_classes) + entropy.encode(rows, n_classes[0]) + entropy.encode(columns, n_classes[1])
-    written += b"".join(varint(int(frequency)) for frequency in table[:, :-1].ravel())
-    return written + entropy.encode_symbols(codes.ravel(), table, contexts)
-
-
-def _decode_in_contexts(reader: Reader, n_used: int, n_outputs: int, n_codewords: int) -> np.ndarray:
-    n_classes = reader.byte("codes"), reader.byte("codes")
-    if 0 in n_classes or n_classes[0] * n_classes[1] > 256:
-        raise StudentFileError(f"{reader.where} has codes in {n_classes} classes")
-    rows = entropy.decode(reader, n_used, n_classes[0]).astype(np.int64)
-    columns = entropy.decode(reader, n_outputs, n_classes[1]).astype(np.int64)
-    total, n_contexts = 1 << _PRECISION, n_classes[0] * n_classes[1]
-    table = np.zeros((n_contexts, n_codewords), np.int64)
-    for context in range(n_contexts):
-        table[context, :-1] = [reader.varint("codes", total) for _ in range(n_codewords - 1)]
-    table[:, -1] = total - table.sum(axis=1)
-    if table.min() < 0:
-        raise StudentFileError(f"{reader.where}: frequencies sum to more than {total}")
-    contexts = (rows[:, None] * n_classes[1] + columns).ravel()
-    return entropy.decode_symbols(reader, n_used * n_outputs, table, contexts)
-
-
-def _classify(codes: np.ndarray, n_codewords: int, n_row_classes: int, n_column_classes: int):
-    """Sort rows and columns into classes so that codes are short when each pair of classes has its frequencies."""
-    common = codes == np.bincount(codes.ravel()).argmax()
-    rows = _quantiles(common.mean(axis=1), n_row_classes)
-    columns = _quantiles(common.mean(axis=0), n_column_classes)
-    for _ in range(6):
-        rows = _reclassify(codes, rows, columns, n_codewords, n_row_classes, n_column_classes)
-        columns = _reclassify(codes.T, columns, rows, n_codewords, n_column_classes, n_row_classes)
-    return np.unique(rows, return_inverse=True)[1], np.unique(columns, return_inverse=True)[1]
-
-
-def _reclassify(codes, rows, columns, n_codewords, n_row_classes, n_column_classes) -> np.ndarray:
-    if n_row_classes == 1:
-        return rows
-    counts = _count(codes, rows[:, None] * n_column_classes + columns, n_row_classes * n_column_classes, n_codewords)
-    lengths = -np.log2((counts + 0.5) / (counts + 0.5).sum(axis=1, keepdims=True))
-    lengths = lengths.reshape(n_row_classes, n_column_classes * n_codewords)
-    place = np.arange(len(codes))[:, None] * (n_column_classes * n_codewords) + columns * n_codewords + codes
-    of_row = np.bincount(place.ravel(), minlength=len(codes) * n_column_classes * n_codewords)
-    return (of_row.reshape(len(codes), -1) @ lengths.T).argmin(axis=1)
-
-
-def _count(codes: np.ndarray, contexts: np.ndarray, n_contexts: int, n_codewords: int) -> np.ndarray:
-    counts = np.bincount((contexts * n_codewords + codes).ravel(), minlength=n_contexts * n_codewords)
-    return counts.reshape(n_contexts, n_codewords)
-
-
-def _quantiles(values: np.ndarray, n_classes: int) -> np.ndarray:
-    ranks = np.empty(len(values), np.int64)
-    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
-    return ranks * n_classes // max(len(values), 1)
-
-
-def _width(n_values: int) -> int:
-    return (n_values - 1).bit_length()
 
 
 def _encode_half(values: np.ndarray) -> bytes:

@@ -19,7 +19,7 @@ that byte is saved.
 import numpy as np
 
 from distill.codecs import bits, entropy
-from distill.codecs.codebook import _decode_codes, _encode_codes
+from distill.codecs.codes import decode_codes, encode_codes
 from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader, StudentFileError
 
@@ -60,7 +60,7 @@ def encode(weight: np.ndarray, bias: np.ndarray, dtype: str = "float16") -> Sect
     if not used.all():
         flags |= _SOME_INPUTS
         written += bits.pack(used.astype(np.uint8), 1)
-    written += _encode_codes(mask[used].astype(np.uint8), 2, "auto")
+    written += encode_codes(mask[used].astype(np.uint8), 2, "auto")
     plain, coded = weight[mask].tobytes(), _encode_values(weight[mask])
     flags |= _CODED_VALUES if len(coded) < len(plain) else 0
     return Section(SPARSE, bytes([flags]) + written + min(plain, coded, key=len) + bias.tobytes())
@@ -77,7 +77,7 @@ def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int = SPARSE) -
         data = reader.take(bits.packed_size(n_inputs, 1), "mask")
         used = bits.unpack(data, 1, n_inputs).astype(bool)
     mask = np.zeros((n_inputs, n_outputs), bool)
-    mask[used] = _decode_codes(reader, int(used.sum()), n_outputs, 2)
+    mask[used] = decode_codes(reader, int(used.sum()), n_outputs, 2)
     reader.parts["mask"] += reader.parts.pop("codes")
     kind, count = "<f2" if flags & _HALF else "<f4", int(mask.sum())
     weight = np.zeros((n_inputs, n_outputs), np.float32)

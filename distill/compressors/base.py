@@ -23,13 +23,13 @@ from torch import Tensor
 from distill import teachers
 from distill.base import StudentMixin, all_or_nothing
 from distill.caching import cached_call
-from distill.distiller import Distiller, _check_float32, _routes, _seeded
+from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
+from distill.parameters import LARGEST_SEED, check_float32, routes, seeded
 from distill.progress import CallbackSupport, Progress, Stage, with_callbacks
 from distill.runtime import Student
 from distill.students import training
 
-_LARGEST_SEED = 2**31 - 1
 _ACTIVATIONS = {
     "identity": lambda sums: sums,
     "relu": lambda sums: np.maximum(sums, 0),
@@ -228,9 +228,9 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         """
         inner = unwrap(self.estimator)
         self._check_parameters()
-        inner_seed, seed = check_random_state(self.random_state).randint(_LARGEST_SEED, size=2).tolist()
+        inner_seed, seed = check_random_state(self.random_state).randint(LARGEST_SEED, size=2).tolist()
         rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_min_samples=2)
-        _check_float32(rows)
+        check_float32(rows)
         if y is None and get_tags(self).target_tags.required:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: the wrapped "
@@ -240,8 +240,8 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         if isinstance(self.estimator, FrozenEstimator):
             self.estimator_ = inner
         else:
-            fresh = clone(inner) if self.random_state is None else _seeded(clone(inner), inner_seed)
-            routed = process_routing(self, "fit", **fit_params).estimator.fit if _routes(fit_params) else fit_params
+            fresh = clone(inner) if self.random_state is None else seeded(clone(inner), inner_seed)
+            routed = process_routing(self, "fit", **fit_params).estimator.fit if routes(fit_params) else fit_params
             seen = X if hasattr(self, "feature_names_in_") else rows
             self.estimator_ = cached_call(self.memory, _fit_wrapped, fresh, seen, y, routed, progress=progress)
         network = self._with_names(network_of(self.estimator_))
@@ -347,7 +347,7 @@ def calibration_rows(
         rows -= network.offset
     if network.scale is not None:
         rows *= network.scale
-    return Calibration(rows[learned], rows[held_out], high > low, int(random.integers(_LARGEST_SEED)))
+    return Calibration(rows[learned], rows[held_out], high > low, int(random.integers(LARGEST_SEED)))
 
 
 def _extremes(X: np.ndarray | sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
@@ -381,7 +381,7 @@ def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:
                 f"the {name} answers {estimator.n_outputs_} labels per row, which a student file does not hold; fit "
                 "one classifier for each label"
             )
-        classes = teachers._plain(np.asarray(estimator.classes_))
+        classes = teachers.plain_classes(np.asarray(estimator.classes_))
     else:
         squeeze = estimator.n_outputs_ == 1
     return Network(

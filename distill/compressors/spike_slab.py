@@ -17,11 +17,12 @@ from sklearn.utils import check_array, check_random_state, column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 
-from distill.base import _where_offered
+from distill.base import where_offered
 from distill.codecs import container, dense
 from distill.codecs import sparse as codec
 from distill.compressors.base import Calibration, Compressor, layer_outputs, unwrap
 from distill.network import Network
+from distill.parameters import LARGEST_SEED
 from distill.posteriors.spike_slab import (
     GRANULARITIES,
     SpikeSlabPerceptron,
@@ -53,7 +54,6 @@ _LEARN_FROM = ("auto", "outputs", "y")
 _PRIORS = ("auto", "elbo")
 _TEMPERED = 0.1
 _MOST_ELIMINATION_ROWS = 10_000
-_LARGEST_SEED = 2**31 - 1
 
 
 class SpikeSlabCompressor(Compressor):
@@ -264,7 +264,7 @@ class SpikeSlabCompressor(Compressor):
         finally:
             vars(self).pop("_given", None)
 
-    @available_if(_where_offered("predict"))
+    @available_if(where_offered("predict"))
     def predict(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Answer labels, or what a regressor answers.
 
@@ -284,7 +284,7 @@ class SpikeSlabCompressor(Compressor):
         answers = self._answer("predict", X)
         return (answers, self._deviation(X, answers)) if return_std else answers
 
-    @available_if(_where_offered("predict_proba"))
+    @available_if(where_offered("predict_proba"))
     def predict_proba(self, X, n_draws: int = 0, random_state=0) -> np.ndarray:
         """Answer the probability of every label.
 
@@ -345,7 +345,7 @@ class SpikeSlabCompressor(Compressor):
         check_scalar(n_draws, "n_draws", Integral, min_val=1)
         rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float32)
         rows = self._remains.frame.enter(scale_input(rows, self.network_))
-        random = np.random.default_rng(check_random_state(random_state).randint(_LARGEST_SEED))
+        random = np.random.default_rng(check_random_state(random_state).randint(LARGEST_SEED))
         draws = np.stack([self._remains.draw(rows, random) for _ in range(n_draws)])
         return draws if self.network_.output == "identity" else probabilities(draws, self.network_.output)
 
@@ -562,7 +562,7 @@ class SpikeSlabCompressor(Compressor):
 
 
 # Only now, because TransformerMixin wraps `transform` for set_output when the class body ends
-SpikeSlabCompressor.transform = available_if(_where_offered("transform"))(vars(SpikeSlabCompressor)["transform"])
+SpikeSlabCompressor.transform = available_if(where_offered("transform"))(vars(SpikeSlabCompressor)["transform"])
 
 
 def outputs_as_answers(network: Network, calibration: Calibration) -> Evidence:

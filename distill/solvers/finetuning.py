@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.codecs.codebook import CodebookLayer, round_to_half
-
-_ACTIVATIONS = {"identity": lambda sums: sums, "relu": torch.relu, "tanh": torch.tanh, "logistic": torch.sigmoid}
+from distill.students.network import TORCH_ACTIVATIONS
 
 
 class CodebookPerceptron(nn.Module):
@@ -34,7 +33,7 @@ class CodebookPerceptron(nn.Module):
     def __init__(self, layers: Sequence[CodebookLayer], activation: str):
         super().__init__()
         self.start = tuple(layers)
-        self.activate = _ACTIVATIONS[activation]
+        self.activate = TORCH_ACTIVATIONS[activation]
         # numbers of about one, whatever the layer's size, so that one learning rate suits all
         self.sizes = [[_size(numbers) for numbers in _numbers(layer)] for layer in layers]
         self.numbers = nn.ModuleList(

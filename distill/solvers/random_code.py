@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from distill.codecs import cosine
 from distill.codecs.random_code import Layout
+from distill.students.network import TORCH_ACTIVATIONS
 
 _MOST_VALUES = 1 << 22
 _ROWS = 4096
-_ACTIVATIONS = {"identity": lambda sums: sums, "relu": torch.relu, "tanh": torch.tanh, "logistic": torch.sigmoid}
 _SLOPES = {
     "identity": torch.ones_like,
     "relu": lambda answers: (answers > 0).to(answers.dtype),
@@ -86,7 +86,7 @@ class SharedNetwork:
     def outputs(self, inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the last layer's sums for inputs as `project` returns them."""
         for weight, bias in layers[:-1]:
-            inputs = _ACTIVATIONS[self.activation](torch.addmm(bias, inputs, weight))
+            inputs = TORCH_ACTIVATIONS[self.activation](torch.addmm(bias, inputs, weight))
         return torch.addmm(layers[-1][1], inputs, layers[-1][0])
 
     def project(self, inputs: np.ndarray) -> Tensor:
@@ -207,7 +207,7 @@ def curvature(network: SharedNetwork, numbers: Tensor, scales: Tensor, chosen: T
             moved.index_add_(1, bias_columns * n_outputs + units, bias_sizes.expand(n_rows, -1).contiguous())
             moved = moved.reshape(n_rows, n, n_outputs)
             if layer < len(layers) - 1:
-                inputs = _ACTIVATIONS[network.activation](sums)
+                inputs = TORCH_ACTIVATIONS[network.activation](sums)
                 slopes = moved * _SLOPES[network.activation](inputs)[:, None]
         weighted = _weighted(moved, sums, rows).transpose(1, 2).reshape(-1, n)
         total += weighted.T @ weighted

@@ -14,7 +14,7 @@ from distill.posteriors.spike_slab import SpikeSlabPerceptron
 from distill.solvers.frame import Frame, fit_frame
 from distill.solvers.pruning import slice_network
 from distill.students import training
-from distill.students.network import _ACTIVATIONS
+from distill.students.network import TORCH_ACTIVATIONS
 from distill.teachers import explained_variance
 
 _LEAST_STEPS, _SMALL_BATCH, _AVERAGING = 32, 16, 0.999
@@ -230,7 +230,7 @@ def learn_posterior(
         settings.granularity,
         1 / (_n_gates(task.network, settings.granularity) + 1) if isinstance(prior, str) else prior,
         settings.prior_deviation,
-        activate=_ACTIVATIONS[task.network.activation],
+        activate=TORCH_ACTIVATIONS[task.network.activation],
     )
     likelihood = Likelihood(task.kind, task.network.layer_sizes[-1])
     generator = torch.Generator().manual_seed(settings.seed)
@@ -361,7 +361,7 @@ def fine_tune(
     rows, held_out = (
         training.DenseRows(part.tensors[0][:, used], part.tensors[1]) for part in (task.rows, task.held_out)
     )
-    activate = _ACTIVATIONS[task.network.activation]
+    activate = TORCH_ACTIVATIONS[task.network.activation]
     posterior = SpikeSlabPerceptron(
         remains.network, (), prior_deviation=settings.prior_deviation, deviations=remains.deviations, activate=activate
     )
@@ -405,7 +405,7 @@ def tuned(remains: Remains, posterior: SpikeSlabPerceptron) -> Remains:
 
 def numpy_activation(name: str) -> Callable[[np.ndarray], np.ndarray]:
     """Return an activation as a function of arrays."""
-    activate = _ACTIVATIONS[name]
+    activate = TORCH_ACTIVATIONS[name]
     return lambda sums: activate(torch.from_numpy(sums)).numpy()
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from distill.network import Network
 
+# In torch, by the names of `distill.network.ACTIVATIONS`
+TORCH_ACTIVATIONS = {"identity": lambda sums: sums, "relu": torch.relu, "tanh": torch.tanh, "logistic": torch.sigmoid}
 _MOST_OFFSET = 1000.0
 
 
@@ -31,7 +33,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, network: Network):
         super().__init__()
-        self.activate = _ACTIVATIONS[network.activation]
+        self.activate = TORCH_ACTIVATIONS[network.activation]
         # torch multiplies by the transposed matrix, and both directions are fast on (n_outputs, n_inputs)
         self.weights = nn.ParameterList(torch.tensor(weight.T.copy()) for weight in network.weights)
         self.biases = nn.ParameterList(torch.tensor(bias) for bias in network.biases)
@@ -167,6 +169,3 @@ def _with_first(network: Network, weight, bias, offset, scale) -> Network:
     weights = (np.asarray(weight, np.float32), *network.weights[1:])
     biases = (np.asarray(bias, np.float32), *network.biases[1:])
     return replace(network, weights=weights, biases=biases, offset=offset, scale=scale)
-
-
-_ACTIVATIONS = {"identity": lambda sums: sums, "relu": torch.relu, "tanh": torch.tanh, "logistic": torch.sigmoid}

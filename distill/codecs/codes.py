@@ -1,0 +1,132 @@
+"""Small integers in a matrix, in the shortest of three ways: packed, entropy-coded, entropy-coded in contexts."""
+
+import numpy as np
+
+from distill.codecs import bits, entropy
+from distill.codecs.reader import Reader, StudentFileError, varint
+
+_PACKED, _CODED, _IN_CONTEXTS = 0, 1, 2
+_CONTEXTS = ((4, 1), (4, 4), (8, 8))
+_MOST_IN_CONTEXTS = 32
+_PRECISION = 12
+
+
+def encode_codes(codes: np.ndarray, n_codewords: int, entropy_coding: str) -> bytes:
+    """Write codes in the shortest of three ways, and a byte that says which.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_used, n_outputs)
+        Integers below `n_codewords`.
+    n_codewords : int
+    entropy_coding : {"auto", "off"}
+        "off" always takes the first way.
+
+    Returns
+    -------
+    bytes
+
+    Notes
+    -----
+    0: packed, ceil(log2 n_codewords) bits each. 1: entropy-coded. 2: entropy-coded with frequencies that depend on the
+    classes of the input and of the neuron: the two numbers of classes as bytes, the classes of all inputs and of all
+    neurons entropy-coded, then for each pair of classes all frequencies but the last as varints, which sum to 4096.
+
+    Examples
+    --------
+    >>> encode_codes(np.array([[0, 1], [3, 2]]), 4, "off").hex()
+    '00b4'
+    """
+    symbols = codes.ravel()
+    ways = [bytes([_PACKED]) + bits.pack(symbols, bits.width_of(n_codewords))]
+    if entropy_coding == "off":
+        return ways[0]
+    ways.append(bytes([_CODED]) + entropy.encode(symbols, n_codewords))
+    if symbols.size > 4096 and 1 < n_codewords <= _MOST_IN_CONTEXTS:
+        for n_classes in _CONTEXTS:
+            rows, columns = _classify(codes, n_codewords, *n_classes)
+            ways.append(bytes([_IN_CONTEXTS]) + _encode_in_contexts(codes, n_codewords, rows, columns))
+    return min(ways, key=len)
+
+
+def decode_codes(reader: Reader, n_used: int, n_outputs: int, n_codewords: int) -> np.ndarray:
+    """Read what `encode_codes` has written: codes of shape (n_used, n_outputs), uint8.
+
+    Raises
+    ------
+    StudentFileError
+        If a code is not below `n_codewords`, or the bytes are damaged.
+    """
+    way, count = reader.byte("codes"), n_used * n_outputs
+    if way == _PACKED:
+        width = bits.width_of(n_codewords)
+        symbols = bits.unpack(reader.take(bits.packed_size(count, width), "codes"), width, count)
+        if count and symbols.max() >= n_codewords:
+            raise StudentFileError(f"{reader.where} has code {symbols.max()}, and {n_codewords} codewords")
+    elif way == _CODED:
+        symbols = entropy.decode(reader, count, n_codewords)
+    elif way == _IN_CONTEXTS:
+        symbols = _decode_in_contexts(reader, n_used, n_outputs, n_codewords)
+    else:
+        raise StudentFileError(f"{reader.where} has codes written in way {way}, which this version does not know")
+    return symbols.astype(np.uint8).reshape(n_used, n_outputs)
+
+
+def _encode_in_contexts(codes: np.ndarray, n_codewords: int, rows: np.ndarray, columns: np.ndarray) -> bytes:
+    n_classes = int(rows.max()) + 1, int(columns.max()) + 1
+    contexts = (rows[:, None] * n_classes[1] + columns).ravel()
+    counts = _count(codes, contexts.reshape(codes.shape), n_classes[0] * n_classes[1], n_codewords)
+    table = np.array([entropy.quantize(count, _PRECISION) for count in counts])
+    written = bytes(n_classes) + entropy.encode(rows, n_classes[0]) + entropy.encode(columns, n_classes[1])
+    written += b"".join(varint(int(frequency)) for frequency in table[:, :-1].ravel())
+    return written + entropy.encode_symbols(codes.ravel(), table, contexts)
+
+
+def _decode_in_contexts(reader: Reader, n_used: int, n_outputs: int, n_codewords: int) -> np.ndarray:
+    n_classes = reader.byte("codes"), reader.byte("codes")
+    if 0 in n_classes or n_classes[0] * n_classes[1] > 256:
+        raise StudentFileError(f"{reader.where} has codes in {n_classes} classes")
+    rows = entropy.decode(reader, n_used, n_classes[0]).astype(np.int64)
+    columns = entropy.decode(reader, n_outputs, n_classes[1]).astype(np.int64)
+    total, n_contexts = 1 << _PRECISION, n_classes[0] * n_classes[1]
+    table = np.zeros((n_contexts, n_codewords), np.int64)
+    for context in range(n_contexts):
+        table[context, :-1] = [reader.varint("codes", total) for _ in range(n_codewords - 1)]
+    table[:, -1] = total - table.sum(axis=1)
+    if table.min() < 0:
+        raise StudentFileError(f"{reader.where}: frequencies sum to more than {total}")
+    contexts = (rows[:, None] * n_classes[1] + columns).ravel()
+    return entropy.decode_symbols(reader, n_used * n_outputs, table, contexts)
+
+
+def _classify(codes: np.ndarray, n_codewords: int, n_row_classes: int, n_column_classes: int):
+    """Sort rows and columns into classes so that codes are short when each pair of classes has its frequencies."""
+    common = codes == np.bincount(codes.ravel()).argmax()
+    rows = _quantiles(common.mean(axis=1), n_row_classes)
+    columns = _quantiles(common.mean(axis=0), n_column_classes)
+    for _ in range(6):
+        rows = _reclassify(codes, rows, columns, n_codewords, n_row_classes, n_column_classes)
+        columns = _reclassify(codes.T, columns, rows, n_codewords, n_column_classes, n_row_classes)
+    return np.unique(rows, return_inverse=True)[1], np.unique(columns, return_inverse=True)[1]
+
+
+def _reclassify(codes, rows, columns, n_codewords, n_row_classes, n_column_classes) -> np.ndarray:
+    if n_row_classes == 1:
+        return rows
+    counts = _count(codes, rows[:, None] * n_column_classes + columns, n_row_classes * n_column_classes, n_codewords)
+    lengths = -np.log2((counts + 0.5) / (counts + 0.5).sum(axis=1, keepdims=True))
+    lengths = lengths.reshape(n_row_classes, n_column_classes * n_codewords)
+    place = np.arange(len(codes))[:, None] * (n_column_classes * n_codewords) + columns * n_codewords + codes
+    of_row = np.bincount(place.ravel(), minlength=len(codes) * n_column_classes * n_codewords)
+    return (of_row.reshape(len(codes), -1) @ lengths.T).argmin(axis=1)
+
+
+def _count(codes: np.ndarray, contexts: np.ndarray, n_contexts: int, n_codewords: int) -> np.ndarray:
+    counts = np.bincount((contexts * n_codewords + codes).ravel(), minlength=n_contexts * n_codewords)
+    return counts.reshape(n_contexts, n_codewords)
+
+
+def _quantiles(values: np.ndarray, n_classes: int) -> np.ndarray:
+    ranks = np.empty(len(values), np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return ranks * n_classes // max(len(values), 1)

@@ -1,0 +1,63 @@
+"""What estimators do with their parameters before they fit: check, seed, route."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn import get_config
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+
+LARGEST_SEED = 2**31 - 1
+
+
+def check_choice(name: str, value: Any, choices: Sequence) -> None:
+    """Refuse a value that is none of the choices; ValueError."""
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_float32(X: np.ndarray | sparse.csr_array) -> None:
+    """Refuse numbers that become infinite in float32; ValueError."""
+    values = X.data if sparse.issparse(X) else X
+    if values.dtype == np.float64 and values.size and max(values.max(), -values.min()) > np.finfo(np.float32).max:
+        raise ValueError("X has values too large for float32, in which the student computes; scale X down")
+
+
+def routes(fit_params: dict) -> bool:
+    """Whether what was given to `fit` goes the ways of scikit-learn's metadata routing."""
+    return bool(fit_params) and get_config()["enable_metadata_routing"]
+
+
+def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
+    """Give every `random_state` in an estimator that is None one of its own; what is frozen stays as it is.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Unfitted; modified, unless it is a FrozenEstimator.
+    seed : int
+
+    Returns
+    -------
+    estimator
+        The same one.
+
+    Examples
+    --------
+    >>> from sklearn.cluster import KMeans
+    >>> seeded(KMeans(), 0).random_state, seeded(KMeans(random_state=7), 0).random_state
+    (209652396, 7)
+    """
+    if isinstance(estimator, FrozenEstimator):
+        return estimator
+    parameters = estimator.get_params(deep=True)
+    frozen = tuple(f"{name}__" for name, value in parameters.items() if isinstance(value, FrozenEstimator))
+    unset = [
+        name
+        for name, value in sorted(parameters.items())
+        if value is None and name.split("__")[-1] == "random_state" and not name.startswith(frozen)
+    ]
+    random = np.random.RandomState(seed)
+    return estimator.set_params(**{name: int(random.randint(LARGEST_SEED)) for name in unset})
