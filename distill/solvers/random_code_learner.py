@@ -41,7 +41,11 @@ _SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """How codes are learned; see `distill.compressors.random_code.RandomCodeCompressor`."""
+    """How codes are learned; see `distill.compressors.random_code.RandomCodeCompressor`.
+
+    `penalty` and `penalty_rate` are of "mean-var": the first weight of a block's divergence, and by how much a step
+    changes it.
+    """
 
     parameterization: str = "mean-kl"
     n_steps: int = 8000
@@ -52,6 +56,8 @@ class LearnerSettings:
     selection: str = "argmax"
     kl_margin: float = 0.0
     seed: int = 0
+    penalty: float = 1e-6
+    penalty_rate: float = 0.01
 
 
 class Learner:
@@ -84,8 +90,10 @@ class Learner:
         self.network, self.layout, self.settings = network, network.layout, settings
         self.learned, self.held_out, self.report = learned, held_out, report
         budget = (self.layout.bits_per_block - settings.kl_margin) * math.log(2)
-        family = MeanKL if settings.parameterization == "mean-kl" else MeanVar
-        self.posterior = family(means, network.used, budget)
+        if settings.parameterization == "mean-kl":
+            self.posterior = MeanKL(means, network.used, budget)
+        else:
+            self.posterior = MeanVar(means, network.used, budget, settings.penalty, settings.penalty_rate)
         self.log_scales = torch.nn.Parameter(log_scales.clone())
         named = [*self.posterior.named_parameters(), ("log_scales", self.log_scales)]
         self.optimizer = torch.optim.Adam(
