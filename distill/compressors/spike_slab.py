@@ -5,22 +5,21 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any
 
 import joblib
 import numpy as np
 import torch
-from scipy import sparse, special
+from scipy import special
 from sklearn.base import BaseEstimator
-from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.utils import check_array, check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 
 from distill.base import where_offered
 from distill.codecs import container, dense
 from distill.codecs import sparse as codec
-from distill.compressors.base import Calibration, Compressor, layer_outputs, unwrap
+from distill.compressors.answers import LEARN_FROM, LearnsAnswers, probabilities, scale_input
+from distill.compressors.base import Calibration, Compressor, layer_outputs
 from distill.network import Network
 from distill.parameters import LARGEST_SEED
 from distill.posteriors.spike_slab import (
@@ -34,29 +33,25 @@ from distill.progress import Stage
 from distill.solvers.frame import Frame
 from distill.solvers.pruning import Elimination, count, eliminate_units, largest, without_dead_ends
 from distill.solvers.selection import (
-    Evidence,
     Likelihood,
     Remains,
     SelectionSettings,
-    Task,
     fine_tune,
     learn_posterior,
     leave,
-    make_task,
     numpy_activation,
     tuned,
 )
-from distill.students import training
+from distill.solvers.task import Evidence, Task, make_task
 from distill.teachers import explained_variance
 
 _WEIGHT_DTYPES = ("float32", "float16")
-_LEARN_FROM = ("auto", "outputs", "y")
 _PRIORS = ("auto", "elbo")
 _TEMPERED = 0.1
 _MOST_ELIMINATION_ROWS = 10_000
 
 
-class SpikeSlabCompressor(Compressor):
+class SpikeSlabCompressor(LearnsAnswers, Compressor):
     """Prune a network by the probability that its weights, hidden units or inputs are needed.
 
     Every weight (or hidden unit, or input) gets a gate, and every gate a probability of being open, its inclusion
@@ -232,38 +227,6 @@ class SpikeSlabCompressor(Compressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, **fit_params) -> "SpikeSlabCompressor":
-        """Fit what is wrapped, unless it is frozen, and prune its network.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Finite numbers.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs), or None
-            Goes to the wrapped estimator's fit, if that is not frozen, and is learned from if `learn_from` says so.
-        **fit_params
-            Go to the wrapped estimator's fit (with metadata routing enabled, as its requests say).
-
-        Returns
-        -------
-        SpikeSlabCompressor
-            Itself. A fit that fails or is interrupted leaves it as it was. The wrapped estimator is never modified.
-
-        Raises
-        ------
-        ValueError
-            If a parameter, X or y is out of its range, nothing is left of a layer, or a demand in bytes or weights
-            cannot be met.
-        TypeError
-            If `estimator` is none that can be wrapped.
-        """
-        # Held by the fit only: y is asked for by its place among the rows, which the base does not hand on
-        self._given = X, y
-        try:
-            return super().fit(X, y, **fit_params)
-        finally:
-            vars(self).pop("_given", None)
-
     @available_if(where_offered("predict"))
     def predict(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Answer labels, or what a regressor answers.
@@ -376,7 +339,7 @@ class SpikeSlabCompressor(Compressor):
         if not granularity or not set(granularity) <= set(GRANULARITIES):
             names = ", ".join(map(repr, GRANULARITIES))
             raise ValueError(f"granularity must be one of {names} or several of them, got {self.granularity!r}")
-        for name, choices in (("learn_from", _LEARN_FROM), ("weight_dtype", _WEIGHT_DTYPES)):
+        for name, choices in (("learn_from", LEARN_FROM), ("weight_dtype", _WEIGHT_DTYPES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
         between = {"min_val": 0, "max_val": 1, "include_boundaries": "neither"}
@@ -412,7 +375,7 @@ class SpikeSlabCompressor(Compressor):
 
     def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> tuple[bytes, dict]:
         from_y = self._learns_from_y()
-        evidence = self._answers_given(network, calibration) if from_y else outputs_as_answers(network, calibration)
+        evidence = self._evidence(network, calibration)
         task = make_task(network, calibration.varies, evidence)
         settings = self._settings(network, task, from_y, calibration.seed)
         file_of = partial(write, network=network, dtype=self.weight_dtype)
@@ -452,26 +415,6 @@ class SpikeSlabCompressor(Compressor):
             self.noise_ = self.noise_ * task.frame.unit
         self._remains, self._noisy = remains, from_y
         return data, measure(container.decode(data).network, network, evidence)
-
-    def _learns_from_y(self) -> bool:
-        given = self._given[1] is not None
-        if self.learn_from == "y" and not given:
-            raise ValueError("learn_from='y' needs y, and y is None; pass it to fit or set learn_from='outputs'")
-        if self.learn_from == "auto":
-            return given and isinstance(unwrap(self.estimator), MLPClassifier | MLPRegressor)
-        return self.learn_from == "y"
-
-    def _answers_given(self, network: Network, calibration: Calibration) -> Evidence:
-        X, y = self._given
-        rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype=[np.float32, np.float64])
-        targets = encode_answers(y, network)
-        if len(targets) != rows.shape[0]:
-            raise ValueError(f"X has {rows.shape[0]} rows and y has {len(targets)}; they must be as many")
-        labels = targets if network.classes is not None else None
-        learned, held_out = training.holdout(labels, rows.shape[0], self.validation_fraction, calibration.seed)
-        rows = scale_input(rows, network)
-        kind = "numbers" if labels is None else "labels"
-        return Evidence(kind, rows[learned], targets[learned], rows[held_out], targets[held_out])
 
     def _settings(self, network: Network, task: Task, from_y: bool, seed: int) -> SelectionSettings:
         granularity = _granularity(self.granularity)
@@ -563,60 +506,6 @@ class SpikeSlabCompressor(Compressor):
 
 # Only now, because TransformerMixin wraps `transform` for set_output when the class body ends
 SpikeSlabCompressor.transform = available_if(where_offered("transform"))(vars(SpikeSlabCompressor)["transform"])
-
-
-def outputs_as_answers(network: Network, calibration: Calibration) -> Evidence:
-    """Return rows with what a network says about them: probabilities of labels, or numbers."""
-
-    def targets(rows: np.ndarray) -> np.ndarray:
-        outputs = layer_outputs(network, rows)[-1]
-        return outputs if network.output == "identity" else probabilities(outputs, network.output)
-
-    kind = "numbers" if network.output == "identity" else "labels"
-    return Evidence(
-        kind, calibration.learned, targets(calibration.learned), calibration.held_out, targets(calibration.held_out)
-    )
-
-
-def encode_answers(y: Any, network: Network) -> np.ndarray:
-    """Return labels as their positions, shape (n_samples,), int64, or numbers as columns, float32.
-
-    Raises
-    ------
-    ValueError
-        If a label is none of the network's, or y does not have as many columns as the network has outputs.
-    """
-    if network.classes is not None:
-        labels = column_or_1d(y)
-        order = np.argsort(network.classes)
-        place = np.searchsorted(network.classes, labels, sorter=order).clip(max=len(order) - 1)
-        unknown = network.classes[order[place]] != labels
-        if unknown.any():
-            raise ValueError(f"y has the label {labels[unknown][0]!r}, which the wrapped network does not know")
-        return order[place].astype(np.int64)
-    numbers = check_array(y, ensure_2d=False, dtype=np.float32, input_name="y")
-    numbers = numbers.reshape(len(numbers), -1)
-    if numbers.shape[1] != network.layer_sizes[-1]:
-        raise ValueError(f"y has {numbers.shape[1]} columns, and the wrapped network {network.layer_sizes[-1]} outputs")
-    return numbers
-
-
-def probabilities(outputs: np.ndarray, output: str) -> np.ndarray:
-    """Return the probabilities of labels, two columns also for a single output."""
-    if output == "softmax":
-        return special.softmax(outputs, axis=-1)
-    positive = special.expit(outputs)
-    return np.concatenate([1 - positive, positive], axis=-1) if outputs.shape[-1] == 1 else positive
-
-
-def scale_input(rows: Any, network: Network) -> np.ndarray:
-    """Return rows as they enter the first layer: dense, scaled, float32."""
-    rows = np.array(rows.toarray() if sparse.issparse(rows) else rows, dtype=np.float32)
-    if network.offset is not None:
-        rows -= network.offset
-    if network.scale is not None:
-        rows *= network.scale
-    return rows
 
 
 def choose(posterior: SpikeSlabPerceptron, threshold: float) -> list[np.ndarray]:
