@@ -125,7 +125,7 @@ def warm_up(X):
     network._assign_upper(
         np.random.default_rng(0).integers(0, 4000, (9000, 64)).astype(np.uint16),
         network._fit_upper(
-            np.random.default_rng(0).integers(0, 4000, (9000, 64)).astype(np.uint16), 1, 2000, 8, 0.5, 0, None, 4000,
+            np.random.default_rng(0).integers(0, 4000, (9000, 64)).astype(np.uint16), 1, 2000, 8, 0.5, 0, 4000,
             n_jobs=-1,
         )[1], 4000, -1,
     )  # fmt: skip

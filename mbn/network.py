@@ -1,18 +1,23 @@
 """The multilayer bootstrap network as a scikit-learn transformer."""
 
+import functools
 import time
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
-from joblib import Memory
+from joblib import effective_n_jobs
 from scipy import sparse
+from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, metadata_routing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mbn import accelerator, bottom, neighbors, output, upper
+from mbn.checkpoint import Checkpoint
 from mbn.parallel import blocks, run
+from mbn.rows import Rows, fit_preparation
 from mbn.schedule import automatic_schedule, draw
 
 # Direct assignment pays for every centroid of the bottom layer: the automatic schedule stays within this many
@@ -22,6 +27,8 @@ _DIRECT_OPERATIONS = 5e13
 # (the defaults) for 99.94 %.
 _DRAWN_CANDIDATES = 16
 _ROW_BLOCK = 1024
+# Direct assignment: rows of a task, and how many tasks there should be at least for few rows.
+_DIRECT_ROWS, _LEAST_ROWS, _TASKS = 8192, 256, 16
 # New rows go through the layers so many at a time, which bounds the memory for their codes.
 _TRANSFORM_ROWS = 1 << 16
 _CLUSTERINGS_PER_TASK = 8
@@ -30,6 +37,22 @@ _COMPARED_ROWS = 8
 _INDEXED_CENTROIDS = 1500
 _RANKED_SHARE = 40
 _DENSE_CENTROIDS = 64
+
+
+def all_or_nothing(fit):
+    """Make a fit that fails or is interrupted leave the estimator as it was."""
+
+    @functools.wraps(fit)
+    def guarded(self, *args, **kwargs):
+        before = dict(vars(self))
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return guarded
 
 
 class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -122,6 +145,9 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     True
     """
 
+    # `out` and `one_hot` are no metadata that a pipeline could route
+    __metadata_request__transform = {"out": metadata_routing.UNUSED}  # noqa: RUF012
+
     _parameter_constraints = {  # noqa: RUF012
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
@@ -182,65 +208,101 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.random_state = random_state
         self.verbose = verbose
 
+    @all_or_nothing
     def fit(self, X, y=None):
         """Draw the centroids of every layer.
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, memory-mapped array or sparse matrix of shape (n_samples, n_features)
+            Read in blocks. With `max_samples`, only the rows that may become centroids are computed with.
         y : ignored
 
         Returns
         -------
         self
+            A fit that fails or is interrupted leaves it as it was.
 
         Raises
         ------
         ValueError
             If X is not finite, or has fewer rows than 1.5 times `n_clusters` or than the largest k.
+
+        Warns
+        -----
+        UserWarning
+            If a layer kept in `memory` cannot be used, or none can be kept; or if workers were lost.
         """
         self._fit(X)
         return self
 
+    @all_or_nothing
     def fit_transform(self, X, y=None):
-        """Fit, and transform the same rows at no further cost; equal to ``fit(X).transform(X)``."""
-        return self._answer(self._fit(X))
+        """Fit, and transform the same rows; equal to ``fit(X).transform(X)``.
 
-    def transform(self, X):
-        """Send rows through the layers.
+        Without `max_samples` the transformation costs nothing, since all rows have gone through the layers.
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, memory-mapped array or sparse matrix of shape (n_samples, n_features)
+        y : ignored
 
         Returns
         -------
         ndarray of shape (n_samples, n_components), float32, or CSR array as from `encode`
-            According to `output`.
         """
-        X = self._check(X)
-        parts = [self._answer(self._codes(X[block])) for block in blocks(X.shape[0], _TRANSFORM_ROWS)]
-        return _stack(parts)
+        X, codes = self._fit(X)
+        return self._stream(X, self._answer_kind()) if self.max_samples is not None else self._answer(codes)
 
-    def encode(self, X):
-        """One-hot codes of the top layer.
+    def transform(self, X, out=None):
+        """Send rows through the layers, a block at a time.
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, memory-mapped array or sparse matrix of shape (n_samples, n_features)
+        out : ndarray of shape (n_samples, n_components), float32, optional
+            Where the answer is written, such as a memory-mapped file; only for output "pca".
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components), float32, or CSR array as from `encode`
+            According to `output`; `out` if it was given.
+        """
+        X = self._check(X)
+        kind = self._answer_kind()
+        if out is not None and kind == "one-hot":
+            raise ValueError(
+                "out= cannot hold the sparse matrix that output='codes' gives; use encode(X, one_hot=False, out=out)"
+            )
+        return self._stream(X, kind, out)
+
+    def encode(self, X, one_hot=True, out=None):
+        """Codes of the top layer.
+
+        Parameters
+        ----------
+        X : array-like, memory-mapped array or sparse matrix of shape (n_samples, n_features)
+        one_hot : bool, default=True
+            Whether a code is a row of zeros and ones; else it is the number of the nearest centroid in every
+            clustering, in the smallest type of integers.
+        out : ndarray of shape (n_samples, n_estimators), optional
+            Where the numbers are written, such as a memory-mapped file; only with ``one_hot=False``.
 
         Returns
         -------
         CSR array of shape (n_samples, n_estimators * k_[-1]), float32
-            Exactly n_estimators ones in every row.
+            Exactly n_estimators ones in every row. Or, with ``one_hot=False``:
+        ndarray of shape (n_samples, n_estimators)
+            Integers from 0 to k_[-1] - 1; `out` if it was given.
         """
         X = self._check(X)
-        parts = [output.one_hot(self._codes(X[block]), self.k_[-1]) for block in blocks(X.shape[0], _TRANSFORM_ROWS)]
-        return _stack(parts)
+        if out is not None and one_hot:
+            raise ValueError("out= cannot hold a sparse matrix; set one_hot=False to write the codes as integers")
+        return self._stream(X, "one-hot" if one_hot else "codes", out)
 
     def _fit(self, X):
         self._validate_params()
-        X = validate_data(self, X, accept_sparse="csr", dtype=np.float32, order="C", ensure_min_samples=2)
+        X = validate_data(self, X, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
         n_samples, n_features = X.shape
         if n_samples < 1.5 * self.n_clusters:
             raise ValueError(
@@ -252,28 +314,38 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         rng = check_random_state(self.random_state)
         entropy = int(rng.randint(np.iinfo(np.int32).max))
         landmarks = self._draw_landmarks(n_samples, entropy)
-        n_landmarks = n_samples if landmarks is None else len(landmarks)
-        schedule = self._schedule(n_samples, n_landmarks, n_features)
+        # everything else depends on these rows only
+        sample = X if landmarks is None else X[landmarks]
+        n_landmarks = sample.shape[0]
+        schedule = self._schedule(n_landmarks, n_features)
         assignment = self._choose_assignment(schedule[0], n_landmarks)
-        n_components = self._n_components(n_samples, schedule[-1])
+        n_components = self._n_components(n_landmarks, schedule[-1])
 
         report = _Report(self.verbose, type(self).__name__, len(schedule))
-        memory = self.memory if hasattr(self.memory, "cache") else Memory(self.memory, verbose=0)
-        X, preparation = _prepare(X, self.metric)
+        kept = Checkpoint(self._memory(), sample)
+        preparation = fit_preparation(sample, self.metric)
+        rows = Rows(sample, preparation)
+        settings = {
+            "n_estimators": int(self.n_estimators), "max_features": float(self.max_features), "entropy": entropy,
+            "metric": self.metric, "assignment": assignment, "n_neighbors": int(self.n_neighbors),
+        }  # fmt: skip
         codes, layers = None, []
         for index, k in enumerate(schedule):
             report.start(index, k)
-            arguments = (index, k, self.n_estimators, self.max_features, entropy, landmarks)
+            parameters = {"layer": index, "k": list(schedule[: index + 1]), **settings}
+            known = kept.load(parameters)
+            arguments = (index, k, self.n_estimators, self.max_features, entropy)
             if index == 0:
-                fit_layer = memory.cache(_fit_bottom, ignore=["n_jobs", "device"])
-                codes, layer = fit_layer(
-                    X, *arguments, self.metric, assignment, self.n_neighbors, n_jobs=self.n_jobs, device=self.device
-                )
+                codes, layer = _fit_bottom(
+                    rows, *arguments, self.metric, assignment, self.n_neighbors,
+                    n_jobs=self.n_jobs, device=self.device, codes=known,
+                )  # fmt: skip
             else:
-                fit_layer = memory.cache(_fit_upper, ignore=["n_jobs"])
-                codes, layer = fit_layer(codes, *arguments, schedule[index - 1], n_jobs=self.n_jobs)
+                codes, layer = _fit_upper(codes, *arguments, schedule[index - 1], n_jobs=self.n_jobs, codes_above=known)
+            if known is None:
+                kept.save(parameters, codes)
             layers.append(layer)
-            report.end()
+            report.end(known is not None)
         if self.output == "pca":
             self.components_, self.mean_, self.explained_variance_ratio_ = output.principal_components(
                 codes, schedule[-1], n_components, entropy
@@ -283,7 +355,17 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self._preparation = preparation
         self._layers = layers
         self._n_features_out = self.n_estimators * schedule[-1] if self.output == "codes" else n_components
-        return codes
+        return X, codes
+
+    def _memory(self):
+        if self.memory is not None and self.random_state is None:
+            warnings.warn(
+                "memory= keeps nothing without a random_state: every fit draws other centroids. Set random_state to "
+                "an integer.",
+                stacklevel=5,
+            )
+            return None
+        return self.memory
 
     def _draw_landmarks(self, n_samples, entropy):
         if self.max_samples is None:
@@ -303,7 +385,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(_LANDMARK_STREAM,)))
         return np.sort(rng.permutation(n_samples)[:n_landmarks])
 
-    def _schedule(self, n_samples, n_landmarks, n_features):
+    def _schedule(self, n_landmarks, n_features):
         if not isinstance(self.k, (str, Integral)):
             schedule = tuple(int(k) for k in np.asarray(self.k).reshape(-1))
             if not schedule or not all(isinstance(k, (Integral, np.integer)) for k in np.asarray(self.k).reshape(-1)):
@@ -313,7 +395,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             if isinstance(self.k, Integral):
                 k_max = int(self.k)
             elif self.assignment == "direct":
-                per_centroid = n_samples * max(1, round(self.max_features * n_features)) * self.n_estimators * 2
+                per_centroid = n_landmarks * max(1, round(self.max_features * n_features)) * self.n_estimators * 2
                 k_max = max(int(_DIRECT_OPERATIONS / per_centroid), int(np.ceil(1.5 * self.n_clusters)))
             if k_max is not None and isinstance(self.k, Integral):
                 schedule = _schedule_from(k_max, n_landmarks, self.n_clusters, self.delta)
@@ -346,16 +428,29 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _check(self, X):
         check_is_fitted(self)
-        return validate_data(self, X, accept_sparse="csr", dtype=np.float32, order="C", reset=False)
+        return validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False)
 
-    def _codes(self, X):
-        X = _apply_preparation(X, self._preparation)
-        codes = _assign_bottom(
-            X, self._layers[0], self.metric, self.assignment_, self.n_neighbors, self.n_jobs, self.device
-        )
-        for n_codes, layer in zip(self.k_, self._layers[1:]):
-            codes = _assign_upper(codes, layer, n_codes, self.n_jobs)
-        return codes
+    def _answer_kind(self):
+        return "one-hot" if self.output == "codes" else "components"
+
+    def _stream(self, X, kind, out=None):
+        """Answer for rows that were checked: each task takes a block of them through all layers."""
+        n_samples = X.shape[0]
+        if kind == "components":
+            out = _output_array(out, (n_samples, len(self.components_)), np.float32)
+        else:
+            codes = out if kind == "codes" else None
+            codes = _output_array(codes, (n_samples, self.n_estimators), np.min_scalar_type(self.k_[-1] - 1))
+        projection = (self.components_, self.mean_) if kind == "components" else None
+        model = (self._layers, self.k_, self.metric, self.assignment_, self.n_neighbors, self.device, projection)
+        rows = Rows(X, self._preparation)
+        n_rows = max(_ROW_BLOCK, -(-n_samples // effective_n_jobs(self.n_jobs)))
+        n_rows = min(n_rows, _rows_at_once(self.n_estimators, X.shape[1], self.n_neighbors))
+        for block, answer in run(
+            _transform_block, model, blocks(n_samples, n_rows), lambda block: (rows[block],), n_jobs=self.n_jobs
+        ):
+            (out if kind == "components" else codes)[block] = answer
+        return output.one_hot(codes, self.k_[-1]) if kind == "one-hot" else out if out is not None else codes
 
     def _answer(self, codes):
         if self.output == "codes":
@@ -381,125 +476,108 @@ def _schedule_from(k, n_landmarks, n_clusters, delta):
     return tuple(schedule)
 
 
-def _prepare(X, metric):
-    """Rows as the bottom layer wants them, and how to bring new rows to the same form.
-
-    Features without variance are left out. Euclidean: features far from zero for their spread are centred, which
-    changes no distance but saves the products' precision; others stay as they are, so that ties stay ties.
-    Cosine: rows of length one.
-    """
-    if sparse.issparse(X):
-        X.sort_indices()
-        minima, maxima = (np.asarray(part.todense()).reshape(-1) for part in (X.min(axis=0), X.max(axis=0)))
-    else:
-        minima, maxima = X.min(axis=0), X.max(axis=0)
-    keep = np.flatnonzero(maxima > minima) if metric == "euclidean" else np.flatnonzero((maxima != 0) | (minima != 0))
-    keep = np.arange(1) if len(keep) == 0 else keep
-    mean = None
-    if metric == "euclidean" and not sparse.issparse(X):
-        middle = (minima / 2 + maxima / 2)[keep]
-        distant = np.abs(middle) > 8 * (maxima / 2 - minima / 2)[keep]
-        mean = np.where(distant, middle, 0).astype(np.float32) if distant.any() else None
-    # squares must neither overflow nor vanish; a power of two changes no digit
-    largest = max(float(np.abs(minima).max()), float(np.abs(maxima).max()))
-    factor = 1.0 if largest == 0 or 1e-12 < largest < 1e12 else 2.0 ** -np.ceil(np.log2(largest))
-    preparation = {
-        "keep": None if len(keep) == X.shape[1] else keep,
-        "mean": mean,
-        "factor": None if factor == 1 else np.float32(factor),
-        "unit": metric == "cosine",
-    }
-    return _apply_preparation(X, preparation), preparation
-
-
-def _apply_preparation(X, preparation):
-    if preparation["keep"] is not None:
-        X = X[:, preparation["keep"]]
-    if preparation["mean"] is not None:
-        X = X - preparation["mean"]
-    if preparation["factor"] is not None:
-        X = X * preparation["factor"]
-    if preparation["unit"]:
-        lengths = np.sqrt(neighbors.row_squares(X))
-        lengths[lengths == 0] = 1
-        X = (sparse.diags_array(1 / lengths) @ X).tocsr() if sparse.issparse(X) else X / lengths[:, None]
-        X = X.astype(np.float32, copy=False)
-    if sparse.issparse(X):
-        X.sort_indices()
-        return X
-    return np.ascontiguousarray(X)
-
-
-def _draw_layer(layer, k, n_estimators, max_features, entropy, landmarks, n_rows, n_inputs):
+def _draw_layer(layer, k, n_estimators, max_features, entropy, n_rows, n_inputs):
     """Draw all clusterings of a layer; rows are numbered within the sorted `drawn` ones."""
     n_used = max(1, round(max_features * n_inputs))
-    n_landmarks = n_rows if landmarks is None else len(landmarks)
-    rows = np.empty((n_estimators, k), np.min_scalar_type(n_landmarks))
+    rows = np.empty((n_estimators, k), np.min_scalar_type(n_rows))
     used = np.empty((n_estimators, n_used), np.min_scalar_type(n_inputs))
     for v in range(n_estimators):
-        rows[v], used[v] = draw(entropy, layer, v, n_rows=n_landmarks, k=k, n_inputs=n_inputs, n_used=n_used)
-    flags = np.zeros(n_landmarks, bool)
+        rows[v], used[v] = draw(entropy, layer, v, n_rows=n_rows, k=k, n_inputs=n_inputs, n_used=n_used)
+    flags = np.zeros(n_rows, bool)
     for v in range(n_estimators):
         flags[rows[v]] = True
     numbers = (np.cumsum(flags) - 1).astype(rows.dtype)
     for v in range(n_estimators):
         rows[v] = numbers[rows[v]]
-    drawn = np.flatnonzero(flags)
-    return (drawn if landmarks is None else landmarks[drawn]), rows, used
+    return np.flatnonzero(flags), rows, used
 
 
 def _fit_bottom(
-    X, layer, k, n_estimators, max_features, entropy, landmarks, metric, assignment, n_neighbors, *, n_jobs, device
+    X, layer, k, n_estimators, max_features, entropy, metric, assignment, n_neighbors, *, n_jobs, device, codes=None
 ):
-    drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, landmarks, X.shape[0], X.shape[1])
-    reference = X if len(drawn) == X.shape[0] else X[drawn]
-    state = {"reference": reference, "rows": rows, "used": used}
-    return _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy), state
+    """Draw the bottom layer from the rows X, and compute its codes if they are not known."""
+    drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, *X.shape)
+    complete = len(drawn) == X.shape[0]
+    state = {"reference": X.whole() if complete else X[drawn], "rows": rows, "used": used}
+    if codes is None:
+        codes = _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy, complete)
+    return codes, state
 
 
-def _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy=0):
+def _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy=0, complete=False):
+    """Codes of the rows X, which are a matrix or `Rows`; `complete` says that the reference is all of them."""
     reference, rows, used = state["reference"], state["rows"], state["used"]
-    n_samples = X.shape[0]
+    n_samples, k = X.shape[0], rows.shape[1]
+    codes = np.empty((n_samples, len(rows)), np.min_scalar_type(k - 1))
     if device != "cpu":
         device = accelerator.resolve_device(device)
-        on_device = metric == "euclidean" and not sparse.issparse(X)
+        on_device = metric == "euclidean" and not sparse.issparse(reference)
     else:
         on_device = False
     if assignment == "direct":
         if on_device:
-            return accelerator.assign_direct(X, reference, rows, used, device).T.copy()
-        groups = blocks(len(rows), _CLUSTERINGS_PER_TASK)
-        tasks = [(X, reference, rows[group], used[group], metric) for group in groups]
-        return np.concatenate(run(bottom.assign_direct, tasks, n_jobs=n_jobs)).T.copy()
+            for block in blocks(n_samples, _TRANSFORM_ROWS):
+                codes[block] = accelerator.assign_direct(X[block], reference, rows, used, device).T
+            return codes
+        size = max(_LEAST_ROWS, min(_DIRECT_ROWS, -(-n_samples // _TASKS)))
+        shared = (reference, rows, used, metric)
+        for block, found in run(_assign_direct, shared, blocks(n_samples, size), lambda b: (X[b],), n_jobs=n_jobs):
+            codes[block] = found
+        return codes
     n_neighbors = min(n_neighbors, reference.shape[0])
-    nearest = _nearest(X, reference, metric, n_neighbors, n_jobs, device if on_device else None, entropy)
+    nearest = _nearest(X, reference, metric, n_neighbors, n_jobs, device if on_device else None, entropy, complete)
     masks = np.zeros((X.shape[1], len(rows)), np.float32)
     np.put_along_axis(masks, used.T.astype(np.int64), 1, axis=0)
     positions = bottom.position_table(rows, reference.shape[0])
     if on_device:
-        return accelerator.assign_neighbors(X, reference, nearest, positions, rows, masks, device)
-    tasks = [
-        (X[block], reference, nearest[block], positions, rows, masks, metric) for block in blocks(n_samples, _ROW_BLOCK)
-    ]
-    return np.concatenate(run(bottom.assign_neighbors, tasks, n_jobs=n_jobs))
+        for block in blocks(n_samples, _TRANSFORM_ROWS):
+            codes[block] = accelerator.assign_neighbors(
+                X[block], reference, nearest[block], positions, rows, masks, device
+            )
+        return codes
+    shared = (reference, positions, rows, masks, metric)
+    for block, found in run(
+        _assign_neighbors, shared, blocks(n_samples, _ROW_BLOCK), lambda b: (X[b], nearest[b]), n_jobs=n_jobs
+    ):
+        codes[block] = found
+    return codes
 
 
-def _nearest(X, reference, metric, n_neighbors, n_jobs, device, entropy):
+def _assign_direct(reference, rows, used, metric, X):
+    return bottom.assign_direct(X, reference, rows, used, metric).T
+
+
+def _assign_neighbors(reference, positions, rows, masks, metric, X, nearest):
+    return bottom.assign_neighbors(X, reference, nearest, positions, rows, masks, metric)
+
+
+def _nearest(X, reference, metric, n_neighbors, n_jobs, device, entropy, complete):
     nearness = "euclidean" if metric == "euclidean" else "linear"
+    if device is None and complete and metric != "linear" and neighbors.is_large(X.shape[0], reference):
+        return neighbors.approximate_rows(reference, n_neighbors, metric, entropy, n_jobs)
+    nearest = np.empty((X.shape[0], n_neighbors), np.int32)
     if device is not None:
-        return accelerator.nearest_rows(X, reference, n_neighbors, nearness, device)
-    if X is reference and metric != "linear" and neighbors.is_large(X.shape[0], reference):
-        return neighbors.approximate_rows(X, n_neighbors, metric, entropy, n_jobs)
-    norms = neighbors.row_squares(reference)
-    tasks = [(X[block], reference, n_neighbors, nearness, norms) for block in blocks(X.shape[0], _ROW_BLOCK)]
-    return np.concatenate(run(neighbors.nearest_rows, tasks, n_jobs=n_jobs))
+        for block in blocks(X.shape[0], _TRANSFORM_ROWS):
+            nearest[block] = accelerator.nearest_rows(X[block], reference, n_neighbors, nearness, device)
+        return nearest
+    norms = np.concatenate([neighbors.row_squares(reference[b]) for b in blocks(reference.shape[0], _TRANSFORM_ROWS)])
+    shared = (reference, n_neighbors, nearness, norms)
+    for block, found in run(_nearest_rows, shared, blocks(X.shape[0], _ROW_BLOCK), lambda b: (X[b],), n_jobs=n_jobs):
+        nearest[block] = found
+    return nearest
 
 
-def _fit_upper(codes, layer, k, n_estimators, max_features, entropy, landmarks, n_codes, *, n_jobs):
-    n_samples, n_inputs = codes.shape
-    drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, landmarks, n_samples, n_inputs)
-    state = {"codes": codes if len(drawn) == n_samples else codes[drawn], "rows": rows, "used": used}
-    return _assign_upper(codes, state, n_codes, n_jobs), state
+def _nearest_rows(reference, n_neighbors, nearness, norms, X):
+    return neighbors.nearest_rows(X, reference, n_neighbors, nearness, norms)
+
+
+def _fit_upper(codes, layer, k, n_estimators, max_features, entropy, n_codes, *, n_jobs, codes_above=None):
+    """Draw an upper layer from the codes below it, and compute its codes if they are not known."""
+    drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, *codes.shape)
+    state = {"codes": codes if len(drawn) == len(codes) else codes[drawn], "rows": rows, "used": used}
+    if codes_above is None:
+        codes_above = _assign_upper(codes, state, n_codes, n_jobs)
+    return codes_above, state
 
 
 def _assign_upper(codes, state, n_codes, n_jobs):
@@ -509,27 +587,69 @@ def _assign_upper(codes, state, n_codes, n_jobs):
     if n_samples <= _COMPARED_ROWS:
         bits = upper.pack_used(used, n_inputs)
         return upper.match_compared(codes, centroid_codes, rows, bits)
+    found = np.empty((n_samples, len(rows)), np.min_scalar_type(k - 1))
     if k > _INDEXED_CENTROIDS and _RANKED_SHARE * k > len(centroid_codes):
         bits = upper.pack_used(used, n_inputs)
         index = upper.index_all(np.ascontiguousarray(centroid_codes.T), n_codes)
         positions = bottom.position_table(rows, len(centroid_codes))
-        tasks = [(codes[block], index, positions, k, bits) for block in blocks(n_samples, _ROW_BLOCK)]
-        return np.concatenate(run(upper.match_ranked, tasks, n_jobs=n_jobs))
-    lines, centroid_lines = np.ascontiguousarray(codes.T), np.ascontiguousarray(centroid_codes.T)
-    if k <= _DENSE_CENTROIDS and n_codes <= 256 and used.shape[1] <= 255:
-        lines, centroid_lines = lines.astype(np.uint8), centroid_lines.astype(np.uint8)
-        tasks = [(lines, centroid_lines, rows[v], used[v]) for v in range(len(rows))]
-        matched = run(upper.match_dense, tasks, n_jobs=n_jobs)
-    else:
-        tasks = [(lines, centroid_lines, rows[v], used[v], n_codes) for v in range(len(rows))]
-        matched = run(upper.match_indexed, tasks, n_jobs=n_jobs)
-    return np.ascontiguousarray(np.array(matched).T)
+        shared = (index, positions, k, bits)
+        for block, part in run(
+            _match_ranked, shared, blocks(n_samples, _ROW_BLOCK), lambda b: (codes[b],), n_jobs=n_jobs
+        ):
+            found[block] = part
+        return found
+    dense = k <= _DENSE_CENTROIDS and n_codes <= 256 and used.shape[1] <= 255
+    dtype = np.uint8 if dense else codes.dtype
+    shared = (np.ascontiguousarray(centroid_codes.T, dtype), rows, used, n_codes, dense)
+    groups = blocks(len(rows), _CLUSTERINGS_PER_TASK)
+    keys = [(block, group) for block in blocks(n_samples, _TRANSFORM_ROWS) for group in groups]
+    lines = functools.lru_cache(maxsize=1)(lambda first, last: np.ascontiguousarray(codes[first:last].T, dtype))
+    for (block, group), part in run(
+        _match_lines, shared, keys, lambda key: (lines(key[0].start, key[0].stop), key[1]), n_jobs=n_jobs
+    ):
+        found[block, group] = part
+    return found
 
 
-def _stack(parts):
-    if len(parts) == 1:
-        return parts[0]
-    return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
+def _match_ranked(index, positions, k, bits, codes):
+    return upper.match_ranked(codes, index, positions, k, bits)
+
+
+def _match_lines(centroid_lines, rows, used, n_codes, dense, lines, group):
+    """Codes of some clusterings, for codes below that stand in one line per clustering."""
+    found = np.empty((lines.shape[1], group.stop - group.start), np.min_scalar_type(rows.shape[1] - 1))
+    for place, v in enumerate(range(group.start, group.stop)):
+        if dense:
+            found[:, place] = upper.match_dense(lines, centroid_lines, rows[v], used[v])
+        else:
+            found[:, place] = upper.match_indexed(lines, centroid_lines, rows[v], used[v], n_codes)
+    return found
+
+
+def _transform_block(layers, n_centroids, metric, assignment, n_neighbors, device, projection, X):
+    """Send prepared rows through all layers; on to the principal components if there is a projection."""
+    codes = _assign_bottom(X, layers[0], metric, assignment, n_neighbors, 1, device)
+    for n_codes, layer in zip(n_centroids, layers[1:]):
+        codes = _assign_upper(codes, layer, n_codes, 1)
+    return codes if projection is None else output.project(codes, n_centroids[-1], *projection)
+
+
+def _rows_at_once(n_estimators, n_features, n_neighbors):
+    """Rows that go through the layers together, for some quarter of scikit-learn's working_memory."""
+    per_row = 12 * n_estimators + 8 * n_features + 16 * n_neighbors
+    return int(np.clip(get_config()["working_memory"] * 2**18 // per_row, _LEAST_ROWS, _TRANSFORM_ROWS))
+
+
+def _output_array(out, shape, dtype):
+    """Check what the user gave to write to, or make it."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or out.shape != shape or not np.can_cast(dtype, out.dtype, "same_kind"):
+        given = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else repr(type(out))
+        raise ValueError(f"out={given} must be an array of shape {shape} that can hold {np.dtype(dtype)}")
+    if out.dtype.itemsize < np.dtype(dtype).itemsize or not out.flags.writeable:
+        raise ValueError(f"out= must be writeable and of {np.dtype(dtype)} or a larger type, got {out.dtype}")
+    return out
 
 
 class _Report:
@@ -543,6 +663,6 @@ class _Report:
         if self.verbose:
             print(f"[{self.name}] layer {index + 1} of {self.n_layers}, k={k} ...", end=" ", flush=True)
 
-    def end(self):
+    def end(self, known):
         if self.verbose:
-            print(f"{time.perf_counter() - self.began:.1f} s", flush=True)
+            print("from memory" if known else f"{time.perf_counter() - self.began:.1f} s", flush=True)

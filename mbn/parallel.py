@@ -1,34 +1,192 @@
-"""Running pure tasks on several workers without ever asking for more threads than there are cores."""
+"""Running pure tasks on several workers: threads, processes or machines, whatever joblib's backend is.
+
+Tasks depend on their arguments only, so that each may run anywhere, in any order, and a second time when the worker
+that ran it is gone.
+"""
 
 import os
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
 
+import numpy as np
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
+from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+# How often tasks are handed out again after workers were lost, before giving up; any result in between starts anew.
+_ATTEMPTS = 3
+# Smaller arrays travel within the task they belong to.
+_LARGE_BYTES = 1 << 22
 
-def run(function, tasks, *, n_jobs=None):
-    """Call ``function(*task)`` for every task and return the results in their order.
 
-    Workers are threads unless a joblib backend is set from outside. The kernels release the interpreter lock,
-    and the linear algebra library gets ``cores // workers`` threads meanwhile.
+def run(
+    function: Callable,
+    shared: Sequence,
+    keys: Sequence,
+    take: Callable[[Any], Sequence],
+    *,
+    n_jobs: int | None = None,
+) -> Iterator[tuple[Any, Any]]:
+    """Yield ``key, function(*shared, *take(key))`` for every key, in their order.
+
+    Workers are threads unless a joblib backend is set from outside, in which case ``n_jobs=None`` means its workers.
+    The kernels release the interpreter lock, and the linear algebra library gets ``cores // workers`` threads
+    meanwhile.
+
+    Parameters
+    ----------
+    function : callable
+        A pure function of a module.
+    shared : sequence
+        Arguments of every task: arrays, sparse matrices, scalars, and lists, tuples and dicts of them. Each array is
+        one object for the backend, which sends it to a worker once.
+    keys : sequence
+    take : callable
+        Gives the arguments of one task. Called when the task is handed out, so that only a few tasks' rows are in
+        memory at a time.
+    n_jobs : int, optional
+
+    Yields
+    ------
+    key, result
+
+    Raises
+    ------
+    Exception
+        What a task raised; or what the backend raised, if workers are lost again and again without any result.
+
+    Warns
+    -----
+    UserWarning
+        If workers were lost and their tasks are run again.
+
+    Examples
+    --------
+    >>> from mbn.parallel import blocks, run
+    >>> rows = list(range(10))
+    >>> [total for _, total in run(pow, (2,), blocks(10, 4), lambda block: rows[block][:1], n_jobs=2)]
+    [1, 16, 256]
     """
-    tasks = list(tasks)
-    n_workers = min(effective_n_jobs(n_jobs), len(tasks))
+    keys = list(keys)
+    n_workers = min(effective_n_jobs(n_jobs), len(keys))
     if n_workers <= 1:
-        return [function(*task) for task in tasks]
+        for key in keys:
+            yield key, function(*shared, *take(key))
+        return
     n_threads = max(1, cpu_count() // n_workers)
+    arrays: list[np.ndarray] = []
+    form = _take_apart(tuple(shared), arrays, 0)
+    n_done = n_failures = 0
     with threadpool_limits(n_threads, user_api="blas"):
-        workers = Parallel(n_jobs=n_jobs, prefer="threads")
-        return workers(delayed(_within_limits)(os.getpid(), n_threads, function, task) for task in tasks)
+        while n_done < len(keys):
+            rest = keys[n_done:]
+            tasks = (_task(n_threads, function, form, arrays, take(key)) for key in rest)
+            try:
+                with closing(_results(tasks, n_jobs)) as results:
+                    for result, error in results:
+                        if error is not None:
+                            raise _TaskError(error)
+                        yield keys[n_done], result
+                        n_done += 1
+                        n_failures = 0
+            except _TaskError as failed:
+                raise failed.error from None
+            except Exception as error:
+                n_failures += 1
+                if n_failures == _ATTEMPTS:
+                    error.add_note(
+                        f"Workers were lost {_ATTEMPTS} times; {len(rest)} of {len(keys)} tasks have no result. "
+                        "If their memory is too small: smaller blocks of rows need less "
+                        "(sklearn.set_config(working_memory=...), in MiB), so do fewer threads per worker, max_samples "
+                        "and n_estimators."
+                    )
+                    raise
+                warnings.warn(
+                    f"Workers were lost ({type(error).__name__}: {error}); {len(keys) - n_done} of {len(keys)} tasks "
+                    "are run again. The result does not change.",
+                    stacklevel=2,
+                )
 
 
-def _within_limits(parent, n_threads, function, task):
-    if os.getpid() == parent:
-        return function(*task)
-    with threadpool_limits(n_threads, user_api="blas"):
-        return function(*task)
-
-
-def blocks(n_rows, size):
+def blocks(n_rows: int, size: int) -> list[slice]:
     """Cut ``range(n_rows)`` into consecutive slices of at most `size` rows."""
     return [slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size)]
+
+
+class _TaskError(Exception):
+    """Carries what a task raised past the handling of what the backend raises."""
+
+    def __init__(self, error):
+        self.error = error
+
+
+def _results(tasks, n_jobs):
+    try:
+        workers = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
+    except ValueError:  # a backend that returns lists only
+        workers = Parallel(n_jobs=n_jobs, prefer="threads")
+    results = workers(tasks)
+    if isinstance(results, list):
+        results = (result for result in results)
+    return results
+
+
+def _task(n_threads, function, form, arrays, own):
+    own_arrays: list[np.ndarray] = []
+    own_form = _take_apart(tuple(own), own_arrays, len(arrays))
+    if sum(array.nbytes for array in own_arrays) < _LARGE_BYTES:
+        own_form, own_arrays = tuple(own), []
+    return delayed(_call)(os.getpid(), n_threads, function, form, own_form, *arrays, *own_arrays)
+
+
+def _call(parent, n_threads, function, form, own_form, *arrays):
+    """Call the function in a worker; an error is returned, so that it is not taken for one of the backend."""
+    shared, own = _put_together(form, arrays), _put_together(own_form, arrays)
+    try:
+        if os.getpid() == parent:
+            return function(*shared, *own), None
+        with threadpool_limits(n_threads, user_api="blas"):
+            return function(*shared, *own), None
+    except Exception as error:
+        if os.getpid() != parent:
+            error.add_note(traceback.format_exc())
+        return None, error
+
+
+class _Place(int):
+    """Where an array that was taken out stands in the list of arrays."""
+
+
+class _Rows(tuple):
+    """A CSR matrix taken apart: its class, shape and three arrays."""
+
+
+def _take_apart(value, arrays, first):
+    """Move arrays from a nested value to a list: backends know a shared array by its identity as an argument."""
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return _Place(first + len(arrays) - 1)
+    if sparse.issparse(value):
+        parts = _take_apart([value.data, value.indices, value.indptr], arrays, first)
+        return _Rows((type(value), value.shape, parts))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_take_apart(item, arrays, first) for item in value)
+    if isinstance(value, dict):
+        return {key: _take_apart(item, arrays, first) for key, item in value.items()}
+    return value
+
+
+def _put_together(form, arrays):
+    if isinstance(form, _Place):
+        return arrays[form]
+    if isinstance(form, _Rows):
+        kind, shape, parts = form
+        return kind(tuple(_put_together(parts, arrays)), shape=shape, copy=False)
+    if isinstance(form, (list, tuple)):
+        return type(form)(_put_together(item, arrays) for item in form)
+    if isinstance(form, dict):
+        return {key: _put_together(item, arrays) for key, item in form.items()}
+    return form

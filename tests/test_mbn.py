@@ -161,7 +161,7 @@ def test_few_candidates_fall_back_on_all_centroids():
     X = DIGITS[:400]
     settings = dict(n_estimators=20, k=[20, 15], random_state=0, n_clusters=8)
     model = MultilayerBootstrapNetwork(assignment="neighbors", n_neighbors=1, **settings).fit(X)
-    X, state = X[:, model._preparation["keep"]], model._layers[0]
+    X, state = X[:, model._preparation.keep], model._layers[0]
     codes = network._assign_bottom(X, state, "euclidean", "neighbors", 1, None, "cpu")
     expected = network._assign_bottom(X, state, "euclidean", "direct", 1, None, "cpu")
     only = neighbors.nearest_rows(X, state["reference"], 1)[:, 0]
