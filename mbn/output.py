@@ -3,7 +3,9 @@
 import numpy as np
 from numba import njit
 from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.decomposition import PCA
+from sklearn.utils import check_random_state
 
 _SMALL = 500
 
@@ -30,7 +32,7 @@ def one_hot(codes, k):
 
 
 def principal_components(codes, k, n_components, random_state):
-    """Principal components of the one-hot codes, which are centred implicitly and never densified.
+    """Principal components of the one-hot codes, which are centred implicitly and never written out.
 
     Returns
     -------
@@ -40,19 +42,29 @@ def principal_components(codes, k, n_components, random_state):
     ratio : ndarray of shape (n_components,)
         Share of the variance explained.
     """
-    X = one_hot(codes, k)
+    n_samples, n_estimators = codes.shape
+    width = n_estimators * k
+    mean = _add_rows(codes, k, np.ones(n_samples)) / n_samples
     if (codes == codes[0]).all():
-        components = np.zeros((n_components, X.shape[1]), np.float32)
-        return components, X[:1].toarray().reshape(-1), np.zeros(n_components)
-    if min(X.shape) <= max(_SMALL, 2 * n_components):
-        pca = PCA(n_components, svd_solver="full").fit(X.toarray())
+        return np.zeros((n_components, width), np.float32), mean.astype(np.float32), np.zeros(n_components)
+    if min(n_samples, width) <= max(_SMALL, 2 * n_components):
+        pca = PCA(n_components, svd_solver="full").fit(one_hot(codes, k).toarray())
+        components, ratio = pca.components_, pca.explained_variance_ratio_
     else:
-        pca = PCA(n_components, svd_solver="arpack", random_state=random_state).fit(X)
-    mean = np.asarray(X.mean(axis=0), np.float32).reshape(-1)
-    largest = np.argmax(np.abs(pca.components_).round(6), axis=1)
-    signs = np.sign(pca.components_[np.arange(n_components), largest])
+        centred = LinearOperator(
+            (n_samples, width),
+            matvec=lambda weights: _sum_entries(codes, k, weights.reshape(-1)) - mean @ weights.reshape(-1),
+            rmatvec=lambda values: _add_rows(codes, k, values.reshape(-1)) - mean * values.sum(),
+            dtype=np.float64,
+        )
+        start = check_random_state(random_state).uniform(-1, 1, min(n_samples, width))
+        _, values, components = svds(centred, n_components, v0=start)
+        order = np.argsort(-values, kind="stable")
+        components, ratio = components[order], values[order] ** 2 / (n_samples * (mean * (1 - mean)).sum())
+    largest = np.argmax(np.abs(components).round(6), axis=1)
+    signs = np.sign(components[np.arange(n_components), largest])
     signs[signs == 0] = 1
-    return (pca.components_ * signs[:, None]).astype(np.float32), mean, pca.explained_variance_ratio_
+    return (components * signs[:, None]).astype(np.float32), mean.astype(np.float32), ratio
 
 
 def project(codes, k, components, mean):
@@ -74,3 +86,27 @@ def _project(codes, k, table, shift, out):
             line = table[v * k + codes[i, v]]
             for d in range(out.shape[1]):
                 out[i, d] += line[d]
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _sum_entries(codes, k, weights):
+    """The one-hot matrix times a vector."""
+    n_samples, n_estimators = codes.shape
+    out = np.empty(n_samples)
+    for i in range(n_samples):
+        total = 0.0
+        for v in range(n_estimators):
+            total += weights[v * k + codes[i, v]]
+        out[i] = total
+    return out
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _add_rows(codes, k, values):
+    """The transposed one-hot matrix times a vector."""
+    n_samples, n_estimators = codes.shape
+    out = np.zeros(n_estimators * k)
+    for i in range(n_samples):
+        for v in range(n_estimators):
+            out[v * k + codes[i, v]] += values[i]
+    return out
