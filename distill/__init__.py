@@ -4,6 +4,7 @@ from importlib import import_module
 
 _HOMES = {
     "CodebookCompressor": "distill.compressors.codebook",
+    "MatrixGaussianCompressor": "distill.compressors.matrix_gaussian",
     "RandomCodeCompressor": "distill.compressors.random_code",
     "SpikeSlabCompressor": "distill.compressors.spike_slab",
     "Distiller": "distill.distiller",

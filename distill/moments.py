@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distill.arithmetic import activate
 from distill.codecs import generator
 from distill.network import Network
 
@@ -56,6 +57,52 @@ def output_moments(
     ]
     mean, variance = (np.concatenate(parts).astype(np.float32) for parts in zip(*blocks))
     return mean, variance
+
+
+def sample_outputs(
+    network: Network,
+    row_variances: Sequence[np.ndarray],
+    column_variances: Sequence[np.ndarray],
+    X: np.ndarray,
+    n_draws: int,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Draw weights, and return what each network drawn answers for all rows: functions.
+
+    Parameters
+    ----------
+    network, row_variances, column_variances, X
+        See `output_moments`.
+    n_draws : int
+    random : Generator
+
+    Returns
+    -------
+    ndarray of shape (n_draws, n_samples, n_outputs), float32
+        Sums of the last layer.
+
+    Examples
+    --------
+    >>> network = Network((np.ones((2, 1), np.float32),), (np.zeros(1, np.float32),))
+    >>> draws = sample_outputs(
+    ...     network, [np.array([0.1, 0.2, 0.5])], [np.array([2.0])], np.eye(2), 50_000, np.random.default_rng(0)
+    ... )
+    >>> draws.var(axis=0).round(1).ravel()
+    array([1.2, 1.4], dtype=float32)
+    """
+    inputs = _scaled(network, X).astype(np.float32)
+    draws = np.empty((n_draws, len(inputs), network.layer_sizes[-1]), np.float32)
+    last = len(network.weights) - 1
+    for draw in draws:
+        values = inputs
+        for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
+            rows, columns = np.sqrt(row_variances[index]), np.sqrt(column_variances[index])
+            noise = random.standard_normal((len(rows), len(columns))) * rows[:, None] * columns
+            values = values @ (weight + noise[:-1]).astype(np.float32) + (bias + noise[-1]).astype(np.float32)
+            if index < last:
+                values = activate(values, network.activation)
+        draw[:] = values
+    return draws
 
 
 def relu_moments(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,11 +188,7 @@ def averaged_probabilities(mean: np.ndarray, variance: np.ndarray, output: str) 
 
 
 def _block_moments(network, row_variances, column_variances, X) -> tuple[np.ndarray, np.ndarray]:
-    mean = np.asarray(X, np.float64)
-    if network.offset is not None:
-        mean = mean - network.offset
-    if network.scale is not None:
-        mean = mean * network.scale
+    mean = _scaled(network, X)
     variance = np.zeros_like(mean)
     last = len(network.weights) - 1
     for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
@@ -158,6 +201,13 @@ def _block_moments(network, row_variances, column_variances, X) -> tuple[np.ndar
         if index < last:
             mean, variance = activation_moments(network.activation, mean, variance)
     return mean, variance
+
+
+def _scaled(network: Network, X: np.ndarray) -> np.ndarray:
+    rows = np.asarray(X, np.float64)
+    if network.offset is not None:
+        rows = rows - network.offset
+    return rows if network.scale is None else rows * network.scale
 
 
 def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:

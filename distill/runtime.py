@@ -27,6 +27,7 @@ __all__ = ["Student", "load"]
 
 # A quick path for single rows is prepared when so many of them have been asked about
 _WORTH_PREPARING = 8
+_BLOCK = 4096
 _ANSWERS = {"predict", "predict_proba", "transform", "decision_function"}
 
 
@@ -142,21 +143,16 @@ class Student:
             If X has another shape, other columns, or values that are NaN, infinite or too large for float32.
         """
         X = self._matrix(X)
-        forward, n_rows = self._forward, X.shape[0]
-        if n_rows <= forward.block_rows:
-            return forward(_finite_rows(X))
-        sums = np.empty((n_rows, self.network.layer_sizes[-1]), np.float32)
+        sums = np.empty((X.shape[0], self.network.layer_sizes[-1]), np.float32)
 
-        def compute(start: int) -> None:
-            block = slice(start, start + forward.block_rows)
-            sums[block] = forward(_finite_rows(X[block]))
+        def keep(block: slice, part: np.ndarray) -> None:
+            sums[block] = part
 
-        map_blocks(compute, range(0, n_rows, forward.block_rows), n_rows * self.network.n_parameters)
+        self._each_block(X, keep)
         return sums
 
-    @_Offered
-    def predict(self, X) -> np.ndarray:
-        """Answer labels, or the numbers of a regressor.
+    def output_moments(self, X) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of the last layer's sums, from a file that keeps the variances of weights.
 
         Parameters
         ----------
@@ -164,11 +160,51 @@ class Student:
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        mean, variance : ndarray of shape (n_samples, n_outputs), float32
+            Without noise. See `distill.moments.output_moments`.
+
+        Raises
+        ------
+        ValueError
+            If the file keeps no variances, or X is not as demanded.
+        """
+        from distill.moments import output_moments
+
+        if not all("row_variance" in extras for extras in self.extras) or not self.extras:
+            raise ValueError(
+                "this student knows nothing of the uncertainty of its weights; files of MatrixGaussianCompressor do"
+            )
+        rows, columns = ([extras[name] for extras in self.extras] for name in ("row_variance", "column_variance"))
+        X = self._matrix(X)
+        blocks = [
+            output_moments(self.network, rows, columns, _finite_rows(X[start : start + _BLOCK]))
+            for start in range(0, max(X.shape[0], 1), _BLOCK)
+        ]
+        mean, variance = (np.concatenate(parts) for parts in zip(*blocks))
+        return mean, variance
+
+    @_Offered
+    def predict(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Answer labels, or the numbers of a regressor.
+
+        Parameters
+        ----------
+        X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+        return_std : bool
+            Whether to answer standard deviations as well: of numbers, from a file that keeps variances. They are those
+            of the function that was learned and of the noise around it together.
+
+        Returns
+        -------
+        answers : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        deviations : ndarray of the same shape
+            With `return_std` only.
         """
         classes = self.network.classes
         if classes is None:
-            return self._numbers(X)
+            return self._numbers(X, return_std)
+        if return_std:
+            raise ValueError("return_std=True is for numbers, and labels are answered here; use predict_proba")
         if type(X) is np.ndarray and X.shape == self._single and X.dtype.kind in "fiub":
             if self._quick_label is not None:
                 label = self._quick_label(X)
@@ -178,22 +214,36 @@ class Student:
                 self._n_singles += 1
                 if self._n_singles == _WORTH_PREPARING:
                     self._quick_label = QuickLabel(self._forward.prepared, self.network.activation)
-        sums = self.raw_outputs(X)
-        return classes[(sums[:, 0] > 0).astype(np.intp) if sums.shape[1] < len(classes) else sums.argmax(axis=1)]
+        X = self._matrix(X)
+        labels = np.empty(X.shape[0], np.intp)
+        single = self.network.layer_sizes[-1] < len(classes)
+
+        def choose(block: slice, sums: np.ndarray) -> None:
+            labels[block] = sums[:, 0] > 0 if single else sums.argmax(axis=1)
+
+        self._each_block(X, choose)
+        return classes[labels]
 
     @_Offered
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self, X, averaged: bool = False) -> np.ndarray:
         """Answer the probability of every label.
 
         Parameters
         ----------
         X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+        averaged : bool
+            Whether probabilities are averaged over the weights that are possible, where the file keeps variances, and
+            not those of the mean weights: less sure far from what was learned.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes), float32
             Columns as in `classes_`.
         """
+        if averaged:
+            from distill.moments import averaged_probabilities
+
+            return averaged_probabilities(*self.output_moments(X), self.network.output)
         sums = self.raw_outputs(X)
         if self.network.output == "softmax":
             return softmax(sums)
@@ -201,18 +251,22 @@ class Student:
         return np.hstack([1 - positive, positive]) if positive.shape[1] == 1 else positive
 
     @_Offered
-    def transform(self, X) -> np.ndarray:
+    def transform(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Answer an embedding.
 
         Parameters
         ----------
         X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+        return_std : bool
+            Whether to answer standard deviations as well; see `predict`.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_components), float32
+        embedding : ndarray of shape (n_samples, n_components), float32
+        deviations : ndarray of the same shape
+            With `return_std` only.
         """
-        return self._numbers(X)
+        return self._numbers(X, return_std)
 
     @_Offered
     def decision_function(self, X) -> np.ndarray:
@@ -236,9 +290,31 @@ class Student:
         size = f", {self.report['n_bytes']} bytes" if self.report else ""
         return f"<Student {sizes}: {', '.join(sorted(self._offered))}{size}>"
 
-    def _numbers(self, X) -> np.ndarray:
+    def _numbers(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         sums = self.raw_outputs(X)
-        return sums[:, 0] if self.network.squeeze else sums
+        answers = sums[:, 0] if self.network.squeeze else sums
+        if not return_std:
+            return answers
+        variance = self.output_moments(X)[1] + self.extras[-1].get("noise_variance", np.float32(0))
+        return answers, np.sqrt(variance).reshape(answers.shape)
+
+    def _each_block(self, X, take: Callable[[slice, np.ndarray], None]) -> None:
+        """Call `take` with the last layer's sums of one block of rows after the other, or side by side in threads."""
+        forward, size = self._forward, self._forward.block_rows
+        if X.shape[0] <= size:
+            take(slice(None), forward(_finite_rows(X)))
+            return
+
+        def make_worker() -> Callable[[int], None]:
+            buffers = forward.buffers()
+
+            def compute(start: int) -> None:
+                block = slice(start, start + size)
+                take(block, forward(_finite_rows(X[block]), buffers))
+
+            return compute
+
+        map_blocks(make_worker, range(0, X.shape[0], size), X.shape[0] * self.network.n_parameters)
 
     def _matrix(self, X):
         """Return X as something with two dimensions whose blocks of rows are numbers."""

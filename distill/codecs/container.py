@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.codecs import codebook, dense, labels, random_code, sparse
+from distill.codecs import codebook, dense, grid, labels, random_code, sparse
 from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader, StudentFileError, varint
 from distill.network import ACTIVATIONS, OUTPUTS, TARGETS, Network
@@ -46,6 +46,7 @@ CODECS: dict[int, Codec] = {
     dense.FLOAT16: Codec("float16", dense.decode),
     codebook.CODEBOOK: Codec("codebook", codebook.decode),
     random_code.RANDOM_CODE: Codec("random code", random_code.decode),
+    grid.GRID: Codec("grid", grid.decode),
     sparse.SPARSE: Codec("sparse", sparse.decode),
 }
 

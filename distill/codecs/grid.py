@@ -246,8 +246,11 @@ def encode(layer: GridLayer) -> Section:
 
 def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int = GRID) -> list[Layer]:
     """Read one layer of the first of `shapes`."""
-    with np.errstate(over="ignore", under="ignore"):  # what is then infinite is refused by the container
-        return [decode_layer(reader, *shapes[0]).layer]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # weights that are infinite: by the container
+        layer = decode_layer(reader, *shapes[0]).layer
+    if not all(np.isfinite(values).all() for values in layer.extras.values()):
+        raise StudentFileError(f"{reader.where} has variances that are infinite")
+    return [layer]
 
 
 def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> GridLayer:

@@ -28,6 +28,8 @@ EXPECTATIONS = ("moments", "draws")
 
 _LEAST_STEPS, _AVERAGING, _NOISE_STEP = 32, 0.999, 0.05
 _BLOCK = 4096
+# Held-out rows count as if there were so many more of them on which the noise is as it was
+_DOUBT = 5.0
 # Gamma prior of the precision of a row's weights, or a layer's
 _SHAPE, _RATE = 0.5, 0.5
 
@@ -256,16 +258,43 @@ def squared_errors(
 
 
 @torch.no_grad()
-def settle_noise(posterior: Posterior, rows: Rows) -> None:
-    """Give the noise the posterior that the errors of all rows call for."""
-    if posterior.noise is None:
-        return
-    total = torch.zeros_like(posterior.noise.rate)
+def mean_squares(posterior: Posterior, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Return mean squared errors of the mean function, and its mean variances, over rows; shape (..., n_outputs)."""
+    error = variance = 0.0
     for index in torch.arange(len(rows)).split(_BLOCK):
         inputs, targets = rows.take(index)
-        mean, variance = posterior.moments(inputs)
-        total += ((targets - mean).square() + variance).sum(-2)
-    posterior.noise.update(total / len(rows), 1.0)
+        mean, spread = posterior.moments(inputs)
+        error = error + (targets - mean).square().sum(-2)
+        variance = variance + spread.sum(-2)
+    return error / len(rows), variance / len(rows)
+
+
+def settle_noise(posterior: Posterior, rows: Rows, held_out: Rows | None = None) -> None:
+    """Give the noise the posterior that errors call for.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    rows : Rows
+        Those that were learned from.
+    held_out : Rows or None
+        Rows that were not. Where their errors are larger than noise and what is uncertain about the function explain,
+        noise is larger by that; the fewer they are, the less they count.
+    """
+    if posterior.noise is None:
+        return
+    error, variance = mean_squares(posterior, rows)
+    posterior.noise.update(error + variance, 1.0)
+    if held_out is not None:
+        scale = noise_excess(posterior, held_out)
+        posterior.noise.rate.mul_(1 + (scale - 1) * len(held_out) / (len(held_out) + _DOUBT))
+
+
+def noise_excess(posterior: Posterior, held_out: Rows) -> Tensor:
+    """Return by what held-out errors say the noise's variance is too small, at least 1, shape (..., n_outputs)."""
+    error, variance = mean_squares(posterior, held_out)
+    noise = posterior.noise.rate / posterior.noise.shape
+    return ((error - variance) / noise).clamp_min(1.0)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

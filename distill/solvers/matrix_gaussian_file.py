@@ -1,0 +1,206 @@
+"""From a matrix Gaussian posterior to a student file: units, what is dropped, steps of the grid."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from distill.codecs import container, grid
+from distill.codecs.grid import GridLayer
+from distill.network import Network
+from distill.solvers.frame import Frame
+from distill.solvers.matrix_gaussian import Posterior
+from distill.solvers.pruning import slice_network, without_dead_ends
+from distill.solvers.selection import numpy_activation
+from distill.students.network import scale_outputs
+
+_MOST_ROUNDS = 4
+_LOWEST_RATE, _HIGHEST_RATE, _N_HALVINGS = 1e-6, 1e6, 24
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """What is known of a network's weights, in the units of the rows it will be asked about.
+
+    Parameters
+    ----------
+    network : Network
+        Its weights and biases are the means.
+    rows : tuple of ndarray of shape (n_inputs + 1,)
+        Variances of the rows of every layer, the biases' last.
+    columns : tuple of ndarray of shape (n_outputs,)
+        Variances of the columns. A weight's is the product of both.
+    noise : ndarray of shape (n_outputs,) or None
+        Variance of the noise of numbers.
+    """
+
+    network: Network
+    rows: tuple[np.ndarray, ...]
+    columns: tuple[np.ndarray, ...]
+    noise: np.ndarray | None = None
+
+    @property
+    def matrices(self) -> list[np.ndarray]:
+        """Means of every layer, shape (n_inputs + 1, n_outputs), the biases last."""
+        return [np.vstack(layer) for layer in zip(self.network.weights, self.network.biases)]
+
+
+@torch.no_grad()
+def believe(posterior: Posterior, frame: Frame, network: Network) -> Belief:
+    """Bring a posterior into the units of a network that it was learned for.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Learned in the units of `frame`. Of rows whose covariance has more than a diagonal, the diagonal is kept.
+    frame : Frame
+    network : Network
+        It gives names, classes and the input section. Where it has none, the frame's becomes one: folded into the
+        first layer it would make the bias depend on the weights.
+
+    Returns
+    -------
+    Belief
+        Inputs that do not vary have means of zero.
+    """
+    weights, biases, rows, columns = [], [], [], []
+    for q in posterior.network.posteriors()[0]:
+        matrix = q.mean.numpy().astype(np.float64) / math.sqrt(len(q.mean))
+        weights.append(matrix[:-1])
+        biases.append(matrix[-1])
+        rows.append(q.rows.diagonal().numpy().astype(np.float64) / len(q.mean))
+        columns.append(q.columns.numpy().astype(np.float64))
+    weights[-1], biases[-1] = scale_outputs(weights[-1], biases[-1], frame.mean, frame.unit)
+    columns[-1] = columns[-1] * np.square(frame.unit, dtype=np.float64)
+    first = np.zeros((network.n_features, weights[0].shape[1]))
+    first[frame.features] = weights[0]
+    variances = np.full(network.n_features + 1, rows[0][-1])
+    variances[:-1][frame.features] = rows[0][:-1]
+    rows[0] = variances
+    learned = replace(
+        network,
+        weights=tuple(weight.astype(np.float32) for weight in (first, *weights[1:])),
+        biases=tuple(bias.astype(np.float32) for bias in biases),
+    )
+    if frame.offset is not None:
+        offset, scale = (
+            _everywhere(value, frame.features, network.n_features) for value in (frame.offset, frame.scale)
+        )
+        learned = replace(learned, offset=offset, scale=scale)
+    noise = None
+    if posterior.noise is not None:
+        # The mean of 1 / t for a Gamma t; there are always rows enough for it to exist
+        noise = (posterior.noise.rate / (posterior.noise.shape - 1).clamp_min(0.5)).numpy() * np.square(frame.unit)
+    return Belief(learned, tuple(rows), tuple(columns), noise)
+
+
+def signals(belief: Belief) -> list[np.ndarray]:
+    """Return every weight's mean, squared, over its variance; biases not with them."""
+    parts = zip(belief.network.weights, belief.rows, belief.columns)
+    return [np.square(weight, dtype=np.float64) / (rows[:-1, None] * columns) for weight, rows, columns in parts]
+
+
+def signal_masks(belief: Belief, least: float) -> list[np.ndarray]:
+    """Return masks without the rows and columns whose mean signal is below `least`; outputs stay."""
+    masks = []
+    for index, signal in enumerate(signals(belief)):
+        rows, columns = signal.mean(axis=1) >= least, signal.mean(axis=0) >= least
+        if index == len(belief.rows) - 1:
+            columns[:] = True
+        masks.append(rows[:, None] & columns)
+    return masks
+
+
+def reduce(belief: Belief, masks: Sequence[np.ndarray]) -> Belief:
+    """Drop weights that are False, and with them hidden units that nothing reaches or that lead nowhere.
+
+    Returns
+    -------
+    Belief
+        Fewer hidden units. Units that nothing reaches are constant, and are added to the biases behind them.
+    """
+    sliced = slice_network(belief.network, masks, numpy_activation(belief.network.activation))
+    rows, columns, kept = [], [], np.arange(belief.network.n_features)
+    for row, column, units in zip(belief.rows, belief.columns, sliced.units):
+        rows.append(np.append(row[kept], row[-1]))
+        columns.append(column[units])
+        kept = units
+    return Belief(sliced.network, tuple(rows), tuple(columns), belief.noise)
+
+
+def quantize(belief: Belief, rate_weight: float, uniform: bool = False) -> tuple[Network, list[GridLayer]]:
+    """Round the means to grids that follow the variances, and drop the hidden units that this leaves without weights.
+
+    Parameters
+    ----------
+    belief : Belief
+    rate_weight, uniform
+        See `distill.codecs.grid.quantize`.
+
+    Returns
+    -------
+    network : Network
+        Of the shape that the layers have.
+    layers : list of GridLayer
+    """
+    for _ in range(_MOST_ROUNDS):
+        last = len(belief.rows) - 1
+        layers = [
+            grid.quantize(matrix, rows, columns, rate_weight, belief.noise if index == last else None, uniform)
+            for index, (matrix, rows, columns) in enumerate(zip(belief.matrices, belief.rows, belief.columns))
+        ]
+        masks = [layer.codes[:-1] != 0 for layer in layers]
+        alive = without_dead_ends(masks)
+        if all(mask.any(axis=0).all() for mask in alive[:-1]):
+            break
+        belief = reduce(belief, masks)
+    return belief.network, layers
+
+
+def write(belief: Belief, rate_weight: float, uniform: bool = False) -> bytes:
+    """Write the student file; see `quantize`."""
+    network, layers = quantize(belief, rate_weight, uniform)
+    return container.pack(network, [grid.encode(layer) for layer in layers])
+
+
+def write_within(belief: Belief, max_bytes: int, uniform: bool = False) -> tuple[bytes, float]:
+    """Write the most faithful student file of at most so many bytes.
+
+    Returns
+    -------
+    data : bytes
+    rate_weight : float
+
+    Raises
+    ------
+    ValueError
+        If no file is that small.
+    """
+    low, high = math.log(_LOWEST_RATE), math.log(_HIGHEST_RATE)
+    found = write(belief, _HIGHEST_RATE, uniform), _HIGHEST_RATE
+    if len(found[0]) > max_bytes:
+        raise ValueError(
+            f"max_bytes={max_bytes} cannot be reached: a file without any weight that matters has {len(found[0])} "
+            "bytes; allow more"
+        )
+    for _ in range(_N_HALVINGS):
+        middle = 0.5 * (low + high)
+        try:
+            data = write(belief, math.exp(middle), uniform)
+        except ValueError:  # more steps than the format holds
+            data = None
+        if data is not None and len(data) <= max_bytes:
+            high, found = middle, (data, math.exp(middle))
+        else:
+            low = middle
+    return found
+
+
+def _everywhere(value: np.ndarray | None, features: np.ndarray, n_features: int) -> np.ndarray | None:
+    if value is None or np.ndim(value) == 0:
+        return value
+    spread = np.zeros(n_features, np.float32)
+    spread[features] = value
+    return spread
