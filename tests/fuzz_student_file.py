@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from some_students import make_network
 
-from distill.codecs import codebook, container, random_code, sparse
+from distill.codecs import codebook, container, grid, random_code, sparse
 from distill.codecs.container import StudentFileError
 from distill.runtime import load
 
@@ -35,8 +35,8 @@ def seeds() -> dict[str, bytes]:
     sizes = (24, 10, 4)
     shapes = tuple(pairwise(sizes))
     network = make_network(sizes, target="predict", output="softmax", classes=np.arange(4))
-    for name, factors, grid in (("plain", (1, 1), ()), ("shared", (3, 2), ()), ("waves", (2, 1), (4, 6))):
-        layout = random_code.Layout(shapes, factors, 8, 9, 5, grid, 10 if grid else 0)
+    for name, factors, extents in (("plain", (1, 1), ()), ("shared", (3, 2), ()), ("waves", (2, 1), (4, 6))):
+        layout = random_code.Layout(shapes, factors, 8, 9, 5, extents, 10 if extents else 0)
         section = random_code.encode(layout, random.integers(0, 256, 9), np.full((2, 2), 0.5, np.float16))
         files[f"random-code-{name}"] = container.pack(network, [section])
     for dtype in ("float16", "float32"):
@@ -46,6 +46,14 @@ def seeds() -> dict[str, bytes]:
             kept[::5] = 0
             layers.append(sparse.encode(kept, bias, dtype))
         files[f"sparse-{dtype}"] = container.pack(network, layers)
+    for rate_weight in (1e-3, 1.0):
+        layers = []
+        for weight, bias in zip(network.weights, network.biases):
+            means = np.vstack([weight, bias]) * (random.random((len(weight) + 1, 1)) < 0.7)
+            rows, columns = np.exp(random.normal(-3, 1, len(means))), np.exp(random.normal(size=len(bias)))
+            noise = np.ones(len(bias)) if len(bias) == sizes[-1] else None
+            layers.append(grid.encode(grid.quantize(means, rows, columns, rate_weight, noise)))
+        files[f"grid-{rate_weight:g}"] = container.pack(network, layers)
     large = make_network((120, 80, 4))
     layers = []
     for weight, bias in zip(large.weights, large.biases):
@@ -129,6 +137,9 @@ def _try(data: bytes, checksum_is_right: bool) -> str:
         for method in ("predict", "predict_proba", "transform", "decision_function"):
             if hasattr(student, method):
                 assert len(getattr(student, method)(rows)) == 3
+        if all("row_variance" in extras for extras in student.extras):
+            mean, variance = student.output_moments(rows)
+            assert len(mean) == len(variance) == 3
     return "accepted"
 
 

@@ -197,6 +197,45 @@ def read_sparse(section, n_inputs, n_outputs):
     return [row or [0.0] * n_outputs for row in weights], section.numbers(kind, n_outputs)
 
 
+def read_grid(section, n_inputs, n_outputs):
+    flags = section.byte()
+    step = struct.unpack("<b", section.take(1))[0]
+    used = [1] * n_inputs
+    if flags & 1:
+        used = read_symbols(section, n_inputs, 2) if flags & 2 else section.packed(1, n_inputs)
+    columns = read_levels(section, n_outputs)
+    rows = read_levels(section, sum(used) + 1)
+    levels = [[row + column for column in columns] for row in rows]
+    inner = [level for row in levels[:-1] for level in row]
+    n_classes = section.byte()
+    codes = [0] * len(inner)
+    lowest, width = min(inner, default=0), max(inner, default=0) - min(inner, default=0) + 1
+    for number in range(n_classes):
+        places = [place for place, level in enumerate(inner) if (level - lowest) * n_classes // width == number]
+        for place, code in zip(places, read_whole_numbers(section, len(places))):
+            codes[place] = code
+    codes += read_whole_numbers(section, n_outputs)
+    flat = [level for row in levels for level in row]
+    values = iter([code * 2 ** ((level + step) / 4) for code, level in zip(codes, flat)])
+    matrix = [[next(values) if is_used else 0.0 for _ in range(n_outputs)] for is_used in [*used, 1]]
+    if flags & 4:
+        section.numbers("f4", n_outputs)
+    return matrix[:-1], matrix[-1]
+
+
+def read_levels(section, count):
+    lowest, span = struct.unpack("<h", section.take(2))[0], section.varint()
+    return [lowest + symbol for symbol in read_symbols(section, count, span + 1)]
+
+
+def read_whole_numbers(section, count):
+    top, n_low = section.byte(), section.byte()
+    high = read_symbols(section, count, top + 1)
+    magnitudes = [h << n_low | low for h, low in zip(high, section.packed(n_low, count))]
+    signs = iter(section.packed(1, sum(magnitude != 0 for magnitude in magnitudes)))
+    return [-magnitude if magnitude and next(signs) else magnitude for magnitude in magnitudes]
+
+
 def read_random_code(section, shapes):
     n_bits, seed, n_blocks = section.byte(), section.varint(), section.varint()
     factors = [section.varint() for _ in shapes]
@@ -272,7 +311,7 @@ def permutation(seed, number, count):
     return sorted(range(count), key=drawn.__getitem__)
 
 
-LAYERS = {16: read_dense("f4"), 17: read_dense("f2"), 18: read_codebook, 24: read_sparse}
+LAYERS = {16: read_dense("f4"), 17: read_dense("f2"), 18: read_codebook, 22: read_grid, 24: read_sparse}
 
 
 def read_symbols(section, count, n_symbols):

@@ -21,6 +21,7 @@ from some_students import make_network
 import distill
 from distill.codecs import container, dense, entropy
 from distill.codecs.container import StudentFileError
+from distill.moments import sample_outputs
 from distill.runtime import Student, load
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -166,8 +167,24 @@ def test_golden_files_of_version_1_answer_as_ever(name):
         answer = getattr(student, student.network.target)(rows)
         assert answer.shape == ((6,) if student.network.squeeze else sums.shape)
         np.testing.assert_allclose(answer, sums.reshape(answer.shape), **tolerance)
-    if "codebook" not in name:
+    if not name.endswith(("codebook", "grid")):
         assert container.encode(student.network, name.split("-")[-1]) == data
+
+
+def test_golden_variances_give_the_deviations_they_gave():
+    student = load(GOLDEN / "regressor-grid.student")
+    rows = np.array(EXPECTED["regressor-grid"]["rows"])
+    deviations = student.predict(rows, return_std=True)[1]
+    draws = sample_outputs(
+        student.network,
+        *([extras[name] for extras in student.extras] for name in ("row_variance", "column_variance")),
+        rows,
+        4000,
+        np.random.default_rng(0),
+    )
+    # Beyond one hidden layer moments are an approximation
+    expected = np.sqrt(draws.var(axis=0) + [0.25, 0.5])
+    np.testing.assert_allclose(deviations, expected, rtol=0.1)
 
 
 def test_golden_files_are_complete():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.codecs import codebook, container
+from distill.codecs import codebook, container, grid
 from distill.network import Network
 
 FOLDER = Path(__file__).parent
@@ -65,6 +65,7 @@ NETWORKS = {
         },
     ),
     "integers-codebook": ((64, 32, 10), "relu", "predict", "softmax", {"classes": INTEGERS}),
+    "regressor-grid": ((8, 12, 5, 2), "relu", "predict", "identity", {"offset": np.float32(0.5)}),
 }
 
 
@@ -85,11 +86,31 @@ def build(name: str) -> tuple[bytes, np.ndarray]:
     if coding == "codebook":
         layers = [codebook_layer(weight, bias, index) for index, (weight, bias) in enumerate(zip(weights, biases))]
         weights = [layer.weight for layer in layers]
+    if coding == "grid":
+        last = len(weights) - 1
+        layers = [
+            grid_layer(weight, bias, index, index == last) for index, (weight, bias) in enumerate(zip(weights, biases))
+        ]
+        weights, biases = [layer.matrix[:-1] for layer in layers], [layer.matrix[-1] for layer in layers]
     network = Network(tuple(weights), tuple(biases), activation, target, output, **more)
     rows = fractions(6 * sizes[0], 32, 99).reshape(6, sizes[0]) * 2
     if coding == "codebook":
         return container.pack(network, [codebook.encode(layer) for layer in layers]), rows
+    if coding == "grid":
+        return container.pack(network, [grid.encode(layer) for layer in layers]), rows
     return container.encode(network, coding), rows
+
+
+def grid_layer(weight: np.ndarray, bias: np.ndarray, index: int, is_last: bool) -> grid.GridLayer:
+    """Return a layer of whole steps: with inputs that are not used, large numbers and noise here and there."""
+    n_inputs, n_outputs = weight.shape
+    codes = np.rint(np.vstack([weight * (3 if index else 400), 40 * bias])).astype(np.int64)
+    used = np.arange(n_inputs) % 7 != 3 if index < 2 else np.ones(n_inputs, bool)
+    codes[:-1][~used] = 0
+    rows, columns = -8 - np.arange(n_inputs + 1) * 5 % 9, np.arange(n_outputs) * 3 % 7
+    rows[:-1][~used] = rows[-1]
+    noise = np.array([0.25, 0.5], np.float32) if is_last else None
+    return grid.GridLayer(codes, rows, columns, 2 if index else -20, used, noise)
 
 
 def codebook_layer(weight: np.ndarray, bias: np.ndarray, index: int) -> codebook.CodebookLayer:
