@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from distill import Distiller, load
 from distill.codecs import container
+from distill.codecs.random_code import encode
 from distill.compressors.base import network_of
 from distill.compressors.codebook import CodebookCompressor
 from distill.compressors.random_code import RandomCodeCompressor, _economy, starting_point
@@ -73,6 +74,19 @@ def test_the_budget_holds_to_the_byte_and_is_used(student, max_bytes, bits_per_b
     assert compressor.nbytes_ == os.path.getsize(tmp_path / "a.student") == len(compressor.to_bytes()) <= max_bytes
     assert compressor.nbytes_ > max_bytes - 4
     assert sum(compressor.report_["bytes"].values()) == compressor.nbytes_
+
+
+@pytest.mark.parametrize("bits_per_block", [4, 7, 12, 24])
+@pytest.mark.parametrize("changes", [{}, {"input_shape": (8, 8)}, {"hidden_layer_sizes": (9, 5)}, {"hash_factors": 3}])
+def test_no_budget_is_exceeded_or_left_unused(student, bits_per_block, changes):
+    network = network_of(student)
+    for max_bytes in range(90, 1500, 67):
+        compressor = RandomCodeCompressor(student, max_bytes=max_bytes, bits_per_block=bits_per_block, **changes)
+        smaller = compressor._blank(network, 0)
+        layout = compressor._plan(network, smaller, 0)
+        codes, scales = np.zeros(layout.n_blocks, np.int64), np.ones((len(layout.shapes), 2), np.float16)
+        size = len(container.pack(smaller, [encode(layout, codes, scales)]))
+        assert size <= max_bytes and (size > max_bytes - 5 or layout.n_blocks == layout.n_numbers)
 
 
 def test_bits_per_weight_sets_the_size(student):
