@@ -11,6 +11,7 @@ _HOMES = {
     "Student": "distill.runtime",
     "StudentFileError": "distill.codecs.container",
     "load": "distill.runtime",
+    "save": "distill.pipeline",
     "to_onnx": "distill.onnx",
 }
 

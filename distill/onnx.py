@@ -12,6 +12,7 @@ import numpy as np
 from distill.arithmetic import prepare
 from distill.codecs import container
 from distill.network import Network
+from distill.preprocessing import Preprocessing
 from distill.runtime import Student
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OPSET = 17
 _IR_VERSION = 8
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
+_ELEMENTWISE = {"subtract": "Sub", "divide": "Div", "multiply": "Mul", "add": "Add"}
 _NUMBERS = {"predict": "prediction", "transform": "embedding", "decision_function": "decision"}
 
 
@@ -28,7 +30,8 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
 
     Parameters
     ----------
-    estimator_or_student : Student, or a fitted Distiller or compressor
+    estimator_or_student : Student, or a fitted Distiller or compressor, or a Pipeline that ends in one
+        What may be in such a Pipeline is said in `distill.pipeline.to_bytes`.
     path : str, path or None
         Where to write the model, in one piece or not at all.
 
@@ -55,14 +58,15 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
     >>> [node.op_type for node in model.graph.node], model.graph.output[0].name
     (['Gemm'], 'embedding')
     """
-    network = _network_of(estimator_or_student)
+    network, preprocessing = _student_in(estimator_or_student)
     try:
         import onnx
     except ImportError as error:
         raise ImportError("to_onnx needs the package onnx: pip install 'mbn-distill[onnx]'") from error
 
     graph = _Graph(onnx)
-    sums = _sums(graph, network)
+    sums = _sums(graph, network, "X" if preprocessing is None else _before(graph, preprocessing))
+    n_features = network.n_features if preprocessing is None else preprocessing.n_features_in
     if network.classes is None or network.target == "decision_function":
         name = _NUMBERS[network.target]
         if network.squeeze:
@@ -77,7 +81,7 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
         onnx.helper.make_graph(
             graph.nodes,
             "student",
-            [onnx.helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, [None, network.n_features])],
+            [onnx.helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, [None, n_features])],
             graph.outputs,
             graph.constants,
         ),
@@ -93,17 +97,21 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
     return model
 
 
-def _network_of(estimator_or_student: Any) -> Network:
+def _student_in(estimator_or_student: Any) -> tuple[Network, Preprocessing | None]:
     if isinstance(estimator_or_student, Student):
-        return estimator_or_student.network
+        return estimator_or_student.network, estimator_or_student.preprocessing
+    if hasattr(estimator_or_student, "steps"):
+        from distill.pipeline import to_bytes
+
+        return _student_in(Student.from_bytes(to_bytes(estimator_or_student)))
     if isinstance(getattr(type(estimator_or_student), "network_", None), property):
         # Whoever has an estimator has scikit-learn, and expects its error
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(estimator_or_student)
-        return estimator_or_student.network_
+        return estimator_or_student.network_, None
     kind = type(estimator_or_student).__name__
-    raise TypeError(f"to_onnx takes a Student, or a fitted Distiller or compressor, got {kind}")
+    raise TypeError(f"to_onnx takes a Student, a fitted Distiller or compressor, or a Pipeline, got {kind}")
 
 
 class _Graph:
@@ -133,9 +141,24 @@ class _Graph:
                 names[:] = [new if name == old else name for name in names]
 
 
-def _sums(graph: _Graph, network: Network) -> str:
+def _before(graph: _Graph, preprocessing: Preprocessing) -> str:
+    """Add the steps before the network, in float64; return the name of the rows that enter it."""
+    rows, types = graph.node("Cast", ["X"], to=graph.onnx.TensorProto.DOUBLE), graph.onnx.TensorProto
+    for step in preprocessing.steps:
+        if step.operation == "product":
+            rows = graph.node("Cast", [rows], to=types.FLOAT)
+            rows = graph.node("MatMul", [rows, graph.constant(step.values)])
+            rows = graph.node("Cast", [rows], to=types.DOUBLE)
+        elif step.operation == "clip":
+            rows = graph.node("Clip", [rows, *(graph.constant(value) for value in step.values)])
+        else:
+            rows = graph.node(_ELEMENTWISE[step.operation], [rows, graph.constant(step.values)])
+    return graph.node("Cast", [rows], to=types.FLOAT)
+
+
+def _sums(graph: _Graph, network: Network, rows: str) -> str:
     """Add the layers; return the name of the last one's sums."""
-    prepared, rows = prepare(network), "X"
+    prepared = prepare(network)
     for operator, value in (("Sub", prepared.offset), ("Mul", prepared.scale)):
         if value is not None:
             rows = graph.node(operator, [rows, graph.constant(value)])

@@ -22,6 +22,7 @@ from distill.codecs import container
 from distill.margin import QuickLabel
 from distill.network import Network
 from distill.parallel import map_blocks
+from distill.preprocessing import Preprocessing
 
 __all__ = ["Student", "load"]
 
@@ -86,12 +87,15 @@ class Student:
         Where the bytes of its file are; see `distill.codecs.container.report`.
     extras : tuple of dict of str to ndarray
         What the file knows about each layer besides its weights.
+    preprocessing : Preprocessing or None
+        What rows go through before they enter the network.
 
     Attributes
     ----------
     network : Network
     report : dict or None
     extras : tuple of dict
+    preprocessing : Preprocessing or None
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Where the file keeps them.
@@ -101,22 +105,29 @@ class Student:
     Notes
     -----
     Rows are checked: two dimensions, the right number of features, finite numbers, and, where feature names are known
-    and X has column names, the same names in the same order. They are computed with in float32. No rows at all are
-    answered with no rows.
+    and X has column names, the same names in the same order. They are computed with in float32, and before that in
+    float64 if there are steps before the network. No rows at all are answered with no rows.
     """
 
-    def __init__(self, network: Network, report: dict | None = None, extras: tuple[dict, ...] = ()):
+    def __init__(
+        self,
+        network: Network,
+        report: dict | None = None,
+        extras: tuple[dict, ...] = (),
+        preprocessing: Preprocessing | None = None,
+    ):
         self.network = network
         self.report = report
         self.extras = extras
-        self.n_features_in_ = network.n_features
+        self.preprocessing = preprocessing
+        self.n_features_in_ = network.n_features if preprocessing is None else preprocessing.n_features_in
         if network.classes is not None:
             self.classes_ = network.classes
         if network.feature_names is not None:
             self.feature_names_in_ = np.array(network.feature_names, dtype=object)
         self._offered = _offered(network)
         self._forward = Forward(network)
-        self._single = (1, network.n_features)
+        self._single = (1, network.n_features) if preprocessing is None else None
         self._n_singles = 0
         self._quick_label = None
 
@@ -124,7 +135,8 @@ class Student:
     def from_bytes(cls, data: bytes) -> "Student":
         """Read a student from the bytes of a student file; see `load`."""
         contents = container.decode(data)
-        return cls(contents.network, container.summarize(contents), contents.extras)
+        preprocessing = Preprocessing(contents.n_features, contents.steps) if contents.steps else None
+        return cls(contents.network, container.summarize(contents), contents.extras, preprocessing)
 
     def raw_outputs(self, X) -> np.ndarray:
         """Return the last layer's sums, before softmax or logistic.
@@ -177,7 +189,7 @@ class Student:
         rows, columns = ([extras[name] for extras in self.extras] for name in ("row_variance", "column_variance"))
         X = self._matrix(X)
         blocks = [
-            output_moments(self.network, rows, columns, _finite_rows(X[start : start + _BLOCK]))
+            output_moments(self.network, rows, columns, self._rows(X[start : start + _BLOCK]))
             for start in range(0, max(X.shape[0], 1), _BLOCK)
         ]
         mean, variance = (np.concatenate(parts) for parts in zip(*blocks))
@@ -302,7 +314,7 @@ class Student:
         """Call `take` with the last layer's sums of one block of rows after the other, or side by side in threads."""
         forward, size = self._forward, self._forward.block_rows
         if X.shape[0] <= size:
-            take(slice(None), forward(_finite_rows(X)))
+            take(slice(None), forward(self._rows(X)))
             return
 
         def make_worker() -> Callable[[int], None]:
@@ -310,11 +322,17 @@ class Student:
 
             def compute(start: int) -> None:
                 block = slice(start, start + size)
-                take(block, forward(_finite_rows(X[block]), buffers))
+                take(block, forward(self._rows(X[block]), buffers))
 
             return compute
 
         map_blocks(make_worker, range(0, X.shape[0], size), X.shape[0] * self.network.n_parameters)
+
+    def _rows(self, X) -> np.ndarray:
+        """Return a block of rows as they enter the network, float32."""
+        if self.preprocessing is None:
+            return _finite_rows(X)
+        return _finite_rows(self.preprocessing(_finite_rows(X, np.float64).copy()), what="X before the network")
 
     def _matrix(self, X):
         """Return X as something with two dimensions whose blocks of rows are numbers."""
@@ -345,21 +363,21 @@ class Student:
         return X
 
 
-def _finite_rows(X) -> np.ndarray:
+def _finite_rows(X, dtype: type = np.float32, what: str = "X") -> np.ndarray:
     if hasattr(X, "toarray"):
         X = X.toarray()
     rows = X
-    if X.dtype != np.float32:
+    if X.dtype != dtype:
         with np.errstate(over="ignore"):
-            rows = X.astype(np.float32, order="C")
+            rows = X.astype(dtype, order="C")
     elif not X.flags.c_contiguous:
         rows = np.ascontiguousarray(X)
     # One pass tells of nearly every block that all is finite; large numbers may overflow in it
     if not math.isfinite(np.vdot(rows, rows)) and not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise ValueError(
-            f"X has values that are NaN, infinite or too large for float32, as {X[row, column]} in column {column};"
-            " replace them, for instance with sklearn.impute.SimpleImputer"
+            f"{what} has values that are NaN, infinite or too large for {np.dtype(dtype)}, as {X[row, column]} in "
+            f"column {column}; replace them, for instance with sklearn.impute.SimpleImputer"
         )
     return rows
 

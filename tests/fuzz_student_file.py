@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from some_students import make_network
 
-from distill.codecs import codebook, container, grid, random_code, sparse
+from distill.codecs import codebook, container, grid, preprocessing, random_code, sparse
 from distill.codecs.container import StudentFileError
 from distill.runtime import load
 
@@ -54,6 +54,16 @@ def seeds() -> dict[str, bytes]:
             noise = np.ones(len(bias)) if len(bias) == sizes[-1] else None
             layers.append(grid.encode(grid.quantize(means, rows, columns, rate_weight, noise)))
         files[f"grid-{rate_weight:g}"] = container.pack(network, layers)
+    steps = [
+        preprocessing.Step("subtract", random.normal(size=9)),
+        preprocessing.Step("divide", np.full(9, 2.0)),
+        preprocessing.Step("product", random.normal(size=(9, 24)).astype(np.float32)),
+        preprocessing.Step("add", random.normal(size=24).astype(np.float32)),
+        preprocessing.Step("clip", np.array([-3.0, 3.0])),
+    ]
+    plain = container.encode(make_network((24, 3)), "float16")
+    files["steps"] = container.with_steps(plain, 9, steps, [f"feature {index}" for index in range(9)])
+    files["scaler"] = container.with_steps(plain, 24, [preprocessing.Step("multiply", np.full(24, 0.25))], None)
     large = make_network((120, 80, 4))
     layers = []
     for weight, bias in zip(large.weights, large.biases):
@@ -133,6 +143,12 @@ def _try(data: bytes, checksum_is_right: bool) -> str:
     assert peak <= 4 * (len(data) + 4 * student.network.n_parameters) + _ALLOWANCE, f"{peak} bytes were allocated"
     assert sum(student.report["bytes"].values()) == len(data)
     rows = np.ones((3, student.n_features_in_), np.float32)
+    if student.preprocessing is not None:
+        try:
+            student.raw_outputs(rows)
+        except ValueError as error:  # divided by next to nothing, rows are too large for the network
+            assert "X before the network has values" in str(error)
+            return "accepted, rows too large"
     with np.errstate(all="ignore"):
         for method in ("predict", "predict_proba", "transform", "decision_function"):
             if hasattr(student, method):

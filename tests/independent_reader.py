@@ -77,16 +77,20 @@ def read(data):
         "offset": None,
         "scale": None,
         "layers": [],
+        "steps": [],
     }
     n_layers = file.varint()
     sizes = [file.varint() for _ in range(n_layers + 1)]
+    n_features = sizes[0]
     while file.at < len(file.data):
         kind = file.byte()
         section = Bytes(file.take(file.varint()))
-        if kind == 1:
+        if kind == 0:
+            n_features, network["steps"] = read_steps(section)
+        elif kind == 1:
             network["classes"] = read_classes(section)
         elif kind == 2:
-            network["names"] = read_names(section, sizes[0])
+            network["names"] = read_names(section, n_features)
         elif kind == 3:
             flags = section.byte()
             for shared, name in ((1, "offset"), (4, "scale")):
@@ -103,6 +107,34 @@ def read(data):
         assert section.at == len(section.data)
     assert len(network["layers"]) == n_layers
     return network
+
+
+def read_steps(section):
+    n_features = width = section.varint()
+    steps = []
+    for _ in range(section.byte()):
+        flags = section.byte()
+        operation = flags & 7
+        if operation == 5:
+            n_outputs = section.varint()
+            numbers = section.numbers("f4", width * n_outputs)
+            values = [numbers[row * n_outputs : (row + 1) * n_outputs] for row in range(width)]
+            width = n_outputs
+        else:
+            count = 2 if operation == 4 else 1 if flags & 8 else width
+            values = section.numbers("f4" if flags & 16 else "f8", count)
+            values = values * width if flags & 8 else values
+        steps.append((operation, values))
+    return n_features, steps
+
+
+def take_step(operation, values, row):
+    if operation == 4:
+        return [min(max(x, values[0]), values[1]) for x in row]
+    if operation == 5:
+        return [sum(x * weight for x, weight in zip(row, column)) for column in zip(*values)]
+    calculate = [lambda x, v: x - v, lambda x, v: x / v, lambda x, v: x * v, lambda x, v: x + v][operation]
+    return list(map(calculate, row, values))
 
 
 def read_classes(section):
@@ -355,6 +387,8 @@ def read_message(section, precision, tables, contexts):
 
 def sums(network, row):
     """Return the last layer's sums of one row, in double precision."""
+    for step in network["steps"]:
+        row = take_step(*step, row)
     if network["offset"]:
         row = [x - offset for x, offset in zip(row, network["offset"])]
     if network["scale"]:

@@ -6,14 +6,15 @@ is the short way for weights stored as they are.
 
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from distill.codecs import codebook, dense, grid, labels, random_code, sparse
+from distill.codecs import codebook, dense, grid, labels, preprocessing, random_code, sparse
 from distill.codecs.layers import Layer, Section
+from distill.codecs.preprocessing import Step
 from distill.codecs.reader import Reader, StudentFileError, varint
 from distill.network import ACTIVATIONS, OUTPUTS, TARGETS, Network
 
@@ -21,7 +22,7 @@ __all__ = ["CODECS", "Codec", "Contents", "Section", "StudentFileError", "decode
 
 MAGIC = b"MBNS"
 VERSION = 1
-_CLASSES, _NAMES, _INPUT = 1, 2, 3
+_PREPROCESSING, _CLASSES, _NAMES, _INPUT = 0, 1, 2, 3
 _OFFSET, _OFFSET_PER_FEATURE, _SCALE, _SCALE_PER_FEATURE = 1, 2, 4, 8
 _MOST_LAYERS = 255
 
@@ -63,12 +64,18 @@ class Contents(NamedTuple):
         Names of the codecs of the weight sections.
     parts : dict of str to int
         Bytes of each part; their sum is the size of the file.
+    n_features : int
+        Features of the rows that come in; the network's unless steps before it change their number.
+    steps : tuple of Step
+        What is done to rows before they enter the network.
     """
 
     network: Network
     extras: tuple[dict[str, np.ndarray], ...]
     codecs: tuple[str, ...]
     parts: dict[str, int]
+    n_features: int
+    steps: tuple[Step, ...] = ()
 
 
 def encode(network: Network, codec: str = "float32") -> bytes:
@@ -127,6 +134,48 @@ def pack(network: Network, sections: Iterable[Section]) -> bytes:
     return data
 
 
+def with_steps(data: bytes, n_features: int, steps: Sequence[Step], feature_names: Sequence[str] | None) -> bytes:
+    """Put steps in front of the network in a student file; all else stays byte for byte.
+
+    Parameters
+    ----------
+    data : bytes
+        A file without such steps.
+    n_features : int
+        Features of the rows that come in.
+    steps : sequence of Step
+        None at all leaves the file with other names.
+    feature_names : sequence of str or None
+        Of these features; they take the place of the names of the network's inputs.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ValueError
+        If the steps do not lead to the network's inputs.
+    """
+    reader = Reader(_checked(memoryview(data).cast("B")))
+    reader.take(len(MAGIC) + 2, "header")
+    _decode_sizes(reader, len(data))
+    body = [bytes(data[: len(data) - 4 - reader.remaining])]
+    sections = []
+    while reader.remaining:
+        tag = reader.byte("header")
+        sections.append((tag, bytes(reader.take(reader.varint("header"), ""))))
+    replaced = [(_PREPROCESSING, preprocessing.encode(n_features, steps))] if steps else []
+    replaced += [(_NAMES, labels.encode_names(tuple(feature_names)))] if feature_names is not None else []
+    kept = [section for section in sections if section[0] not in (_PREPROCESSING, _NAMES)]
+    # Of the weights, which come after all else, the order says to which layer they belong
+    body += [_framed(*section) for section in sorted(replaced + kept, key=lambda section: min(section[0], 16))]
+    written = b"".join(body)
+    written += zlib.crc32(written).to_bytes(4, "little")
+    decode(written)
+    return written
+
+
 def decode(data: bytes) -> Contents:
     """Read a student file.
 
@@ -158,17 +207,19 @@ def decode(data: bytes) -> Contents:
     shapes = list(pairwise(sizes))
     layers: list[Layer] = []
     names: list[str] = []
-    last_tag = 0
+    last_tag, n_features, steps = -1, sizes[0], ()
     while reader.remaining:
         tag = reader.byte("header")
         where = f"section {tag} of the file"
         section = Reader(reader.take(reader.varint("header"), ""), where)
         if tag < 16 and tag <= last_tag:
             raise StudentFileError(f"{where} comes after section {last_tag}")
-        if tag == _CLASSES:
+        if tag == _PREPROCESSING:
+            n_features, steps = preprocessing.decode(section, sizes[0])
+        elif tag == _CLASSES:
             described["classes"] = labels.decode_classes(section, _n_classes(described["output"], sizes[-1]))
         elif tag == _NAMES:
-            described["feature_names"] = labels.decode_names(section, sizes[0])
+            described["feature_names"] = labels.decode_names(section, n_features)
         elif tag == _INPUT:
             described["offset"], described["scale"] = _decode_input(section, sizes[0])
         elif tag in CODECS:
@@ -188,7 +239,7 @@ def decode(data: bytes) -> Contents:
     weights, biases, extras = zip(*layers)
     network = Network(weights, biases, **described)
     _check(network)
-    return Contents(network, extras, tuple(names), dict(parts))
+    return Contents(network, extras, tuple(names), dict(parts), n_features, steps)
 
 
 def report(data: bytes) -> dict:

@@ -1,0 +1,120 @@
+"""What is done to rows before they enter the network: elementwise steps and products, as data and as bytes.
+
+The payload of the section, in this order:
+
+============ =======================================================================================
+n_features   varint, inputs of the file
+n_steps      one byte, 1 or more
+each step    a byte: the operation, and flags: 8 one number for all features, 16 numbers are `f4`, else
+             `f8`; then the numbers. A product has its number of outputs as a varint first
+============ =======================================================================================
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill.codecs.reader import Reader, StudentFileError, varint
+
+OPERATIONS = ("subtract", "divide", "multiply", "add", "clip", "product")
+_OPERATION, _SHARED, _SINGLE = 7, 8, 16
+_MOST_STEPS = 255
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step.
+
+    Parameters
+    ----------
+    operation : {"subtract", "divide", "multiply", "add", "clip", "product"}
+    values : ndarray, float64
+        Of shape () or (n_features,): what is subtracted, divided by, and so on. Of a clip: the least and the largest
+        number, shape (2,). Of a product: the matrix by which rows are multiplied, shape (n_features, n_outputs),
+        float32.
+    """
+
+    operation: str
+    values: np.ndarray
+
+
+def encode(n_features: int, steps: Sequence[Step]) -> bytes:
+    """Write steps for rows of `n_features`; numbers are written shorter only where nothing is lost.
+
+    Examples
+    --------
+    >>> encode(64, [Step("multiply", np.full(64, 0.0625))]).hex()
+    '40011a0000803d'
+    """
+    if not 1 <= len(steps) <= _MOST_STEPS:
+        raise ValueError(f"there must be 1 to {_MOST_STEPS} steps before a network, got {len(steps)}")
+    written = bytearray(varint(n_features) + bytes([len(steps)]))
+    for step in steps:
+        values, flags = np.asarray(step.values), OPERATIONS.index(step.operation)
+        if step.operation == "product":
+            written += bytes([flags]) + varint(values.shape[1]) + values.astype("<f4").tobytes()
+            continue
+        if step.operation != "clip" and (values == values.flat[0]).all():
+            flags, values = flags | _SHARED, values.flat[:1]
+        with np.errstate(over="ignore", under="ignore"):
+            short = values.astype("<f4")
+        if (short == values).all():
+            flags, values = flags | _SINGLE, short
+        written += bytes([flags]) + values.astype(values.dtype.newbyteorder("<")).tobytes()
+    return bytes(written)
+
+
+def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[Step, ...]]:
+    """Read what `encode` has written, for a network of `n_inputs`.
+
+    Returns
+    -------
+    n_features : int
+    steps : tuple of Step
+
+    Raises
+    ------
+    StudentFileError
+        If the steps are damaged, unknown, or lead to another number of inputs.
+    """
+    n_features, n_steps = reader.varint("preprocessing"), reader.byte("preprocessing")
+    if not n_features or not n_steps:
+        raise StudentFileError(f"{reader.where} has {n_steps} steps for {n_features} features")
+    width, steps = n_features, []
+    for _ in range(n_steps):
+        flags = reader.byte("preprocessing")
+        if flags & _OPERATION >= len(OPERATIONS) or flags > 31:
+            raise StudentFileError(f"{reader.where} has a step {flags}, which this version does not know")
+        operation = OPERATIONS[flags & _OPERATION]
+        if operation == "product":
+            if flags & ~_OPERATION:
+                raise StudentFileError(f"{reader.where} has a product with impossible flags {flags}")
+            n_outputs = reader.varint("preprocessing")
+            if not n_outputs:
+                raise StudentFileError(f"{reader.where} has a product that leaves nothing")
+            values = reader.array("<f4", width * n_outputs, "preprocessing").reshape(width, n_outputs)
+            width = n_outputs
+        else:
+            kind = "<f4" if flags & _SINGLE else "<f8"
+            if operation == "clip":
+                if flags & _SHARED:
+                    raise StudentFileError(f"{reader.where} has a clip with impossible flags {flags}")
+                shape = (2,)
+            else:
+                shape = () if flags & _SHARED else (width,)
+            values = reader.array(kind, int(np.prod(shape)), "preprocessing").reshape(shape).astype(np.float64)
+        _check(reader, operation, values)
+        steps.append(Step(operation, values))
+    if width != n_inputs:
+        raise StudentFileError(f"{reader.where} leads to {width} inputs, and the network has {n_inputs}")
+    return n_features, tuple(steps)
+
+
+def _check(reader: Reader, operation: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise StudentFileError(f"{reader.where} has numbers that are NaN or infinite")
+    if operation == "divide" and not np.all(values):
+        raise StudentFileError(f"{reader.where} divides by zero")
+    if operation == "clip" and values[0] > values[1]:
+        raise StudentFileError(f"{reader.where} clips to {values[0]}..{values[1]}, in which there is nothing")
