@@ -1,14 +1,11 @@
 """A network without the weights, hidden units and inputs that the data do not ask for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from numbers import Integral, Real
 
 import joblib
 import numpy as np
-import torch
 from scipy import special
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
@@ -16,39 +13,24 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 
 from distill.base import where_offered
-from distill.codecs import container, dense
-from distill.codecs import sparse as codec
+from distill.codecs import container
 from distill.compressors.answers import LEARN_FROM, LearnsAnswers, probabilities, scale_input
 from distill.compressors.base import Calibration, Compressor, layer_outputs
 from distill.network import Network
 from distill.parameters import LARGEST_SEED
-from distill.posteriors.spike_slab import (
-    GRANULARITIES,
-    SpikeSlabPerceptron,
-    noisy_or,
-    path_inclusion,
-    slab_divergence,
-)
+from distill.posteriors.spike_slab import GRANULARITIES, SpikeSlabPerceptron, noisy_or, path_inclusion
 from distill.progress import Stage
 from distill.solvers.frame import Frame
-from distill.solvers.pruning import Elimination, count, eliminate_units, largest, without_dead_ends
-from distill.solvers.selection import (
-    Likelihood,
-    Remains,
-    SelectionSettings,
-    fine_tune,
-    learn_posterior,
-    leave,
-    numpy_activation,
-    tuned,
-)
+from distill.solvers.pruned_file import density_within, masks_within, trim, write
+from distill.solvers.pruning import count, largest, without_dead_ends
+from distill.solvers.remains import eliminate, fine_tune, kept_weights, leave, means_of, tuned
+from distill.solvers.selection import SelectionSettings, learn_posterior
 from distill.solvers.task import Evidence, Task, make_task
 from distill.teachers import explained_variance
 
 _WEIGHT_DTYPES = ("float32", "float16")
 _PRIORS = ("auto", "elbo")
 _TEMPERED = 0.1
-_MOST_ELIMINATION_ROWS = 10_000
 
 
 class SpikeSlabCompressor(LearnsAnswers, Compressor):
@@ -380,17 +362,20 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         settings = self._settings(network, task, from_y, calibration.seed)
         file_of = partial(write, network=network, dtype=self.weight_dtype)
 
+        def file_with(posterior: SpikeSlabPerceptron, masks: list[np.ndarray]) -> bytes:
+            return file_of(leave(task, means_of(task, posterior), posterior.arrays()[1], masks))
+
         def report(posterior: SpikeSlabPerceptron, message: str) -> bool:
-            return stage.step(message, lambda: file_of(_remains(task, posterior, choose(posterior, self.threshold))))
+            return stage.step(message, lambda: file_with(posterior, choose(posterior, self.threshold)))
 
         posterior, likelihood, kl_weight = learn_posterior(task, settings, report)
         weights, units = posterior.gate_inclusions()
         features, *nodes = path_inclusion(weights, units)
         nodes = [node * noisy_or(incoming, axis=0) for node, incoming in zip(nodes, weights)]
-        masks = self._within_demands(task, posterior, network, file_of)
-        inner = _means(task, posterior)
+        masks = self._within_demands(posterior, network, lambda masks: len(file_with(posterior, masks)))
+        inner = means_of(task, posterior)
         if self.eliminate:
-            found = _eliminate(task, inner, posterior, masks, likelihood, kl_weight, self.threshold)
+            found = eliminate(task, inner, posterior, masks, likelihood, kl_weight, self.threshold)
             inner, masks = found.network, found.masks
             features, *nodes = (np.fmin(old, found.inclusions[index]) for index, old in enumerate((features, *nodes)))
         self._refuse_emptiness(masks)
@@ -401,14 +386,15 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
                 return stage.step(message, lambda: file_of(tuned(remains, posterior)))
 
             remains = fine_tune(remains, task, likelihood, kl_weight, settings, report_tuning)
-        remains = self._trimmed(remains, file_of)
+        if self.max_bytes is not None:
+            remains = trim(remains, int(self.max_bytes), lambda smaller: len(file_of(smaller)))
         data = file_of(remains)
 
-        self.inclusion_probabilities_ = [posterior.inclusions()[0], *posterior.inclusions()[1:]]
-        self.inclusion_probabilities_[0] = _scattered(self.inclusion_probabilities_[0], task.frame, network)
+        first, *others = posterior.inclusions()
+        self.inclusion_probabilities_ = [_scattered(first, task.frame, network), *others]
         self.feature_inclusion_ = _scattered(features, task.frame, network)
         self.node_inclusion_ = nodes
-        self.kept_weights_ = _kept(remains, network)
+        self.kept_weights_ = kept_weights(remains, network)
         self.n_iter_ = settings.max_iter + settings.fine_tune_iter
         self.kl_weight_, self.noise_ = kl_weight, likelihood.noise
         if self.noise_ is not None:
@@ -423,7 +409,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         n_weights = sum(weight.size for weight in network.weights)
         density = self.density
         if self.max_bytes is not None:
-            density = density_within(int(self.max_bytes), network, 12 if self.weight_dtype == "float16" else 28)
+            density = density_within(int(self.max_bytes), network, self.weight_dtype)
         if density is not None:
             density = min(1.0, density * n_weights / sum(weight.size for weight in task.network.weights))
         prior = self.prior_inclusion if isinstance(self.prior_inclusion, str) else float(self.prior_inclusion)
@@ -442,30 +428,16 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         )
 
     def _within_demands(
-        self, task: Task, posterior: SpikeSlabPerceptron, network: Network, file_of: Callable[[Remains], bytes]
+        self, posterior: SpikeSlabPerceptron, network: Network, size_of: Callable[[list[np.ndarray]], int]
     ) -> list[np.ndarray]:
         """Return masks of the weights to keep: those probable enough, and no more of them than demanded."""
-        masks = choose(posterior, self.threshold)
-        logits = posterior.logits()
+        masks, logits = choose(posterior, self.threshold), posterior.logits()
+        if self.max_bytes is not None:
+            return masks_within(int(self.max_bytes), masks, logits, size_of)
         if self.density is not None:
             most = int(self.density * sum(weight.size for weight in network.weights))
             return masks if count(masks) <= most else largest(logits, most)
-
-        def size(n_kept: int) -> int:
-            return len(file_of(_remains(task, posterior, largest(logits, n_kept))))
-
-        if self.max_bytes is None or size(count(masks)) <= self.max_bytes:
-            return masks
-        low, high = len(masks), count(masks)
-        if size(low) > self.max_bytes:
-            raise ValueError(
-                f"max_bytes={self.max_bytes} cannot be reached: with {low} weights left the file still has {size(low)} "
-                "bytes; allow more"
-            )
-        while high - low > max(1, high // 200):
-            middle = (low + high) // 2
-            low, high = (middle, high) if size(middle) <= self.max_bytes else (low, middle)
-        return largest(logits, low)
+        return masks
 
     def _refuse_emptiness(self, masks: Sequence[np.ndarray]) -> None:
         alive = without_dead_ends(masks)
@@ -479,19 +451,6 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
                     f"lower kl_weight, now {self.kl_weight!r}, or raise prior_inclusion, now {self.prior_inclusion!r}"
                 )
             raise ValueError(f"everything was pruned away: no weight of layer {lost} joins inputs and outputs; {cause}")
-
-    def _trimmed(self, remains: Remains, file_of: Callable[[Remains], bytes]) -> Remains:
-        """Return what is left without the weights that `max_bytes` has no room for, after they were trained."""
-        if self.max_bytes is None:
-            return remains
-        n_kept = count(remains.masks)
-        smaller = remains
-        while len(file_of(smaller)) > self.max_bytes:
-            n_kept -= max(1, n_kept // 200)
-            if n_kept < len(remains.masks):
-                raise ValueError(f"max_bytes={self.max_bytes} cannot be reached by pruning; allow more")
-            smaller = replace(remains, masks=tuple(largest(remains.signals, n_kept)))
-        return smaller
 
     def _deviation(self, X, answers) -> np.ndarray:
         if self.network_.output != "identity" or self.network_.classes is not None:
@@ -514,35 +473,6 @@ def choose(posterior: SpikeSlabPerceptron, threshold: float) -> list[np.ndarray]
     return [logit > least for logit in posterior.logits()]
 
 
-def density_within(max_bytes: int, network: Network, bits_per_value: int) -> float:
-    """Return about the density at which a network's file has so many bytes."""
-    n_weights = sum(weight.size for weight in network.weights)
-    n_others = sum(bias.size for bias in network.biases) * bits_per_value / 8 + 64
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        density = (low + high) / 2
-        mask = -(density * np.log2(density) + (1 - density) * np.log2(1 - density))
-        n_bytes = n_weights * (0.9 * mask + density * bits_per_value) / 8 + n_others
-        low, high = (density, high) if n_bytes < max_bytes else (low, density)
-    return max(low, 1 / n_weights)
-
-
-def write(remains: Remains, network: Network, dtype: str) -> bytes:
-    """Write the student file: each layer sparse or dense, whichever is shorter."""
-    masked = [np.where(mask, weight, 0) for mask, weight in zip(remains.masks, remains.network.weights)]
-    outer = remains.frame.outward(replace(remains.network, weights=tuple(masked)), network)
-    plain = dense.FLOAT16 if dtype == "float16" else dense.FLOAT32
-    sections = [
-        min(
-            codec.encode(weight, bias, dtype),
-            dense.encode(weight, bias, plain),
-            key=lambda section: len(section.payload),
-        )
-        for weight, bias in zip(outer.weights, outer.biases)
-    ]
-    return container.pack(outer, sections)
-
-
 def measure(pruned: Network, network: Network, evidence: Evidence) -> dict:
     """Say what is left of a network and how well it answers; see `SpikeSlabCompressor.report_`."""
     outputs, targets = layer_outputs(pruned, evidence.held_out)[-1], evidence.held_out_targets
@@ -561,64 +491,11 @@ def measure(pruned: Network, network: Network, evidence: Evidence) -> dict:
     }
 
 
-def _eliminate(
-    task: Task,
-    network: Network,
-    posterior: SpikeSlabPerceptron,
-    masks: Sequence[np.ndarray],
-    likelihood: Likelihood,
-    kl_weight: float,
-    threshold: float,
-) -> Elimination:
-    """Ask every input and hidden unit that is left whether it is worth its weights."""
-    n_rows = min(len(task.rows), _MOST_ELIMINATION_ROWS)
-    rows, targets = (tensor[:n_rows] for tensor in task.rows.tensors)
-    factor = len(task.rows) / max(kl_weight, 1e-12)
-    by_units = bool(posterior.unit_gates)
-
-    @torch.no_grad()
-    def log_likelihood(outputs: np.ndarray) -> float:
-        return -factor * float(likelihood(torch.from_numpy(outputs.astype(np.float32)), targets))
-
-    with torch.no_grad():
-        divergences = [
-            slab_divergence(layer.mean, layer.deviation, posterior.prior_deviation) for layer in posterior.layers
-        ]
-    price = 0.0 if posterior.layers[0].gate is None else -posterior.prior_logit
-    return eliminate_units(
-        network,
-        masks,
-        [divergence.numpy() + price for divergence in divergences],
-        rows.numpy(),
-        log_likelihood,
-        numpy_activation(network.activation),
-        posterior.prior_logit if by_units else 0.0,
-        threshold,
-        range(len(network.weights)),
-    )
-
-
-def _means(task: Task, posterior: SpikeSlabPerceptron) -> Network:
-    weights, _, biases = posterior.arrays()
-    return replace(task.network, weights=weights, biases=biases)
-
-
-def _remains(task: Task, posterior: SpikeSlabPerceptron, masks: Sequence[np.ndarray]) -> Remains:
-    return leave(task, _means(task, posterior), posterior.arrays()[1], masks)
-
-
 def _scattered(values: np.ndarray, frame: Frame, network: Network) -> np.ndarray:
     """Return what is known of the inputs that vary, with zeros for the others."""
     everywhere = np.zeros((network.n_features, *values.shape[1:]), values.dtype)
     everywhere[frame.features] = values
     return everywhere
-
-
-def _kept(remains: Remains, network: Network) -> list[np.ndarray]:
-    kept = [np.zeros(weight.shape, bool) for weight in network.weights]
-    for mask, block, target in zip(remains.masks, pairwise(remains.units), kept):
-        target[np.ix_(*block)] = mask
-    return kept
 
 
 def _granularity(granularity: str | Sequence[str]) -> tuple[str, ...]:

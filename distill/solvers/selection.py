@@ -1,9 +1,8 @@
-"""Learn which weights a network needs: train a spike-and-slab posterior, and then the weights that are left."""
+"""Learn which weights a network needs: train a spike-and-slab posterior that starts at the network."""
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,14 +10,12 @@ from torch import Tensor, nn
 
 from distill.network import Network
 from distill.posteriors.spike_slab import SpikeSlabPerceptron
-from distill.solvers.frame import Frame
-from distill.solvers.pruning import slice_network
 from distill.solvers.task import Task
 from distill.students import training
 from distill.students.network import TORCH_ACTIVATIONS
 from distill.teachers import explained_variance
 
-_LEAST_STEPS, _SMALL_BATCH, _AVERAGING = 32, 16, 0.999
+LEAST_STEPS, _SMALL_BATCH = 32, 16
 _STEERED_EVERY = 24
 _STEERED_FROM, _STEERED_LOWEST, _STEERED_HIGHEST = 1e-2, 1e-4, 10.0
 _PULL, _BRAKE = 0.05, 2.0
@@ -162,7 +159,7 @@ def learn_posterior(
     )
     likelihood = Likelihood(task.kind, task.network.layer_sizes[-1])
     generator = torch.Generator().manual_seed(settings.seed)
-    batch_size, n_steps = _batches(len(task.rows), settings.batch_size)
+    batch_size, n_steps = batches(len(task.rows), settings.batch_size)
     weight = KLWeight(settings.kl_weight, round(settings.warm_up * settings.max_iter * n_steps), settings.density)
 
     def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -183,152 +180,11 @@ def learn_posterior(
         batch_size=batch_size,
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,
-        min_steps=_LEAST_STEPS,
+        min_steps=LEAST_STEPS,
         seed=settings.seed,
         callback=after_pass,
     )
     return posterior, likelihood, weight.value
-
-
-@dataclass(frozen=True, eq=False)
-class Remains:
-    """The weights that are left, with what is still uncertain about them.
-
-    Parameters
-    ----------
-    frame : Frame
-        Of the inputs that are used.
-    network : Network
-        In units of the training, without unused inputs and hidden units.
-    masks : tuple of ndarray of shape (n_inputs, n_outputs), bool
-        The weights that are there.
-    deviations : tuple of ndarray of shape (n_inputs, n_outputs), float32
-        Posterior deviations of the weights.
-    units : tuple of ndarray of int
-        Which inputs of the unpruned network, and which outputs of each of its layers, are left.
-    """
-
-    frame: Frame
-    network: Network
-    masks: tuple[np.ndarray, ...]
-    deviations: tuple[np.ndarray, ...]
-    units: tuple[np.ndarray, ...]
-
-    @property
-    def signals(self) -> list[np.ndarray]:
-        """Size of every weight in units of its deviation; minus infinity where there is none."""
-        parts = zip(self.network.weights, self.deviations, self.masks)
-        return [np.where(mask, np.abs(weight) / deviation, -np.inf) for weight, deviation, mask in parts]
-
-    def draw(self, inputs: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Return the outputs that one draw of the weights gives for rows.
-
-        Parameters
-        ----------
-        inputs : ndarray of shape (n_samples, n_used)
-            As `frame.enter` returns them.
-        random : Generator
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_outputs), float32
-            In the units of the unpruned network.
-        """
-        activate, layers = numpy_activation(self.network.activation), len(self.masks)
-        for index in range(layers):
-            noise = random.standard_normal(self.masks[index].shape, dtype=np.float32)
-            weight = np.where(self.masks[index], self.network.weights[index] + self.deviations[index] * noise, 0)
-            inputs = inputs @ weight + self.network.biases[index]
-            inputs = activate(inputs) if index < layers - 1 else inputs
-        return inputs * self.frame.unit + self.frame.mean
-
-
-def leave(task: Task, network: Network, deviations: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Remains:
-    """Keep the weights of masks, and only the units that they need.
-
-    Parameters
-    ----------
-    task : Task
-    network : Network
-        In units of the training, all units there.
-    deviations : sequence of ndarray of shape (n_inputs, n_outputs)
-    masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
-    """
-    sliced = slice_network(network, masks, numpy_activation(network.activation))
-    used = np.flatnonzero(sliced.masks[0].any(axis=1))
-    used = used if len(used) else np.array([0])
-    places = (used, *sliced.units)
-    left = replace(sliced.network, weights=(sliced.network.weights[0][used], *sliced.network.weights[1:]))
-    blocks = [deviation[np.ix_(*block)] for deviation, block in zip(deviations, itertools.pairwise(places))]
-    units = (task.frame.features[used], *sliced.units)
-    return Remains(task.frame.narrowed(used), left, (sliced.masks[0][used], *sliced.masks[1:]), tuple(blocks), units)
-
-
-def fine_tune(
-    remains: Remains,
-    task: Task,
-    likelihood: Likelihood,
-    kl_weight: float,
-    settings: SelectionSettings,
-    report: Report | None = None,
-) -> Remains:
-    """Train the weights that are left; the pass is kept whose means do best on held-out rows.
-
-    Parameters
-    ----------
-    remains : Remains
-    task : Task
-    likelihood : Likelihood
-        Trained as well.
-    kl_weight : float
-    settings : SelectionSettings
-    report : callable(posterior, message) -> bool, or None
-        Called after every pass; true stops the training.
-    """
-    used = torch.from_numpy(np.searchsorted(task.frame.features, remains.units[0]))
-    rows, held_out = (
-        training.DenseRows(part.tensors[0][:, used], part.tensors[1]) for part in (task.rows, task.held_out)
-    )
-    activate = TORCH_ACTIVATIONS[task.network.activation]
-    posterior = SpikeSlabPerceptron(
-        remains.network, (), prior_deviation=settings.prior_deviation, deviations=remains.deviations, activate=activate
-    )
-    kept = [torch.from_numpy(mask.astype(np.float32)) for mask in remains.masks]
-    generator = torch.Generator().manual_seed(settings.seed + 1)
-
-    def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
-        fit = likelihood(posterior(inputs, generator, kept), targets)
-        return fit + posterior.divergence(kept) * (kl_weight / len(rows))
-
-    def judge(module: nn.ModuleList) -> tuple[float, float]:
-        return likelihood.judge(posterior.mean_outputs(held_out.tensors[0], kept), held_out.tensors[1])
-
-    def after_pass(module: nn.ModuleList, history: training.History) -> bool:
-        message = f"fine-tuning: loss {history.loss_curve[-1]:.4f}, agreement {history.validation_scores[-1]:.4f}"
-        return report is not None and report(posterior, message)
-
-    training.train(
-        nn.ModuleList([posterior, likelihood]),
-        loss,
-        rows,
-        batch_size=_batches(len(rows), settings.batch_size)[0],
-        learning_rate=settings.learning_rate / 2,
-        max_iter=settings.fine_tune_iter,
-        min_steps=_LEAST_STEPS,
-        validate=judge,
-        n_iter_no_change=settings.fine_tune_iter,
-        averaging=_AVERAGING,
-        seed=settings.seed + 1,
-        callback=after_pass,
-    )
-    return tuned(remains, posterior)
-
-
-def tuned(remains: Remains, posterior: SpikeSlabPerceptron) -> Remains:
-    """Return what is left with the numbers that a posterior of it has."""
-    means, deviations, biases = posterior.arrays()
-    weights = tuple(np.where(mask, mean, 0) for mask, mean in zip(remains.masks, means))
-    return replace(remains, network=replace(remains.network, weights=weights, biases=biases), deviations=deviations)
 
 
 def numpy_activation(name: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -337,11 +193,11 @@ def numpy_activation(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda sums: activate(torch.from_numpy(sums)).numpy()
 
 
-def _batches(n_rows: int, asked: int) -> tuple[int, int]:
-    """Return the batch size, and the steps that a pass then has."""
-    size = min(asked, max(_SMALL_BATCH, n_rows // _LEAST_STEPS))
+def batches(n_rows: int, asked: int) -> tuple[int, int]:
+    """Return the batch size for so many rows, and the steps that a pass then has."""
+    size = min(asked, max(_SMALL_BATCH, n_rows // LEAST_STEPS))
     n_batches = max(1, math.ceil(n_rows / size))
-    return size, n_batches * math.ceil(_LEAST_STEPS / n_batches)
+    return size, n_batches * math.ceil(LEAST_STEPS / n_batches)
 
 
 def _n_gates(network: Network, granularity: Sequence[str]) -> int:

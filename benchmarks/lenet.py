@@ -1,0 +1,102 @@
+"""The networks on MNIST that several benchmarks compress: LeNet-300-100, and students of an unlabelled teacher."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Memory
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.cluster import KMeans
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+
+from distill import Distiller
+from distill.students import training
+from distill.students.network import Perceptron, initial_network
+from mbn import MultilayerBootstrapNetwork
+
+N_VALIDATION = 5000
+
+
+class DropoutPerceptron(Perceptron):
+    """A perceptron whose inputs and hidden units are left out at random while it trains."""
+
+    rates = (0.15, 0.3, 0.3)
+
+    def forward(self, rows):
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            rows = torch.nn.functional.dropout(rows, self.rates[index], self.training)
+            rows = torch.nn.functional.linear(rows, weight, bias)
+            rows = self.activate(rows) if index < last else rows
+        return rows
+
+
+def train_lenet(X, y, seed):
+    """Train 784-300-100-10 with labels; the pass that is kept is chosen on held-out training images."""
+    torch.manual_seed(seed)  # of the dropout
+    learned, held_out = training.holdout(y, len(X), N_VALIDATION / len(X), seed)
+    module = DropoutPerceptron(initial_network((784, 300, 100, 10), "relu", seed, X.any(axis=0)))
+    rows = training.DenseRows(torch.from_numpy(X[learned]), torch.from_numpy(y[learned]))
+    judged = training.DenseRows(torch.from_numpy(X[held_out]), torch.from_numpy(y[held_out]))
+
+    def loss(module, rows, labels):
+        return training.cross_entropy(module(rows), labels)
+
+    def validate(module):
+        outputs = training.outputs_of(module, judged)
+        labels = judged.tensors[1]
+        return float((outputs.argmax(dim=1) == labels).float().mean()), float(training.cross_entropy(outputs, labels))
+
+    history = training.train(
+        module,
+        loss,
+        rows,
+        batch_size=256,
+        learning_rate=2e-3,
+        max_iter=30,
+        validate=validate,
+        averaging=0.999,
+        seed=seed,
+    )
+    print(f"LeNet-300-100, seed {seed}: validation accuracy {history.best_score:.4f}", flush=True)
+    return module.arrays()
+
+
+def as_classifier(arrays, X, y):
+    """Weights trained in torch, in scikit-learn's classifier."""
+    sizes = tuple(bias.size for bias in arrays[1][:-1])
+    estimator = MLPClassifier(sizes, random_state=0).partial_fit(X[:100], y[:100], classes=np.unique(y))
+    estimator.coefs_, estimator.intercepts_ = map(list, arrays)
+    return estimator
+
+
+class Remembered(ClusterMixin, BaseEstimator):
+    """A teacher that has been fitted before and remembers its labels of the training rows."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def fit(self, X, y=None):
+        self.labels_ = self.labels
+        return self
+
+
+def teacher_labels(path: Path | None, X: np.ndarray, X_test: np.ndarray, memory: Memory):
+    """Return what an MBN teacher says about training and test images: from a file, or fitted here."""
+    if path is None:
+        return memory.cache(fit_teacher)(X, X_test)
+    stored = np.load(path)
+    return stored["train_labels"], stored["test_labels"]
+
+
+def fit_teacher(X, X_test):
+    teacher = make_pipeline(
+        MultilayerBootstrapNetwork(n_jobs=-1, random_state=0), KMeans(10, n_init=10, random_state=0)
+    ).fit(X)
+    return teacher[-1].labels_, teacher.predict(X_test)
+
+
+def fit_student(X, labels, seed):
+    """A student 784-256-64-10 of an unlabelled teacher."""
+    return Distiller(Remembered(labels), max_iter=30, random_state=seed).fit(X)

@@ -1,0 +1,354 @@
+"""SpikeSlabCompressor: what it selects, what it leaves, and how that compares with simpler ways of doing so.
+
+(a) selection: 2000 correlated inputs of which 5 matter; against the lasso, random-forest importance and magnitude
+    pruning.
+(b) structure: 1000 inputs of which 5 matter, answers of a small network 5-2-2-1.
+(c) lenet: LeNet-300-100 trained with labels: test error against weights left, against magnitude pruning at the same
+    density with the same fine-tuning; and codebooks on top, in bytes of real files.
+(d) student: the student of an unlabelled MBN teacher: agreement with the dense student, and which pixels are used.
+
+Settings were chosen on other data sets than those reported here, (a) and (b), or on held-out training images, (c) and
+(d). Test images are looked at once, from the files.
+
+    python benchmarks/spike_slab.py --data DIR [--seeds 3] [--labels FILE] [--parts selection,structure,lenet,student]
+"""
+
+import warnings
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+
+import joblib
+import numpy as np
+from common import RESULTS, clustering_accuracy, load_mnist, parser, spread, table, write_json
+from lenet import as_classifier, fit_student, teacher_labels, train_lenet
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LassoCV
+from sklearn.neural_network import MLPRegressor
+
+from distill import load
+from distill.compressors.answers import encode_answers, outputs_as_answers, scale_input
+from distill.compressors.base import calibration_rows, network_of
+from distill.compressors.codebook import CodebookCompressor
+from distill.compressors.spike_slab import SpikeSlabCompressor
+from distill.solvers.pruned_file import write
+from distill.solvers.pruning import largest
+from distill.solvers.remains import fine_tune, leave
+from distill.solvers.selection import Likelihood, SelectionSettings
+from distill.solvers.task import Evidence, make_task
+from distill.students import training
+
+N_DATA_SETS = 10
+N_ROWS, N_TEST_ROWS, N_RELEVANT = 10_000, 2_000, 5
+SIMULATIONS = {
+    "selection": {"n_features": 2000, "hidden_layer_sizes": (16,)},
+    "structure": {"n_features": 1000, "hidden_layer_sizes": (16, 8)},
+}
+SELECTION = {"eliminate": True, "learning_rate_init": 1e-2, "max_iter": 40}
+LENET_DENSITIES = (0.08, 0.05, 0.03)
+LENET = {"max_iter": 40, "fine_tune_iter": 15}
+# On top of the density: bits and what a bit is worth
+CODEBOOKS = {0.08: {"bits": 3}, 0.05: {"bits": 3}}
+CODEBOOK = {"n_calibration": None, "max_iter": 20}
+MAGNITUDE = "layers"
+STUDENT = {"density": 0.1, "max_iter": 30, "fine_tune_iter": 15}
+
+
+def main():
+    line = parser(__doc__, "spike_slab")
+    line.add_argument(
+        "--labels", type=Path, help="npz with train_labels and test_labels of an MBN teacher fitted before"
+    )
+    line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where fitted networks are kept")
+    line.add_argument("--parts", default="selection,structure,lenet,student", help="which of them to run")
+    line.add_argument("--data-sets", type=int, default=N_DATA_SETS, help="of each simulation")
+    options = line.parse_args()
+    memory = joblib.Memory(options.cache, verbose=0)
+    results = {"seeds": options.seeds, "data_sets": options.data_sets}
+    for part in options.parts.split(","):
+        if part in SIMULATIONS:
+            results[part] = bench_simulation(part, options.data_sets, memory)
+        if part == "lenet":
+            results[part] = bench_lenet(load_mnist(options.data), options.seeds, memory)
+        if part == "student":
+            results[part] = bench_student(load_mnist(options.data), options.seeds, memory, options.labels, options.out)
+        write_json(options.out, results)  # after every part, so that none is lost
+    if set(SIMULATIONS) & set(results):
+        results["calibration"] = calibration([run for name in SIMULATIONS for run in results.get(name, [])])
+        write_json(options.out, results)
+
+
+# (a) and (b): which inputs matter
+
+
+def draw(kind, seed):
+    """Inputs and noisy answers; the first five inputs matter."""
+    random = np.random.default_rng(seed)
+    n_rows, n_features = N_ROWS + N_TEST_ROWS, SIMULATIONS[kind]["n_features"]
+    if kind == "selection":
+        common = random.standard_normal((n_rows, 1))
+        X = (common + random.standard_normal((n_rows, n_features))) / np.sqrt(2)
+        y = 5 * X[:, 1] / (1 + X[:, 0] ** 2) + 5 * np.sin(X[:, 2] * X[:, 3]) + 2 * X[:, 4]
+    else:
+        X = random.standard_normal((n_rows, n_features))
+        y = np.tanh(2 * np.tanh(2 * X[:, 0] - X[:, 1])) + 2 * np.tanh(2 * np.tanh(X[:, 2] - 2 * X[:, 3] - 2 * X[:, 4]))
+    y = y + random.standard_normal(n_rows)
+    X, y = X.astype(np.float32), y.astype(np.float32)
+    return X[:N_ROWS], y[:N_ROWS], X[N_ROWS:], y[N_ROWS:]
+
+
+def bench_simulation(kind, n_data_sets, memory):
+    simulated = memory.cache(simulate)
+    runs = []
+    for seed in range(n_data_sets):
+        runs.append(simulated(kind, seed, SELECTION))
+        print(f"{kind} {seed}: {runs[-1]['spike_slab']}", flush=True)
+    rows = []
+    for name in ("spike_slab", "magnitude", "lasso", "forest", "dense"):
+        of_name = [run[name] for run in runs]
+        rows.append(
+            [
+                name,
+                sum(run["found"] == N_RELEVANT for run in of_name),
+                *(spread([run[key] for run in of_name]) for key in ("found", "false", "error")),
+                ", ".join(sorted({"-".join(map(str, run["widths"])) for run in of_name if "widths" in run})),
+                f"{np.mean([run['seconds'] for run in of_name]):.1f}",
+            ]
+        )
+    columns = [kind, f"all {N_RELEVANT} found", "found", "false", "test error", "inputs used and widths", "seconds"]
+    table(f"{n_data_sets} data sets; test error is the mean square, of which 1 is noise", columns, rows)
+    return runs
+
+
+def simulate(kind, seed, settings):
+    """One data set, all methods: relevant inputs found, others selected, test error."""
+    X, y, X_test, y_test = draw(kind, seed)
+
+    def judged(support, predictions, seconds):
+        return {
+            "found": int(support[:N_RELEVANT].sum()),
+            "false": int(support[N_RELEVANT:].sum()),
+            "error": float(np.mean((predictions - y_test) ** 2)),
+            "seconds": seconds,
+        }
+
+    began = perf_counter()
+    hidden = SIMULATIONS[kind]["hidden_layer_sizes"]
+    dense = MLPRegressor(
+        hidden_layer_sizes=hidden, activation="tanh", max_iter=30, early_stopping=True, random_state=seed
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        dense.fit(X, y)
+    found = {"seed": seed, "dense": judged(np.ones(X.shape[1], bool), dense.predict(X_test), perf_counter() - began)}
+
+    began = perf_counter()
+    selected = SpikeSlabCompressor(FrozenEstimator(dense), random_state=seed, **settings).fit(X, y)
+    found["spike_slab"] = judged(selected.get_support(), selected.predict(X_test), perf_counter() - began)
+    found["spike_slab"]["widths"] = widths(selected.network_)
+    found["spike_slab"]["n_weights"] = selected.report_["n_weights"]
+    found["inclusion"] = selected.feature_inclusion_.astype(float).tolist()
+
+    began = perf_counter()
+    student = load(prune_by_magnitude(selected, X, y))
+    predictions = np.ravel(student.predict(X_test))
+    used = student.network.weights[0].any(axis=1)
+    found["magnitude"] = {**judged(used, predictions, perf_counter() - began), "widths": widths(student.network)}
+
+    began = perf_counter()
+    lasso = LassoCV(cv=3, alphas=30, random_state=seed).fit(X, y)
+    found["lasso"] = judged(lasso.coef_ != 0, lasso.predict(X_test), perf_counter() - began)
+
+    # The forest ranks inputs and selects none: it is told how many there are
+    began = perf_counter()
+    forest = RandomForestRegressor(60, max_features=0.1, min_samples_leaf=5, max_samples=0.5, random_state=seed)
+    forest.fit(X, y)
+    best = np.isin(np.arange(X.shape[1]), np.argsort(-forest.feature_importances_)[:N_RELEVANT])
+    found["forest"] = judged(best, forest.predict(X_test), perf_counter() - began)
+    return found
+
+
+def calibration(runs):
+    """How often inputs of a given inclusion probability are relevant."""
+    inclusion = np.array([run["inclusion"][i] for run in runs for i in range(len(run["inclusion"]))])
+    relevant = np.array([i < N_RELEVANT for run in runs for i in range(len(run["inclusion"]))])
+    bins, rows = (0, 0.1, 0.5, 0.9, 1.0001), []
+    for low, high in pairwise(bins):
+        inside = (inclusion >= low) & (inclusion < high)
+        share = float(relevant[inside].mean()) if inside.any() else None
+        rows.append({"from": low, "to": min(high, 1), "n_inputs": int(inside.sum()), "share_relevant": share})
+    columns = ["inclusion probability", "inputs", "share relevant"]
+    cells = [[f"{row['from']:g} to {row['to']:g}", row["n_inputs"], row["share_relevant"]] for row in rows]
+    table("Inputs of all simulations by inclusion probability", columns, cells)
+    return rows
+
+
+def widths(network):
+    """Inputs that are used, and units of every layer."""
+    return [int(network.weights[0].any(axis=1).sum()), *network.layer_sizes[1:]]
+
+
+# Magnitude pruning, with everything else as SpikeSlabCompressor does it
+
+
+def prune_by_magnitude(compressor, X, y=None, rule=MAGNITUDE):
+    """Return the file of the largest weights, as many as a fitted SpikeSlabCompressor has left, trained as it does.
+
+    "network": of all weights; "deviations": in units of the deviation of their layer's; "layers": of each layer as many
+    as spike and slab has left of it.
+    """
+    network = network_of(compressor.estimator_)
+    seed, fraction = compressor.random_state, compressor.validation_fraction
+    calibrating = calibration_rows(X, network, compressor.n_calibration, fraction, seed)
+    if y is None:
+        evidence = outputs_as_answers(network, calibrating)
+    else:
+        targets, rows = encode_answers(y, network), scale_input(X, network)
+        labels = targets if network.classes is not None else None
+        learned, held_out = training.holdout(labels, len(X), fraction, seed)
+        kind = "numbers" if labels is None else "labels"
+        evidence = Evidence(kind, rows[learned], targets[learned], rows[held_out], targets[held_out])
+    task = make_task(network, calibrating.varies, evidence)
+    sizes = [np.abs(weight) for weight in task.network.weights]
+    if rule == "layers":
+        n_left = [int(mask.sum()) for mask in compressor.kept_weights_]
+        masks = [largest([size], n_kept)[0] for size, n_kept in zip(sizes, n_left)]
+    else:
+        units = [weight.std() if rule == "deviations" else 1 for weight in task.network.weights]
+        masks = largest([size / unit for size, unit in zip(sizes, units)], compressor.report_["n_weights"])
+    deviations = [np.full_like(weight, 0.1 / np.sqrt(len(weight))) for weight in task.network.weights]
+    settings = SelectionSettings(
+        fine_tune_iter=compressor.fine_tune_iter,
+        batch_size=compressor.batch_size,
+        learning_rate=compressor.learning_rate_init,
+        seed=seed,
+    )
+    likelihood = Likelihood(task.kind, network.layer_sizes[-1])
+    remains = leave(task, task.network, deviations, masks)
+    remains = fine_tune(remains, task, likelihood, compressor.kl_weight_, settings)
+    return write(remains, network, compressor.weight_dtype)
+
+
+# (c) LeNet-300-100
+
+
+def bench_lenet(images, n_seeds, memory):
+    X, y, X_test, y_test = images
+    runs = []
+    for seed in range(n_seeds):
+        arrays = memory.cache(train_lenet)(X, y, seed)
+        estimator = as_classifier(arrays, X, y)
+        base = 100 * float(np.mean(estimator.predict(X_test) != y_test))
+        n_all = sum(weight.size for weight in arrays[0])
+        for density in LENET_DENSITIES:
+            pruned = memory.cache(prune, ignore=["X", "y", "estimator"])(
+                arrays, {**LENET, "density": density}, seed, X=X, y=y, estimator=estimator
+            )
+            files = {"spike and slab": pruned["data"], "magnitude": pruned["magnitude"]}
+            if density in CODEBOOKS:
+                files["with codebooks"] = memory.cache(code, ignore=["X", "pruned"])(
+                    pruned["data"], {**CODEBOOK, **CODEBOOKS[density]}, seed, X=X, pruned=pruned["compressor"]
+                )
+            for name, data in files.items():
+                run = {"name": name, "density": density, "seed": seed, "float_error": base, **left(data, n_all)}
+                run["error"] = 100 * float(np.mean(load(data).predict(X_test) != y_test))
+                runs.append(run)
+                print(f"seed {seed} {name} {density:g}: {run['bytes']} bytes, error {run['error']:.2f}", flush=True)
+    print_lenet(runs)
+    return runs
+
+
+def prune(network, settings, seed, *, X, y, estimator):
+    """Prune both ways; `network` is what the estimator is about, and looked up."""
+    began = perf_counter()
+    compressor = SpikeSlabCompressor(FrozenEstimator(estimator), random_state=seed, **settings).fit(X, y)
+    seconds = perf_counter() - began
+    magnitude = prune_by_magnitude(compressor, X, y)
+    return {"data": compressor.to_bytes(), "magnitude": magnitude, "seconds": seconds, "compressor": compressor}
+
+
+def code(network, settings, seed, *, X, pruned):
+    """Put codebooks on top."""
+    return CodebookCompressor(FrozenEstimator(pruned), random_state=seed, **settings).fit(X).to_bytes()
+
+
+def left(data, n_all):
+    """What is left of so many weights in a file."""
+    network = load(data).network
+    n_weights = sum(int(np.count_nonzero(weight)) for weight in network.weights)
+    return {"n_weights": n_weights, "share": n_weights / n_all, "bytes": len(data), "widths": widths(network)}
+
+
+def print_lenet(runs):
+    rows = []
+    for name, density in dict.fromkeys((run["name"], run["density"]) for run in runs):
+        some = [run for run in runs if (run["name"], run["density"]) == (name, density)]
+        columns = [spread([run[key] for run in some]) for key in ("error", "float_error")]
+        share, n_bytes = np.mean([run["share"] for run in some]), np.mean([run["bytes"] for run in some])
+        shapes = ", ".join("-".join(map(str, run["widths"])) for run in some)
+        rows.append([f"{name}, {density:g}", f"{100 * share:.2f}", *columns, round(n_bytes), shapes])
+    columns = ["LeNet-300-100, labels", "weights %", "error %", "float %", "bytes", "inputs used and widths"]
+    table("Test error, mean +- standard deviation over seeds", columns, rows)
+
+
+# (d) the student of an unlabelled teacher
+
+
+def bench_student(images, n_seeds, memory, path, out):
+    X, _, X_test, y_test = images
+    labels, labels_test = teacher_labels(path, X, X_test, memory)
+    runs = []
+    for seed in range(n_seeds):
+        student = memory.cache(fit_student)(X, labels, seed)
+        answers = student.predict(X_test)
+        pruned = memory.cache(prune, ignore=["X", "y", "estimator"])(
+            student.to_bytes(), STUDENT, seed, X=X, y=None, estimator=student
+        )
+        for name, data in (("spike and slab", pruned["data"]), ("magnitude", pruned["magnitude"])):
+            given = load(data).predict(X_test)
+            run = {
+                "name": name,
+                "seed": seed,
+                **left(data, sum(weight.size for weight in network_of(student).weights)),
+                "agreement": 100 * float(np.mean(given == answers)),
+                "agreement_with_teacher": 100 * float(np.mean(given == labels_test)),
+                "acc": 100 * clustering_accuracy(y_test, given),
+                "float_acc": 100 * clustering_accuracy(y_test, answers),
+                "seconds": pruned["seconds"],
+            }
+            runs.append(run)
+            print(f"seed {seed}: {run}", flush=True)
+        if seed == 0:
+            inclusion = pruned["compressor"].feature_inclusion_
+            border = X.max(axis=0) == 0
+            runs[0] |= {"dead_pixels": int(border.sum()), "dead_included": int((inclusion[border] > 0.5).sum())}
+            draw_inclusion(inclusion, pruned["compressor"].get_support(), X, out.with_suffix(".png"))
+    rows = []
+    for name in ("spike and slab", "magnitude"):
+        some = [run for run in runs if run["name"] == name]
+        cells = (spread([run[key] for run in some]) for key in ("agreement", "agreement_with_teacher", "acc"))
+        share, n_bytes = np.mean([run["share"] for run in some]), np.mean([run["bytes"] for run in some])
+        rows.append([name, f"{100 * share:.2f}", round(n_bytes), *cells])
+    columns = ["unlabelled student", "weights %", "bytes", "agreement %", "with the teacher %", "ACC %"]
+    table("Test images, mean +- standard deviation over seeds", columns, rows)
+    return runs
+
+
+def draw_inclusion(inclusion, support, X, path):
+    """Save how much every pixel varies, how probably it is needed, and whether it is used."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    shown = {"deviation of the pixel": X.std(axis=0), "inclusion probability": inclusion, "used": support}
+    for axes, (title, values) in zip(figure.subplots(1, 3), shown.items()):
+        axes.imshow(np.reshape(values, (28, 28)).astype(float), cmap="gray")
+        axes.set(title=title, xticks=[], yticks=[])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    print(f"Written: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The weights that are left of a network: taken out of it, asked once more, and trained on."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.network import Network
+from distill.posteriors.spike_slab import SpikeSlabPerceptron, slab_divergence
+from distill.solvers.frame import Frame
+from distill.solvers.pruning import Elimination, eliminate_units, slice_network
+from distill.solvers.selection import LEAST_STEPS, Likelihood, Report, SelectionSettings, batches, numpy_activation
+from distill.solvers.task import Task
+from distill.students import training
+from distill.students.network import TORCH_ACTIVATIONS
+
+_AVERAGING = 0.999
+_MOST_ELIMINATION_ROWS = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Remains:
+    """The weights that are left, with what is still uncertain about them.
+
+    Parameters
+    ----------
+    frame : Frame
+        Of the inputs that are used.
+    network : Network
+        In units of the training, without unused inputs and hidden units.
+    masks : tuple of ndarray of shape (n_inputs, n_outputs), bool
+        The weights that are there.
+    deviations : tuple of ndarray of shape (n_inputs, n_outputs), float32
+        Posterior deviations of the weights.
+    units : tuple of ndarray of int
+        Which inputs of the unpruned network, and which outputs of each of its layers, are left.
+    """
+
+    frame: Frame
+    network: Network
+    masks: tuple[np.ndarray, ...]
+    deviations: tuple[np.ndarray, ...]
+    units: tuple[np.ndarray, ...]
+
+    @property
+    def signals(self) -> list[np.ndarray]:
+        """Size of every weight in units of its deviation; minus infinity where there is none."""
+        parts = zip(self.network.weights, self.deviations, self.masks)
+        return [np.where(mask, np.abs(weight) / deviation, -np.inf) for weight, deviation, mask in parts]
+
+    def draw(self, inputs: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Return the outputs that one draw of the weights gives for rows.
+
+        Parameters
+        ----------
+        inputs : ndarray of shape (n_samples, n_used)
+            As `frame.enter` returns them.
+        random : Generator
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs), float32
+            In the units of the unpruned network.
+        """
+        activate, layers = numpy_activation(self.network.activation), len(self.masks)
+        for index in range(layers):
+            noise = random.standard_normal(self.masks[index].shape, dtype=np.float32)
+            weight = np.where(self.masks[index], self.network.weights[index] + self.deviations[index] * noise, 0)
+            inputs = inputs @ weight + self.network.biases[index]
+            inputs = activate(inputs) if index < layers - 1 else inputs
+        return inputs * self.frame.unit + self.frame.mean
+
+
+def leave(task: Task, network: Network, deviations: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Remains:
+    """Keep the weights of masks, and only the units that they need.
+
+    Parameters
+    ----------
+    task : Task
+    network : Network
+        In units of the training, all units there.
+    deviations : sequence of ndarray of shape (n_inputs, n_outputs)
+    masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
+    """
+    sliced = slice_network(network, masks, numpy_activation(network.activation))
+    used = np.flatnonzero(sliced.masks[0].any(axis=1))
+    used = used if len(used) else np.array([0])
+    places = (used, *sliced.units)
+    left = replace(sliced.network, weights=(sliced.network.weights[0][used], *sliced.network.weights[1:]))
+    blocks = [deviation[np.ix_(*block)] for deviation, block in zip(deviations, itertools.pairwise(places))]
+    units = (task.frame.features[used], *sliced.units)
+    return Remains(task.frame.narrowed(used), left, (sliced.masks[0][used], *sliced.masks[1:]), tuple(blocks), units)
+
+
+def fine_tune(
+    remains: Remains,
+    task: Task,
+    likelihood: Likelihood,
+    kl_weight: float,
+    settings: SelectionSettings,
+    report: Report | None = None,
+) -> Remains:
+    """Train the weights that are left; the pass is kept whose means do best on held-out rows.
+
+    Parameters
+    ----------
+    remains : Remains
+    task : Task
+    likelihood : Likelihood
+        Trained as well.
+    kl_weight : float
+    settings : SelectionSettings
+    report : callable(posterior, message) -> bool, or None
+        Called after every pass; true stops the training.
+    """
+    used = torch.from_numpy(np.searchsorted(task.frame.features, remains.units[0]))
+    rows, held_out = (
+        training.DenseRows(part.tensors[0][:, used], part.tensors[1]) for part in (task.rows, task.held_out)
+    )
+    activate = TORCH_ACTIVATIONS[task.network.activation]
+    posterior = SpikeSlabPerceptron(
+        remains.network, (), prior_deviation=settings.prior_deviation, deviations=remains.deviations, activate=activate
+    )
+    kept = [torch.from_numpy(mask.astype(np.float32)) for mask in remains.masks]
+    generator = torch.Generator().manual_seed(settings.seed + 1)
+
+    def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
+        fit = likelihood(posterior(inputs, generator, kept), targets)
+        return fit + posterior.divergence(kept) * (kl_weight / len(rows))
+
+    def judge(module: nn.ModuleList) -> tuple[float, float]:
+        return likelihood.judge(posterior.mean_outputs(held_out.tensors[0], kept), held_out.tensors[1])
+
+    def after_pass(module: nn.ModuleList, history: training.History) -> bool:
+        message = f"fine-tuning: loss {history.loss_curve[-1]:.4f}, agreement {history.validation_scores[-1]:.4f}"
+        return report is not None and report(posterior, message)
+
+    training.train(
+        nn.ModuleList([posterior, likelihood]),
+        loss,
+        rows,
+        batch_size=batches(len(rows), settings.batch_size)[0],
+        learning_rate=settings.learning_rate / 2,
+        max_iter=settings.fine_tune_iter,
+        min_steps=LEAST_STEPS,
+        validate=judge,
+        n_iter_no_change=settings.fine_tune_iter,
+        averaging=_AVERAGING,
+        seed=settings.seed + 1,
+        callback=after_pass,
+    )
+    return tuned(remains, posterior)
+
+
+def tuned(remains: Remains, posterior: SpikeSlabPerceptron) -> Remains:
+    """Return what is left with the numbers that a posterior of it has."""
+    means, deviations, biases = posterior.arrays()
+    weights = tuple(np.where(mask, mean, 0) for mask, mean in zip(remains.masks, means))
+    return replace(remains, network=replace(remains.network, weights=weights, biases=biases), deviations=deviations)
+
+
+def eliminate(
+    task: Task,
+    network: Network,
+    posterior: SpikeSlabPerceptron,
+    masks: Sequence[np.ndarray],
+    likelihood: Likelihood,
+    kl_weight: float,
+    threshold: float,
+) -> Elimination:
+    """Ask every input and hidden unit that is left whether it is worth its weights."""
+    n_rows = min(len(task.rows), _MOST_ELIMINATION_ROWS)
+    rows, targets = (tensor[:n_rows] for tensor in task.rows.tensors)
+    factor = len(task.rows) / max(kl_weight, 1e-12)
+    by_units = bool(posterior.unit_gates)
+
+    @torch.no_grad()
+    def log_likelihood(outputs: np.ndarray) -> float:
+        return -factor * float(likelihood(torch.from_numpy(outputs.astype(np.float32)), targets))
+
+    with torch.no_grad():
+        divergences = [
+            slab_divergence(layer.mean, layer.deviation, posterior.prior_deviation) for layer in posterior.layers
+        ]
+    price = 0.0 if posterior.layers[0].gate is None else -posterior.prior_logit
+    return eliminate_units(
+        network,
+        masks,
+        [divergence.numpy() + price for divergence in divergences],
+        rows.numpy(),
+        log_likelihood,
+        numpy_activation(network.activation),
+        posterior.prior_logit if by_units else 0.0,
+        threshold,
+        range(len(network.weights)),
+    )
+
+
+def means_of(task: Task, posterior: SpikeSlabPerceptron) -> Network:
+    """Return the network of the means, in units of the training."""
+    weights, _, biases = posterior.arrays()
+    return replace(task.network, weights=weights, biases=biases)
+
+
+def kept_weights(remains: Remains, network: Network) -> list[np.ndarray]:
+    """Return masks of the weights of an unpruned network that are left of it."""
+    kept = [np.zeros(weight.shape, bool) for weight in network.weights]
+    for mask, block, target in zip(remains.masks, itertools.pairwise(remains.units), kept):
+        target[np.ix_(*block)] = mask
+    return kept
