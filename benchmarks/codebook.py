@@ -6,7 +6,7 @@
 
 Compression never sees a label. Nothing is chosen on test images.
 
-    python benchmarks/codebook.py --data DIR [--seeds 3] [--labels FILE] [--cache DIR] [--parts solvers,rates,...]
+    python benchmarks/codebook.py --data DIR [--seeds 3] [--labels FILE] [--cache DIR] [--parts lenet,student,digits]
 """
 
 import os
@@ -17,26 +17,26 @@ from time import perf_counter
 
 import joblib
 import numpy as np
-import torch
 from common import RESULTS, clustering_accuracy, load_mnist, parser, spread, table, write_json
-from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.cluster import KMeans
+from lenet import as_classifier, fit_student, teacher_labels, train_lenet
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
 
-from distill import Distiller, load
+from distill import load
 from distill.compressors.base import layer_outputs, network_of
 from distill.compressors.codebook import CodebookCompressor
-from distill.students import training
-from distill.students.network import Perceptron, initial_network
-from mbn import MultilayerBootstrapNetwork
+from distill.students.network import initial_network
 
-RATES = (0.03, 0.1, 0.3, 1.0)
-N_VALIDATION = 5000
+RATES = (0.003, 0.01, 0.03, 0.1)
+# A scale for every neuron costs two bytes each; codes that move need many steps
+BEST = {
+    1: {"n_groups": 512, "train_codes": True, "n_calibration": None, "max_iter": 40},
+    2: {"train_codes": True, "n_calibration": None, "max_iter": 20},
+}
+RATE = {"n_calibration": None, "max_iter": 10}
 
 
 def main():
@@ -47,18 +47,18 @@ def main():
     line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where trained networks are kept")
     line.add_argument("--parts", default="lenet,student,digits", help="which of lenet, student, digits to run")
     options = line.parse_args()
-    parts = options.parts.split(",")
     memory = joblib.Memory(options.cache, verbose=0)
     X, y, X_test, y_test = load_mnist(options.data)
     warm_up()
     results = {"seeds": options.seeds}
-    if "lenet" in parts:
-        results["lenet"] = bench_lenet(X, y, X_test, y_test, options.seeds, memory)
-    if "student" in parts:
-        results["student"] = bench_student(X, y, X_test, y_test, options.seeds, memory, options.labels)
-    if "digits" in parts:
-        results["digits"] = bench_digits(options.seeds)
-    write_json(options.out, results)
+    for part in options.parts.split(","):
+        if part == "lenet":
+            results[part] = bench_lenet(X, y, X_test, y_test, options.seeds, memory)
+        if part == "student":
+            results[part] = bench_student(X, y, X_test, y_test, options.seeds, memory, options.labels)
+        if part == "digits":
+            results[part] = bench_digits(options.seeds)
+        write_json(options.out, results)  # after every part, so that none is lost
 
 
 # (a) LeNet-300-100 with labels
@@ -81,79 +81,11 @@ def bench_lenet(X, y, X_test, y_test, n_seeds, memory):
     return runs
 
 
-class DropoutPerceptron(Perceptron):
-    """A perceptron whose inputs and hidden units are left out at random while it trains."""
-
-    rates = (0.15, 0.3, 0.3)
-
-    def forward(self, rows):
-        last = len(self.weights) - 1
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            rows = torch.nn.functional.dropout(rows, self.rates[index], self.training)
-            rows = torch.nn.functional.linear(rows, weight, bias)
-            rows = self.activate(rows) if index < last else rows
-        return rows
-
-
-def train_lenet(X, y, seed):
-    """Train 784-300-100-10 with labels; the pass that is kept is chosen on held-out training images."""
-    torch.manual_seed(seed)  # of the dropout
-    learned, held_out = training.holdout(y, len(X), N_VALIDATION / len(X), seed)
-    module = DropoutPerceptron(initial_network((784, 300, 100, 10), "relu", seed, X.any(axis=0)))
-    rows = training.DenseRows(torch.from_numpy(X[learned]), torch.from_numpy(y[learned]))
-    judged = training.DenseRows(torch.from_numpy(X[held_out]), torch.from_numpy(y[held_out]))
-
-    def loss(module, rows, labels):
-        return training.cross_entropy(module(rows), labels)
-
-    def validate(module):
-        outputs = training.outputs_of(module, judged)
-        labels = judged.tensors[1]
-        return float((outputs.argmax(dim=1) == labels).float().mean()), float(training.cross_entropy(outputs, labels))
-
-    history = training.train(
-        module,
-        loss,
-        rows,
-        batch_size=256,
-        learning_rate=2e-3,
-        max_iter=30,
-        validate=validate,
-        averaging=0.999,
-        seed=seed,
-    )
-    print(f"LeNet-300-100, seed {seed}: validation accuracy {history.best_score:.4f}", flush=True)
-    return module.arrays()
-
-
-def as_classifier(arrays, X, y):
-    """Weights trained in torch, in scikit-learn's classifier."""
-    sizes = tuple(bias.size for bias in arrays[1][:-1])
-    estimator = MLPClassifier(sizes, random_state=0).partial_fit(X[:100], y[:100], classes=np.unique(y))
-    estimator.coefs_, estimator.intercepts_ = map(list, arrays)
-    return estimator
-
-
 # (b) the student of an unlabelled teacher
 
 
-class Remembered(ClusterMixin, BaseEstimator):
-    """A teacher that has been fitted before and remembers its labels of the training rows."""
-
-    def __init__(self, labels):
-        self.labels = labels
-
-    def fit(self, X, y=None):
-        self.labels_ = self.labels
-        return self
-
-
 def bench_student(X, y, X_test, y_test, n_seeds, memory, path):
-    if path is None:
-        labels, labels_test = memory.cache(fit_teacher)(X, X_test)
-    else:
-        stored = np.load(path)
-        labels, labels_test = stored["train_labels"], stored["test_labels"]
+    labels, labels_test = teacher_labels(path, X, X_test, memory)
     runs, measured = [], memory.cache(compress, ignore=["X", "X_test", "estimator"])
     for seed in range(n_seeds):
         student = memory.cache(fit_student)(X, labels, seed)
@@ -175,29 +107,21 @@ def bench_student(X, y, X_test, y_test, n_seeds, memory, path):
     return runs
 
 
-def fit_teacher(X, X_test):
-    teacher = make_pipeline(
-        MultilayerBootstrapNetwork(n_jobs=-1, random_state=0), KMeans(10, n_init=10, random_state=0)
-    ).fit(X)
-    return teacher[-1].labels_, teacher.predict(X_test)
-
-
-def fit_student(X, labels, seed):
-    return Distiller(Remembered(labels), max_iter=30, random_state=seed).fit(X)
-
-
 # what both do
 
 
 def settings_to_try(seed):
+    """Solvers and bits side by side; the best that each number of bits gives; fewer bytes than packed codes have."""
     for bits in (1, 2, 3):
-        yield {"solver": "kmeans", "bits": bits, "max_iter": 0}
+        for solver in ("kmeans", "cd", "gradient"):
+            if solver != "gradient" or seed == 0:
+                yield {"solver": solver, "bits": bits, "max_iter": 0}
         yield {"solver": "kmeans", "bits": bits}
         yield {"solver": "cd", "bits": bits}
-        if seed == 0:
-            yield {"solver": "gradient", "bits": bits}
+    for bits in BEST:
+        yield {"solver": "cd", "bits": bits, **BEST[bits]}
     for rate in RATES:
-        yield {"solver": "cd", "bits": 2, "rate_weight": rate}
+        yield {"solver": "cd", "bits": 2, "rate_weight": rate, **RATE}
 
 
 def compress(network, settings, seed, *, X, X_test, estimator):
@@ -240,6 +164,8 @@ def name_of(settings):
     name = f"{settings['solver']} {settings['bits']} bit"
     if "rate_weight" in settings:
         name += f", rate_weight {settings['rate_weight']:g}"
+    if settings.get("train_codes"):
+        name += ", codes trained"
     return name + (", no training at the end" if settings.get("max_iter") == 0 else "")
 
 

@@ -11,7 +11,7 @@ from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.network import Network
 from distill.runtime import Student
 from distill.solvers.codebook import Mapping, coordinate_descent, fit_levels, nearest_codewords
-from distill.solvers.finetuning import CodebookPerceptron
+from distill.solvers.finetuning import CodebookPerceptron, MovingPerceptron
 from distill.solvers.grouping import group_neurons, reorder_neurons
 from distill.solvers.kmeans import kmeans_1d
 from distill.solvers.layer import layer_problem
@@ -337,3 +337,62 @@ def test_module_computes_what_the_layers_say_and_trains_them(own):
         assert np.array_equal(layer.codes, other.codes)
         assert np.all(other.codebooks[:, 0] == 0)
         assert np.array_equal(round_to_half(other.codebooks), other.codebooks)
+
+
+# codes that move
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_codes_are_those_of_the_nearest_codewords(own):
+    random = np.random.default_rng(1)
+    layer = random_layer(random, 30, 7, n_codewords=5, own=own)
+    module = MovingPerceptron([layer], "relu")
+    (start,) = module.layers()
+    assert np.array_equal(start.codes, layer.codes)
+    position = random.normal(size=(7, layer.used.sum())).astype(np.float32) * 3
+    with torch.no_grad():
+        module.positions[0].copy_(torch.tensor(position) / module.deviation_0)
+    (moved,) = module.layers()
+    assert np.array_equal(moved.codebooks, start.codebooks)
+    nearest = np.abs(position[:, :, None] - moved.levels[moved.groups][:, None, :]).argmin(axis=2).T
+    pinned = layer.weight[layer.used] == 0
+    assert 0 < pinned.mean() < 0.5
+    assert np.array_equal(moved.codes, np.where(pinned, 0, nearest))
+    rows = random.normal(size=(20, 30)).astype(np.float32)
+    np.testing.assert_allclose(module(torch.tensor(rows)).detach(), rows @ moved.weight + moved.bias, atol=1e-4)
+
+
+def test_positions_take_the_gradient_of_their_weights():
+    random = np.random.default_rng(2)
+    layer = random_layer(random, 9, 4)
+    module = MovingPerceptron([layer], "identity")
+    rows = torch.tensor(random.normal(size=(50, 9)).astype(np.float32))
+    torch.square(module(rows)).sum().backward()
+    (stored,) = module.layers()
+    weight = torch.tensor(stored.weight, requires_grad=True)
+    torch.square(rows @ weight + torch.tensor(stored.bias)).sum().backward()
+    expected = weight.grad.numpy()[layer.used].T * module.deviation_0.numpy()
+    pinned = (layer.weight[layer.used] == 0).T
+    given = module.positions[0].grad.numpy()
+    np.testing.assert_allclose(given[~pinned], expected[~pinned], rtol=1e-4, atol=1e-2)
+    assert np.all(given[pinned] == 0)
+
+
+def test_codes_that_move_fit_better_than_codes_that_stay():
+    random = np.random.default_rng(3)
+    layers = [random_layer(random, 12, 10, 2), random_layer(random, 10, 3, 2)]
+    layers = [replace(layer, codebooks=np.array([[-0.5, 0.5]], np.float32)) for layer in layers]
+    rows = torch.tensor(random.normal(size=(200, 12)).astype(np.float32))
+    wanted = torch.tanh(rows[:, :3] + rows[:, 3:6])
+
+    def trained(module):
+        optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+        for _ in range(300):
+            optimizer.zero_grad()
+            loss = torch.square(module(rows) - wanted).mean()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    moved, stayed = trained(MovingPerceptron(layers, "relu")), trained(CodebookPerceptron(layers, "relu"))
+    assert moved < 0.75 * stayed  # measured .56

@@ -69,6 +69,13 @@ class Imitation:
         The network that is imitated.
     outputs : ndarray of shape (n_samples, n_outputs), float32
         Its last sums for some rows; from them the unit of numbers is taken.
+    temperature : float
+        What the sums are divided by before they become probabilities. Above 1, labels that are nearly certain still say
+        what they are confused with.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network" (arXiv 1503.02531), for the temperature.
 
     Examples
     --------
@@ -79,8 +86,8 @@ class Imitation:
     (0.0, 1.0)
     """
 
-    def __init__(self, network: Network, outputs: np.ndarray):
-        self.network = network
+    def __init__(self, network: Network, outputs: np.ndarray, temperature: float = 1.0):
+        self.network, self.temperature = network, temperature
         deviation = outputs.std(axis=0, dtype=np.float64)
         if network.target == "transform":  # distances between columns mean something in an embedding
             deviation = np.full_like(deviation, np.sqrt(np.mean(deviation**2)))
@@ -90,21 +97,23 @@ class Imitation:
         """Return what `loss` wants to see of the imitated network's outputs, one row for each."""
         outputs = torch.from_numpy(np.ascontiguousarray(outputs, dtype=np.float32))
         if self.network.output == "softmax":
-            return torch.softmax(outputs, dim=1)
-        return torch.sigmoid(outputs) if self.network.output == "logistic" else outputs
+            return torch.softmax(outputs / self.temperature, dim=1)
+        return torch.sigmoid(outputs / self.temperature) if self.network.output == "logistic" else outputs
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of other outputs: zero where they are equal.
 
-        Kullback-Leibler divergence of probabilities, in nats; squared error of numbers in units of their variance.
+        Kullback-Leibler divergence of probabilities, in nats times the square of the temperature; squared error of
+        numbers in units of their variance.
         """
+        softened, square = outputs / self.temperature, self.temperature**2
         if self.network.output == "softmax":
-            log_probabilities = torch.log_softmax(outputs, dim=1)
-            return torch.nn.functional.kl_div(log_probabilities, targets, reduction="batchmean")
+            log_probabilities = torch.log_softmax(softened, dim=1)
+            return square * torch.nn.functional.kl_div(log_probabilities, targets, reduction="batchmean")
         if self.network.output == "logistic":
             entropy = torch.special.entr(targets) + torch.special.entr(1 - targets)
-            cross = torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-            return (cross - entropy).sum(dim=1).mean()
+            cross = torch.nn.functional.binary_cross_entropy_with_logits(softened, targets, reduction="none")
+            return square * (cross - entropy).sum(dim=1).mean()
         return training.squared_error(outputs / torch.from_numpy(self.unit), targets / torch.from_numpy(self.unit))
 
     def agreement(self, expected: np.ndarray, outputs: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from distill.compressors.base import Calibration, Compressor, Imitation, activat
 from distill.network import Network
 from distill.progress import Stage
 from distill.solvers.codebook import Mapping, coordinate_descent, nearest_codewords
-from distill.solvers.finetuning import CodebookPerceptron
+from distill.solvers.finetuning import CodebookPerceptron, MovingPerceptron
 from distill.solvers.grouping import reorder_neurons
 from distill.solvers.layer import LayerProblem, layer_problem
 from distill.solvers.mapping import PROXIMAL, gradient_descent
@@ -44,6 +44,16 @@ class CodebookSettings:
     proximal: str = "neighbour"
     rate_weight: float = 0.0
     entropy_coding: str = "auto"
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """How the last training goes; see `CodebookCompressor`."""
+
+    max_iter: int = 20
+    learning_rate: float = 1e-3
+    train_codes: bool = False
+    temperature: float = 4.0
 
 
 class CodebookCompressor(Compressor):
@@ -84,6 +94,13 @@ class CodebookCompressor(Compressor):
         kept.
     learning_rate_init : float, default=1e-3
         Its step size, for numbers relative to their size.
+    train_codes : bool, default=False
+        Whether codes move in the last training as well, to neighbouring codewords. Pays with one or two bits, many rows
+        (`n_calibration` of None) and 20 passes or more. Not together with `max_bytes` or a `rate_weight`, which it
+        would not heed.
+    temperature : float, default=4.0
+        What outputs are divided by before they become probabilities that the last training imitates, above 0. At 1 it
+        looks at likely labels only.
     n_calibration : int or None, default=10000
         How many rows are looked at; None for all.
     validation_fraction : float, default=0.1
@@ -157,6 +174,8 @@ class CodebookCompressor(Compressor):
         max_bytes: int | None = None,
         max_iter: int = 20,
         learning_rate_init: float = 1e-3,
+        train_codes: bool = False,
+        temperature: float = 4.0,
         n_calibration: int | None = 10000,
         validation_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
@@ -174,6 +193,8 @@ class CodebookCompressor(Compressor):
         self.max_bytes = max_bytes
         self.max_iter = max_iter
         self.learning_rate_init = learning_rate_init
+        self.train_codes = train_codes
+        self.temperature = temperature
         self.n_calibration = n_calibration
         self.validation_fraction = validation_fraction
         self.memory = memory
@@ -199,6 +220,12 @@ class CodebookCompressor(Compressor):
             check_scalar(self.n_calibration, "n_calibration", Integral, min_val=2)
         check_scalar(self.max_iter, "max_iter", Integral, min_val=0)
         check_scalar(self.learning_rate_init, "learning_rate_init", Real, min_val=0, include_boundaries="neither")
+        check_scalar(self.temperature, "temperature", Real, min_val=0, include_boundaries="neither")
+        if self.train_codes and (self.rate_weight or self.max_bytes is not None):
+            raise ValueError(
+                f"train_codes=True would undo rate_weight={self.rate_weight} and max_bytes={self.max_bytes}; set it to "
+                "False, or these to 0 and None"
+            )
         check_scalar(
             self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
         )
@@ -224,7 +251,10 @@ class CodebookCompressor(Compressor):
         else:
             settings, layers = _fit_budget(*problem, settings, int(self.max_bytes), stage)
         if self.max_iter:
-            layers = fine_tune(ordered, layers, calibration, int(self.max_iter), float(self.learning_rate_init), stage)
+            tuning = TuningSettings(
+                int(self.max_iter), float(self.learning_rate_init), bool(self.train_codes), float(self.temperature)
+            )
+            layers = fine_tune(ordered, layers, calibration, tuning, stage)
         self.n_iter_ = int(self.max_iter)
         data = pack(ordered, layers, settings.entropy_coding)
         measured = measure(ordered, layers, calibration.held_out)
@@ -291,11 +321,10 @@ def fine_tune(
     network: Network,
     layers: Sequence[CodebookLayer],
     calibration: Calibration,
-    max_iter: int,
-    learning_rate: float,
+    settings: TuningSettings,
     stage: Stage | None = None,
 ) -> tuple[CodebookLayer, ...]:
-    """Train codewords, scales and biases to give the outputs of the network; codes stay.
+    """Train codewords, scales and biases, and codes if they may move, to give the outputs of the network.
 
     Parameters
     ----------
@@ -304,9 +333,7 @@ def fine_tune(
     layers : sequence of CodebookLayer
     calibration : Calibration
         Those of the best pass on the held-out rows are kept, or `layers` if no pass is better.
-    max_iter : int
-        Passes over the rows.
-    learning_rate : float
+    settings : TuningSettings
     stage : Stage or None
 
     Returns
@@ -314,10 +341,10 @@ def fine_tune(
     tuple of CodebookLayer
     """
     outputs = layer_outputs(network, calibration.learned)[-1]
-    imitation = Imitation(network, outputs)
+    imitation = Imitation(network, outputs, settings.temperature)
     held_out = torch.from_numpy(calibration.held_out)
     expected = imitation.targets(layer_outputs(network, calibration.held_out)[-1])
-    module = CodebookPerceptron(layers, network.activation)
+    module = (MovingPerceptron if settings.train_codes else CodebookPerceptron)(layers, network.activation)
 
     def loss(module: CodebookPerceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return imitation.loss(module(rows), targets)
@@ -339,11 +366,11 @@ def fine_tune(
         loss,
         training.DenseRows(torch.from_numpy(calibration.learned), imitation.targets(outputs)),
         batch_size=min(_BATCH_SIZE, max(16, len(calibration.learned) // _LEAST_STEPS)),
-        learning_rate=learning_rate,
-        max_iter=max_iter,
+        learning_rate=settings.learning_rate,
+        max_iter=settings.max_iter,
         min_steps=_LEAST_STEPS,
         validate=judge,
-        n_iter_no_change=max_iter,
+        n_iter_no_change=settings.max_iter,
         averaging=_AVERAGING,
         seed=calibration.seed,
         callback=report,

@@ -1,4 +1,4 @@
-"""A network of codebook layers whose codewords, scales and biases train, codes frozen."""
+"""Networks of codebook layers that train: codewords, scales and biases, and codes as well if they may move."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.students.network import TORCH_ACTIVATIONS
+
+_POSITION_PACE = 2.0  # positions have further to go than numbers relative to their size
 
 
 class CodebookPerceptron(nn.Module):
@@ -54,9 +56,7 @@ class CodebookPerceptron(nn.Module):
             if not layer.used.all():
                 rows = rows[:, getattr(self, f"used_{index}")]
             codebooks, bias, *scales = self._stored(index)
-            levels = codebooks * scales[0][:, None] if scales else codebooks
-            place = getattr(self, f"place_{index}")
-            weight = levels.flatten().index_select(0, place.flatten()).view(place.shape)
+            weight = self._weight(index, codebooks * scales[0][:, None] if scales else codebooks)
             rows = nn.functional.linear(rows, weight, bias)
         return rows
 
@@ -69,10 +69,94 @@ class CodebookPerceptron(nn.Module):
             learned.append(replace(layer, codebooks=codebooks, bias=bias, scales=scales[0] if scales else None))
         return tuple(learned)
 
+    def _weight(self, index: int, levels: Tensor) -> Tensor:
+        """Return the matrix, shape (n_outputs, n_used), of these levels, shape (n_groups, n_codewords)."""
+        place = getattr(self, f"place_{index}")
+        return levels.flatten().index_select(0, place.flatten()).view(place.shape)
+
     def _stored(self, index: int) -> list[Tensor]:
         numbers = [number * size for number, size in zip(self.numbers[index], self.sizes[index])]
         numbers[0] = numbers[0] * getattr(self, f"movable_{index}")
         return [_as_stored(number) for number in numbers]
+
+
+class MovingPerceptron(CodebookPerceptron):
+    """A fully connected network whose codes train together with its codewords, scales and biases.
+
+    Beside its code every weight has a position on the line of its codewords, and its code is that of the nearest one.
+    A position takes the gradient of its weight as if there were no rounding, and stays between the outermost codewords,
+    so that a code only ever changes to that of a neighbour. Weights that are zero by their codeword, and start there,
+    stay zero.
+
+    Parameters
+    ----------
+    layers : sequence of CodebookLayer
+    activation : {"identity", "relu", "tanh", "logistic"}
+
+    References
+    ----------
+    Bengio, Leonard, Courville, "Estimating or propagating gradients through stochastic neurons for conditional
+    computation" (arXiv 1308.3432), for gradients that go straight through. Courbariaux, Bengio, David, "BinaryConnect"
+    (NeurIPS 2015), for real positions behind coarse weights.
+
+    Examples
+    --------
+    Here the second weight changes sides.
+
+    >>> layer = CodebookLayer(np.array([[0], [0]], np.uint8), np.array([[-1.0, 1.0]], np.float32), None,
+    ...                       np.zeros(1, int), np.zeros(1, np.float32), np.array([True, True]))
+    >>> module = MovingPerceptron([layer], "relu")
+    >>> with torch.no_grad():
+    ...     _ = module.positions[0].copy_(torch.tensor([[-0.2, 0.2]]))
+    >>> module.layers()[0].codes.ravel()
+    array([0, 1], dtype=uint8)
+    """
+
+    def __init__(self, layers: Sequence[CodebookLayer], activation: str):
+        super().__init__(layers, activation)
+        positions = []
+        for index, layer in enumerate(layers):
+            levels = torch.tensor(layer.levels)
+            deviation = levels.std(dim=1, keepdim=True, correction=0)
+            deviation = torch.where(deviation > 0, deviation, 1.0)[torch.tensor(layer.groups)]
+            weight = torch.tensor(np.ascontiguousarray(layer.weight[layer.used].T))
+            positions.append(nn.Parameter(weight / (_POSITION_PACE * deviation)))
+            self.register_buffer(f"deviation_{index}", _POSITION_PACE * deviation)
+            self.register_buffer(f"groups_{index}", torch.tensor(layer.groups))
+            self.register_buffer(f"zero_{index}", (weight == 0) & torch.tensor(bool((layer.codebooks == 0).any())))
+        self.positions = nn.ParameterList(positions)
+
+    @torch.no_grad()
+    def layers(self) -> tuple[CodebookLayer, ...]:
+        """Return the layers as they are now, with the numbers that a file stores."""
+        moved = []
+        for index, layer in enumerate(super().layers()):
+            codes = self._codes(index, torch.tensor(layer.levels))
+            moved.append(replace(layer, codes=np.ascontiguousarray(codes.numpy().T.astype(np.uint8))))
+        return tuple(moved)
+
+    def _weight(self, index: int, levels: Tensor) -> Tensor:
+        codes = self._codes(index, levels.detach())
+        of_neurons = levels[getattr(self, f"groups_{index}")]
+        lowest, highest = (end.detach() for end in of_neurons.aminmax(dim=1, keepdim=True))
+        position = self._position(index).clamp(lowest, highest)
+        straight = torch.where(getattr(self, f"zero_{index}"), 0.0, position - position.detach())
+        return of_neurons.gather(1, codes) + straight
+
+    def _position(self, index: int) -> Tensor:
+        return self.positions[index] * getattr(self, f"deviation_{index}")
+
+    @torch.no_grad()
+    def _codes(self, index: int, levels: Tensor) -> Tensor:
+        ordered, order = levels.sort(dim=1)
+        groups, position = getattr(self, f"groups_{index}"), self._position(index)
+        between = ((ordered[:, 1:] + ordered[:, :-1]) / 2)[groups]
+        rank = torch.zeros(position.shape, dtype=torch.int64)
+        for middle in between.unbind(dim=1):
+            rank += position > middle[:, None]
+        codes = order[groups].gather(1, rank)
+        start = getattr(self, f"place_{index}") % levels.shape[1]
+        return torch.where(getattr(self, f"zero_{index}"), start, codes)
 
 
 def _numbers(layer: CodebookLayer) -> list[np.ndarray]:
