@@ -10,10 +10,8 @@ import pytest
 import torch
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.datasets import load_diabetes, load_digits, make_blobs
-from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from distill import Distiller, load
 from distill.codecs import container
@@ -43,23 +41,6 @@ def compress(fitted, X=DIGITS[TRAIN], y=None, **parameters):
 @pytest.fixture(scope="module")
 def small(student):
     return compress(student, max_bytes=400, n_steps=1500, input_shape=(8, 8), n_frequencies=24)
-
-
-@parametrize_with_checks(
-    [
-        RandomCodeCompressor(
-            Distiller(teacher, hidden_layer_sizes=(8,), max_iter=5),
-            bits_per_weight=8.0,
-            bits_per_block=8,
-            n_steps=20,
-            n_steps_between_blocks=0,
-            n_refinements=1,
-        )
-        for teacher in (KMeans(4, n_init=1, random_state=0), PCA(1))
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 # the file

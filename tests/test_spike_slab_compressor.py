@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPRegressor
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from distill import Distiller, load
 from distill.codecs import container, sparse
@@ -35,17 +34,6 @@ def student():
 @pytest.fixture(scope="module")
 def pruned(student):
     return SpikeSlabCompressor(FrozenEstimator(student), density=0.25, **SHORT).fit(X)
-
-
-@parametrize_with_checks(
-    [
-        SpikeSlabCompressor(
-            Distiller(PCA(1), hidden_layer_sizes=(8,), max_iter=5), max_iter=2, fine_tune_iter=1, random_state=0
-        )
-    ]
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
