@@ -152,9 +152,11 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
     --------
     >>> from sklearn.datasets import load_diabetes
     >>> from sklearn.neural_network import MLPRegressor
+    >>> from sklearn.preprocessing import StandardScaler
     >>> from distill.compressors.matrix_gaussian import MatrixGaussianCompressor
-    >>> X, y = load_diabetes(return_X_y=True)
-    >>> network = MLPRegressor(hidden_layer_sizes=20, alpha=10, learning_rate_init=0.01, early_stopping=True)
+    >>> X, y = load_diabetes(return_X_y=True, scaled=False)
+    >>> X = StandardScaler().fit_transform(X)
+    >>> network = MLPRegressor(hidden_layer_sizes=20, learning_rate_init=0.1, early_stopping=True)
     >>> uncertain = MatrixGaussianCompressor(network, max_iter=50, random_state=0).fit(X, y)
     >>> answers, deviations = uncertain.predict(X, return_std=True)
     >>> bool(abs(y - answers).mean() < 50) and uncertain.nbytes_ < 500

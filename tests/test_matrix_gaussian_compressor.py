@@ -1,0 +1,411 @@
+"""MatrixGaussianCompressor as people use it: bytes, deviations, what it learns from, what it refuses."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import BayesianRidge
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from distill import Distiller, MatrixGaussianCompressor, load
+from distill.codecs import container, grid
+from distill.network import Network
+from distill.solvers import matrix_gaussian as solver
+from distill.solvers import matrix_gaussian_file as files
+from distill.solvers.frame import fit_frame
+from distill.students.network import initial_network
+
+DIGITS, CLASSES = load_digits(return_X_y=True)
+TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)
+SHORT = {"max_iter": 25, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def student():
+    teacher = KMeans(10, n_init=1, random_state=0)
+    return Distiller(teacher, hidden_layer_sizes=(32, 16), max_iter=30, random_state=0).fit(DIGITS[TRAIN])
+
+
+@pytest.fixture(scope="module")
+def small(student):
+    return MatrixGaussianCompressor(FrozenEstimator(student), **SHORT).fit(DIGITS[TRAIN])
+
+
+@pytest.fixture(scope="module")
+def curve():
+    """Noisy numbers of a curve, with a gap where nothing is known, and their network."""
+    random = np.random.default_rng(0)
+    X = np.concatenate([random.uniform(-3, -1, 300), random.uniform(1, 3, 300)])[:, None]
+    y = 40 + 10 * np.sin(2 * X[:, 0]) + random.normal(0, 2, 600)
+    network = MLPRegressor(
+        hidden_layer_sizes=40, activation="tanh", solver="lbfgs", alpha=1, max_iter=400, random_state=0
+    )
+    with pytest.warns(UserWarning):
+        network.fit(X, y)
+    return X, y, MatrixGaussianCompressor(FrozenEstimator(network), max_iter=150, random_state=0).fit(X, y)
+
+
+@parametrize_with_checks(
+    [
+        MatrixGaussianCompressor(Distiller(teacher, hidden_layer_sizes=(8,), max_iter=5), max_iter=2, random_state=0)
+        for teacher in (KMeans(4, n_init=1, random_state=0), PCA(1))
+    ]
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+# the file
+
+
+def test_small_and_still_right(student, small):
+    assert small.nbytes_ < student.nbytes_ / 5
+    assert np.mean(small.predict(DIGITS[TEST]) == student.predict(DIGITS[TEST])) > 0.9
+    assert sum(small.report_["bytes"].values()) == small.nbytes_ == len(small.to_bytes())
+    assert small.report_["agreement"] > 0.9
+    assert small.report_["n_features"] == small.network_.weights[0].any(axis=1).sum() < 64
+
+
+def test_a_loaded_file_answers_bit_for_bit(curve, small, tmp_path):
+    X, _, fitted = curve
+    student = load(fitted.to_bytes())
+    for ours, theirs in zip(student.predict(X, return_std=True), fitted.predict(X, return_std=True)):
+        np.testing.assert_array_equal(ours, theirs.astype(np.float32))
+    student = load(small.to_bytes())
+    for averaged in (False, True):
+        expected = small.predict_proba(DIGITS[TEST], averaged=averaged)
+        np.testing.assert_array_equal(student.predict_proba(DIGITS[TEST], averaged=averaged), expected)
+    copy = pickle.loads(pickle.dumps(small))
+    np.testing.assert_array_equal(copy.sample(DIGITS[:5], 3), small.sample(DIGITS[:5], 3))
+
+
+def test_deviations_need_numpy_alone(curve, tmp_path):
+    X, _, fitted = curve
+    fitted.save(tmp_path / "curve.student")
+    np.save(tmp_path / "rows.npy", X)
+    script = (
+        "import sys; sys.modules.update(torch=None, sklearn=None, scipy=None)\n"
+        "import numpy as np; from distill.runtime import load\n"
+        "answers = load(sys.argv[1]).predict(np.load(sys.argv[2]), return_std=True)\n"
+        "sys.stdout.buffer.write(np.stack(answers).tobytes())"
+    )
+    expected = np.stack(fitted.predict(X, return_std=True)).astype(np.float32).tobytes()
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        arguments = [sys.executable, "-c", script, str(tmp_path / "curve.student"), str(tmp_path / "rows.npy")]
+        found = subprocess.run(arguments, capture_output=True, check=True, env=environment).stdout
+        assert found == expected
+
+
+def test_a_row_is_as_sure_alone_as_among_others(curve):
+    X, _, fitted = curve
+    student = load(fitted.to_bytes())
+    together = student.predict(X, return_std=True)[1]
+    alone = np.concatenate([student.predict(row[None], return_std=True)[1] for row in X[:40]])
+    np.testing.assert_array_equal(alone, together[:40])
+
+
+def test_variances_take_few_bytes(small):
+    parts = small.report_["bytes"]
+    n_numbers = sum(len(part) for part in small.row_variances_ + small.column_variances_)
+    assert parts["variances"] < 1.2 * n_numbers and parts["variances"] < 0.3 * small.nbytes_
+
+
+@pytest.mark.parametrize("max_bytes", [350, 700, 1500])
+def test_the_budget_holds_and_is_used(student, max_bytes):
+    compressor = MatrixGaussianCompressor(FrozenEstimator(student), max_bytes=max_bytes, **SHORT).fit(DIGITS[TRAIN])
+    assert 0.8 * max_bytes < compressor.nbytes_ <= max_bytes
+    assert compressor.rate_weight_ == compressor.report_["rate_weight"] > 0
+
+
+def test_a_higher_rate_weight_gives_smaller_files(student):
+    sizes = [
+        MatrixGaussianCompressor(FrozenEstimator(student), rate_weight=weight, **SHORT).fit(DIGITS[TRAIN]).nbytes_
+        for weight in (1e-3, 0.1, 3.0)
+    ]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(student, small):
+    before = torch.get_num_threads()
+    torch.manual_seed(123)
+    try:
+        torch.set_num_threads(2)
+        again = MatrixGaussianCompressor(FrozenEstimator(student), **SHORT).fit(DIGITS[TRAIN])
+    finally:
+        torch.set_num_threads(before)
+    assert again.to_bytes() == small.to_bytes()
+    other = MatrixGaussianCompressor(FrozenEstimator(student), **{**SHORT, "random_state": 1}).fit(DIGITS[TRAIN])
+    assert other.to_bytes() != small.to_bytes()
+
+
+# uncertainty
+
+
+def test_noise_is_found_and_deviations_grow_where_nothing_is_known(curve):
+    fitted = curve[2]
+    assert 1.7 < fitted.noise_.item() < 2.6
+    rows = np.array([[-2.0], [0.0], [2.0], [8.0]])
+    _, variance = load(fitted.to_bytes()).output_moments(rows)
+    deviations = np.sqrt(variance[:, 0])  # of the function, without noise
+    assert deviations[1] > 1.3 * max(deviations[0], deviations[2])
+    assert deviations[3] > 1.3 * max(deviations[0], deviations[2])
+    total = fitted.predict(rows, return_std=True)[1]
+    np.testing.assert_allclose(total, np.hypot(deviations, fitted.noise_), rtol=1e-5)
+
+
+def test_intervals_cover(curve):
+    _, _, fitted = curve
+    random = np.random.default_rng(1)
+    X = np.concatenate([random.uniform(-3, -1, 2000), random.uniform(1, 3, 2000)])[:, None]
+    y = 40 + 10 * np.sin(2 * X[:, 0]) + random.normal(0, 2, 4000)
+    answers, deviations = fitted.predict(X, return_std=True)
+    covered = np.mean(np.abs(y - answers) < stats.norm.ppf(0.95) * deviations)
+    assert 0.85 < covered < 0.96
+
+
+def test_samples_are_functions_with_the_moments_that_are_answered(curve):
+    fitted = curve[2]
+    rows = np.linspace(-3, 3, 41)[:, None]
+    draws = fitted.sample(rows, 4000)[:, :, 0]
+    mean, variance = load(fitted.to_bytes()).output_moments(rows)
+    np.testing.assert_allclose(draws.mean(axis=0), mean[:, 0], atol=0.1)
+    np.testing.assert_allclose(draws.std(axis=0), np.sqrt(variance[:, 0]), rtol=0.08)
+    # Neighbouring points of one function hang together, so its steps are small against its deviation
+    assert np.diff(draws, axis=1).std(axis=0).max() < 0.6 * draws.std(axis=0).max()
+
+
+def test_log_likelihood_is_that_of_the_mixture(curve):
+    X, y, fitted = curve
+    draws = fitted.sample(X[:50], 20)[:, :, 0]
+    expected = stats.norm.pdf(y[:50], draws, fitted.noise_.item()).mean(axis=0)
+    np.testing.assert_allclose(fitted.log_likelihood(X[:50], y[:50], 20), np.log(expected).mean(), rtol=1e-5)
+
+
+def test_log_likelihood_of_labels(small):
+    labels = small.predict(DIGITS[TEST])
+    draws = small.sample(DIGITS[TEST], 10)
+    np.testing.assert_allclose(draws.sum(axis=2), 1, atol=1e-5)
+    found = draws.mean(axis=0)[np.arange(len(labels)), np.searchsorted(small.classes_, labels)]
+    np.testing.assert_allclose(small.log_likelihood(DIGITS[TEST], labels, 10), np.log(found).mean(), rtol=1e-5)
+
+
+def test_averaged_probabilities_are_less_sure_of_noise(small):
+    noise = np.random.default_rng(0).uniform(0, 48, (200, 64))
+    plain, averaged = small.predict_proba(noise), small.predict_proba(noise, averaged=True)
+    np.testing.assert_allclose(averaged.sum(axis=1), 1, atol=1e-5)
+    entropies = [stats.entropy(part, axis=1).mean() for part in (plain, averaged)]
+    assert entropies[1] > entropies[0]
+    np.testing.assert_allclose(averaged, small.sample(noise, 3000).mean(axis=0), atol=0.15)
+
+
+def test_a_linear_network_finds_the_posterior_of_linear_regression():
+    """One layer with known noise and prior is Bayesian linear regression, which scikit-learn solves."""
+    random = np.random.default_rng(0)
+    X = random.standard_normal((60, 3))
+    y = X @ [1.0, -0.5, 0.0] + 0.5 * random.standard_normal(60)
+    X, y = (X - X.mean(axis=0)) / X.std(axis=0), (y - y.mean()) / y.std()
+    network = Network((np.zeros((3, 1), np.float32),), (np.zeros(1, np.float32),))
+    settings = solver.VariationalSettings(max_iter=100, batch_size=60, learning_rate=0.02, warm_up=0.0)
+    posterior = solver.make_posterior(solver.initial_means(network), "relu", settings, 60, True)
+    rows = torch.tensor(X, dtype=torch.float32), torch.tensor(y[:, None], dtype=torch.float32)
+    solver.learn(posterior, solver.Rows(*rows), settings)
+    precision = (posterior.noise.shape / posterior.noise.rate).item()
+    # N(0, 1) on weights whose inputs are divided by 2, sqrt(3 inputs + 1), is N(0, 1/4) on the weights themselves
+    covariance = np.linalg.inv(precision * X.T @ X + 4 * np.eye(3))
+    expected = covariance @ (precision * X.T @ y)
+    q = posterior.network.posteriors()[0][0]
+    np.testing.assert_allclose(q.mean[:3, 0].detach() / 2, expected, atol=0.01)
+    # A factorised posterior has the inverse diagonal of the precision as its variances
+    variances = 1 / (precision * (X * X).sum(axis=0) + 4)
+    np.testing.assert_allclose((q.rows.variance[:3] * q.columns).detach() / 4, variances, rtol=0.05)
+    reference = BayesianRidge().fit(X, y)
+    np.testing.assert_allclose(precision, reference.alpha_, rtol=0.1)
+
+
+def test_side_by_side_is_as_alone():
+    random = torch.Generator().manual_seed(0)
+    X, y = torch.randn(2, 50, 3, generator=random), torch.randn(2, 50, 1, generator=random)
+    means = [torch.randn(2, 4, 5, generator=random), torch.randn(2, 6, 1, generator=random)]
+    weights = torch.tensor([1.0, 0.2])
+    settings = solver.VariationalSettings(weights, max_iter=2, batch_size=20)
+    both = solver.make_posterior(means, "relu", settings, 50, True)
+    solver.learn(both, solver.Rows(X, y), settings)
+    for index in range(2):
+        settings = solver.VariationalSettings(float(weights[index]), max_iter=2, batch_size=20)
+        alone = solver.make_posterior([mean[index] for mean in means], "relu", settings, 50, True)
+        solver.learn(alone, solver.Rows(X[index], y[index]), settings)
+        for ours, theirs in zip(alone.network.layers, both.network.layers):
+            torch.testing.assert_close(ours.mean, theirs.mean[index], atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(ours.log_rows, theirs.log_rows[index], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(alone.noise.rate, both.noise.rate[index])
+
+
+def test_doubling_a_batch_leaves_the_expected_loss_as_it_is():
+    """The divergence is divided by the number of rows once, and the likelihood is a mean."""
+    X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    settings = solver.VariationalSettings()
+    posterior = solver.make_posterior([torch.ones(4, 5), torch.ones(6, 1)], "relu", settings, 8, True)
+    used = posterior.network.posteriors()[0]
+    once = solver.squared_errors(posterior, used, X, torch.zeros(8, 1), "moments").mean(-2)
+    twice = solver.squared_errors(posterior, used, torch.cat([X, X]), torch.zeros(16, 1), "moments").mean(-2)
+    torch.testing.assert_close(once, twice)
+
+
+# units, dropping
+
+
+def test_a_belief_in_other_units_is_the_same_function():
+    random = np.random.default_rng(0)
+    rows = (random.standard_normal((100, 4)) * [1, 100, 0, 3] + [0, 50, 7, 1]).astype(np.float32)
+    targets = (random.standard_normal((100, 2)) * [5, 0.1] + 3).astype(np.float32)
+    network = initial_network((4, 6, 2), "tanh", seed=0)
+    frame = fit_frame(network, rows, rows.std(axis=0) > 0, targets)
+    settings = solver.VariationalSettings(deviation=0.5)
+    inner = frame.inward(network)
+    posterior = solver.make_posterior(solver.initial_means(inner), "tanh", settings, 100, True)
+    belief = files.believe(posterior, frame, network)
+    mean, variance = posterior.moments(torch.from_numpy(frame.enter(rows)))
+    data = files.write(belief, 1e-9)
+    student = load(data)
+    found_mean, found_variance = student.output_moments(rows)
+    unit = frame.unit
+    np.testing.assert_allclose(found_mean, mean.detach().numpy() * unit + frame.mean, rtol=0.02, atol=0.02)
+    # Deviations are powers of 2^(1/4), so variances are off by up to a fifth in rows and columns each
+    np.testing.assert_allclose(found_variance, variance.detach().numpy() * unit**2, rtol=0.3)
+
+
+def test_hidden_units_that_say_nothing_are_dropped():
+    random = np.random.default_rng(0)
+    network = initial_network((5, 8, 3), "relu", seed=0)
+    network.weights[0][:, 2] = 0  # nothing reaches it: a constant
+    network.biases[0][2] = 1.5
+    network.weights[1][5] = 0  # leads nowhere
+    network.weights[0][4] = 0  # an input without weights
+    belief = files.Belief(network, (np.full(6, 1e-4), np.full(9, 1e-4)), (np.ones(8), np.ones(3)))
+    reduced = files.reduce(belief, files.signal_masks(belief, 0.05))
+    assert reduced.network.layer_sizes == (5, 6, 3) and len(reduced.rows[1]) == 7 and len(reduced.columns[0]) == 6
+    rows = random.standard_normal((20, 5)).astype(np.float32)
+    hidden = [np.maximum(rows @ part.weights[0] + part.biases[0], 0) for part in (network, reduced.network)]
+    wanted, found = (h @ part.weights[1] + part.biases[1] for h, part in zip(hidden, (network, reduced.network)))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    decoded = container.decode(files.write(belief, 0.1))
+    assert decoded.network.layer_sizes == (5, 6, 3)
+    assert decoded.extras[0]["row_variance"][4] == 0
+    assert container.CODECS[grid.GRID].name == "grid"
+
+
+# what is learned
+
+
+def test_labels_are_learned_from_y():
+    network = MLPClassifier(32, max_iter=15, random_state=0)
+    with pytest.warns(UserWarning):
+        network.fit(DIGITS[TRAIN] / 16, CLASSES[TRAIN])
+    fitted = MatrixGaussianCompressor(FrozenEstimator(network), **SHORT).fit(DIGITS[TRAIN] / 16, CLASSES[TRAIN])
+    assert fitted.score(DIGITS[TEST] / 16, CLASSES[TEST]) > 0.88
+    assert fitted.noise_ is None and fitted.nbytes_ < 2500
+    with pytest.raises(ValueError, match="return_std=True is for numbers"):
+        fitted.predict(DIGITS[:3], return_std=True)
+
+
+def test_embeddings_have_deviations():
+    embedding = Distiller(PCA(2), hidden_layer_sizes=(16,), max_iter=15, random_state=0)
+    fitted = MatrixGaussianCompressor(embedding, **SHORT).fit(DIGITS[TRAIN])
+    answers, deviations = fitted.transform(DIGITS[TEST], return_std=True)
+    assert answers.shape == deviations.shape == (597, 2) and (deviations > 0).all()
+    assert fitted.score(DIGITS[TEST]) > 0.85
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_pseudo": 3},
+        {"n_pseudo": 3, "bound": "paper"},
+        {"n_factors": 2},
+        {"prior": "row"},
+        {"prior": "layer"},
+        {"expectation": "draws"},
+    ],
+)
+def test_every_posterior_and_prior_learns(changes):
+    X, y = load_diabetes(return_X_y=True, scaled=False)
+    X = StandardScaler().fit_transform(X)
+    network = MLPRegressor(
+        hidden_layer_sizes=20, activation="tanh", learning_rate_init=0.1, early_stopping=True, random_state=0
+    )
+    fitted = MatrixGaussianCompressor(FrozenEstimator(network.fit(X, y)), **SHORT, **changes).fit(X, y)
+    assert fitted.score(X, y) > 0.4
+    assert -5.8 < fitted.log_likelihood(X, y) < -5.0
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rate_weight": 0.0}, "rate_weight"),
+        ({"max_bytes": 40}, r"max_bytes=40 cannot be reached: .* \d+ bytes"),
+        ({"min_signal": -1.0}, "min_signal"),
+        ({"kl_weight": 0.0}, "kl_weight"),
+        ({"prior": "laplace"}, "prior must be one of 'normal', 'row', 'layer'"),
+        ({"bound": "loose"}, "bound must be one of"),
+        ({"expectation": "none"}, "expectation must be one of"),
+        ({"n_pseudo": -1}, "n_pseudo"),
+        ({"learn_from": "y"}, "learn_from='y' needs y"),
+        ({"learning_rate_init": 1e6}, "diverged"),
+    ],
+)
+def test_what_cannot_be_done_is_said(student, changes, message):
+    compressor = MatrixGaussianCompressor(FrozenEstimator(student), **{**SHORT, "max_iter": 5, **changes})
+    with pytest.raises(ValueError, match=message):
+        compressor.fit(DIGITS[TRAIN])
+    assert not hasattr(compressor, "nbytes_")
+
+
+def test_rows_that_cannot_be_learned_from_are_refused(student):
+    compressor = MatrixGaussianCompressor(FrozenEstimator(student), **SHORT)
+    with pytest.raises(ValueError, match="minimum of 2 is required"):
+        compressor.fit(DIGITS[:1])
+    with pytest.raises(ValueError, match="none of them varies"):
+        compressor.fit(np.ones((50, 64)))
+    with pytest.raises(ValueError, match="NaN"):
+        compressor.fit(np.full((50, 64), np.nan))
+
+
+def test_targets_of_zero_variance_are_learned_as_what_they_are():
+    X = np.random.default_rng(0).standard_normal((60, 3))
+    network = MLPRegressor(hidden_layer_sizes=5, solver="lbfgs", max_iter=500, random_state=0).fit(X, np.full(60, 3.5))
+    fitted = MatrixGaussianCompressor(FrozenEstimator(network), **SHORT).fit(X, np.full(60, 3.5))
+    answers, deviations = fitted.predict(X, return_std=True)
+    np.testing.assert_allclose(answers, 3.5, atol=0.2)
+    assert np.isfinite(deviations).all() and np.isfinite(fitted.log_likelihood(X, np.full(60, 3.5)))
+
+
+def test_weights_that_are_not_finite_are_refused():
+    X, y = load_diabetes(return_X_y=True)
+    network = MLPRegressor(hidden_layer_sizes=8, solver="lbfgs", max_iter=500, alpha=10, random_state=0).fit(
+        X, (y - 150) / 80
+    )
+    network.coefs_[0][3, 2] = np.inf
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        MatrixGaussianCompressor(FrozenEstimator(network), **SHORT).fit(X, y)
+
+
+def test_files_without_variances_say_so(student):
+    with pytest.raises(ValueError, match="knows nothing of the uncertainty"):
+        load(student.to_bytes()).output_moments(DIGITS[:3])
+    with pytest.raises(ValueError, match="knows nothing of the uncertainty"):
+        load(student.to_bytes()).predict_proba(DIGITS[:3], averaged=True)
