@@ -16,17 +16,17 @@ from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.compressors.base import Calibration, Compressor, Imitation, activate, layer_outputs
 from distill.network import Network
 from distill.progress import Stage
-from distill.solvers.codebook import Mapping, coordinate_descent, nearest_codewords
+from distill.solvers.codebook import coordinate_descent, nearest_codewords, stored_layer
 from distill.solvers.finetuning import CodebookPerceptron, MovingPerceptron
 from distill.solvers.grouping import reorder_neurons
 from distill.solvers.layer import LayerProblem, layer_problem
 from distill.solvers.mapping import PROXIMAL, gradient_descent
+from distill.solvers.pruning import is_pruned
 from distill.students import training
 
 _GROUPINGS = ("scales", "codebooks")
 _SOLVERS = ("cd", "gradient", "kmeans")
 _ENTROPY_CODINGS = ("auto", "off")
-_PRUNED = 0.05
 _BATCH_SIZE, _LEAST_STEPS, _AVERAGING = 256, 32, 0.98
 _MOST_BITS = 8
 _RATE_WEIGHTS = (1e-5, 1e3)
@@ -286,7 +286,7 @@ def learn_layers(
         With numbers as a file stores them.
     """
     inputs, wanted = calibration.learned, layer_outputs(network, calibration.learned)
-    pruned = _is_pruned(network)
+    pruned = is_pruned(network)
     layers = []
     for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
         varies = calibration.varies if index == 0 else inputs.max(axis=0) > inputs.min(axis=0)
@@ -300,13 +300,13 @@ def learn_layers(
         )
         if settings.solver == "kmeans":
             constant = np.where(used, 0.0, inputs.mean(axis=0, dtype=np.float64))
-            layer = _as_layer(start, bias + constant @ weight, used, settings.grouping)
+            layer = stored_layer(start, bias + constant @ weight, used, settings.grouping)
         else:
             problem = layer_problem(inputs[:, used], wanted[index], weight[used])
             if settings.solver == "gradient":
                 start = gradient_descent(problem, start, proximal=settings.proximal)
             mapping = coordinate_descent(problem, start, rate_weight=settings.rate_weight)
-            layer = _corrected(_as_layer(mapping, bias, used, settings.grouping), problem)
+            layer = _corrected(stored_layer(mapping, bias, used, settings.grouping), problem)
         layers.append(layer)
         sums = inputs @ layer.weight + layer.bias
         if stage is not None:
@@ -474,12 +474,6 @@ def _bits_of_layers(bits: int | Sequence[int], n_layers: int) -> tuple[int, ...]
     return tuple(int(number) for number in bits)
 
 
-def _is_pruned(network: Network) -> bool:
-    used = [weight[weight.any(axis=1)] for weight in network.weights]
-    n_weights = sum(weight.size for weight in used)
-    return sum(int(np.sum(weight == 0)) for weight in used) >= _PRUNED * max(n_weights, 1)
-
-
 def _used_inputs(weight: np.ndarray, varies: np.ndarray, n_rows: int) -> np.ndarray:
     """Which inputs get codes: those with weights, and among many rows also only those that vary."""
     used = weight.any(axis=1)
@@ -488,22 +482,6 @@ def _used_inputs(weight: np.ndarray, varies: np.ndarray, n_rows: int) -> np.ndar
     if not used.any():
         used[0] = True
     return used
-
-
-def _as_layer(mapping: Mapping, bias: np.ndarray, used: np.ndarray, grouping: str) -> CodebookLayer:
-    """Return the mapping with numbers as a file stores them, and without codewords that no code names."""
-    named = np.zeros(mapping.codebooks.shape[1], bool)
-    named[mapping.codes] = True
-    codes = (np.cumsum(named) - 1).astype(np.uint8)[mapping.codes]
-    shared = grouping == "scales"
-    return CodebookLayer(
-        np.ascontiguousarray(codes.T),
-        round_to_half(mapping.codebooks[:, named] if shared else mapping.levels[:, named]),
-        round_to_half(mapping.scales) if shared else None,
-        mapping.groups,
-        round_to_half(bias),
-        used,
-    )
 
 
 def _corrected(layer: CodebookLayer, problem: LayerProblem) -> CodebookLayer:

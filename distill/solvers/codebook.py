@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numba import njit
 
+from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.solvers.kmeans import kmeans_1d
 from distill.solvers.layer import LayerProblem
 
@@ -194,6 +195,35 @@ def fit_levels(problem: LayerProblem, mapping: Mapping) -> Mapping:
     for _, codebooks, scales in _fit_levels(problem, mapping):
         mapping = replace(mapping, codebooks=codebooks, scales=scales)
     return mapping
+
+
+def stored_layer(mapping: Mapping, bias: np.ndarray, used: np.ndarray, grouping: str) -> CodebookLayer:
+    """Return a mapping as a file stores it, without codewords that no code names.
+
+    Parameters
+    ----------
+    mapping : Mapping
+    bias : ndarray of shape (n_outputs,)
+    used : ndarray of shape (n_inputs,), bool
+        The inputs that the mapping has codes for.
+    grouping : {"scales", "codebooks"}
+
+    Returns
+    -------
+    CodebookLayer
+    """
+    named = np.zeros(mapping.codebooks.shape[1], bool)
+    named[mapping.codes] = True
+    codes = (np.cumsum(named) - 1).astype(np.uint8)[mapping.codes]
+    shared = grouping == "scales"
+    return CodebookLayer(
+        np.ascontiguousarray(codes.T),
+        round_to_half(mapping.codebooks[:, named] if shared else mapping.levels[:, named]),
+        round_to_half(mapping.scales) if shared else None,
+        mapping.groups,
+        round_to_half(bias),
+        used,
+    )
 
 
 def _residual(problem: LayerProblem, mapping: Mapping) -> np.ndarray:

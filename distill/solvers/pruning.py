@@ -15,6 +15,8 @@ from distill.posteriors.spike_slab import fixed_point
 
 Masks = Sequence[np.ndarray]
 
+_PRUNED = 0.05
+
 
 class Sliced(NamedTuple):
     """A network without the units that have become constant or lead nowhere.
@@ -70,6 +72,13 @@ def largest(scores: Sequence[np.ndarray], n_kept: int) -> list[np.ndarray]:
 def count(masks: Masks) -> int:
     """Return the number of weights that stay."""
     return int(sum(mask.sum() for mask in masks))
+
+
+def is_pruned(network: Network) -> bool:
+    """Return whether at least one weight in twenty is zero, unused inputs aside."""
+    used = [weight[weight.any(axis=1)] for weight in network.weights]
+    n_weights = sum(weight.size for weight in used)
+    return sum(int(np.sum(weight == 0)) for weight in used) >= _PRUNED * max(n_weights, 1)
 
 
 def without_dead_ends(masks: Masks) -> list[np.ndarray]:
