@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook bench-student fuzz
+.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook bench-spike-slab bench-student fuzz
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -43,6 +43,9 @@ bench-scale: $(READY)  ## growth of the teacher's fit with the number of rows (D
 
 bench-codebook: $(READY)  ## codebooks on MNIST: bytes against error (DATA=folder)
 	$(BIN)/python benchmarks/codebook.py --data $(DATA)
+
+bench-spike-slab: $(READY)  ## selection in simulations, pruning on MNIST (DATA=folder)
+	$(BIN)/python benchmarks/spike_slab.py --data $(DATA)
 
 bench-student: $(READY)  ## latency, throughput, import time and size of students
 	$(BIN)/python benchmarks/student.py
