@@ -12,6 +12,7 @@ from distill.compressors.base import Calibration, layer_outputs, unwrap
 from distill.network import Network
 from distill.solvers.task import Evidence
 from distill.students import training
+from distill.teachers import explained_variance
 
 LEARN_FROM = ("auto", "outputs", "y")
 
@@ -90,6 +91,15 @@ def outputs_as_answers(network: Network, calibration: Calibration) -> Evidence:
     return Evidence(
         kind, calibration.learned, targets(calibration.learned), calibration.held_out, targets(calibration.held_out)
     )
+
+
+def agreement(found: Network, network: Network, evidence: Evidence) -> float:
+    """Return how well a network found for another answers the held-out rows: a share of equal labels, or an R^2."""
+    outputs, targets = layer_outputs(found, evidence.held_out)[-1], evidence.held_out_targets
+    if evidence.kind == "numbers":
+        return explained_variance(targets, outputs)
+    labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
+    return float(np.mean(probabilities(outputs, network.output).argmax(axis=1) == labels))
 
 
 def encode_answers(y: Any, network: Network) -> np.ndarray:

@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted, check_scalar, validate_dat
 
 from distill.base import where_offered
 from distill.codecs import container
-from distill.compressors.answers import LEARN_FROM, LearnsAnswers, probabilities, scale_input
-from distill.compressors.base import Calibration, Compressor, layer_outputs
+from distill.compressors.answers import LEARN_FROM, LearnsAnswers, agreement, probabilities, scale_input
+from distill.compressors.base import Calibration, Compressor
 from distill.network import Network
 from distill.parameters import LARGEST_SEED
 from distill.posteriors.spike_slab import GRANULARITIES, SpikeSlabPerceptron, noisy_or, path_inclusion
@@ -26,7 +26,6 @@ from distill.solvers.pruning import count, largest, without_dead_ends
 from distill.solvers.remains import eliminate, fine_tune, kept_weights, leave, means_of, tuned
 from distill.solvers.selection import SelectionSettings, learn_posterior
 from distill.solvers.task import Evidence, Task, make_task
-from distill.teachers import explained_variance
 
 _WEIGHT_DTYPES = ("float32", "float16")
 _PRIORS = ("auto", "elbo")
@@ -475,19 +474,13 @@ def choose(posterior: SpikeSlabPerceptron, threshold: float) -> list[np.ndarray]
 
 def measure(pruned: Network, network: Network, evidence: Evidence) -> dict:
     """Say what is left of a network and how well it answers; see `SpikeSlabCompressor.report_`."""
-    outputs, targets = layer_outputs(pruned, evidence.held_out)[-1], evidence.held_out_targets
-    if evidence.kind == "numbers":
-        agreement = explained_variance(targets, outputs)
-    else:
-        labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
-        agreement = float(np.mean(probabilities(outputs, network.output).argmax(axis=1) == labels))
     n_weights = sum(int(np.count_nonzero(weight)) for weight in pruned.weights)
     return {
         "n_weights": n_weights,
         "density": n_weights / sum(weight.size for weight in network.weights),
         "layer_sizes_before": network.layer_sizes,
         "n_features": int(pruned.weights[0].any(axis=1).sum()),
-        "agreement": agreement,
+        "agreement": agreement(pruned, network, evidence),
     }
 
 
