@@ -22,7 +22,6 @@ import numpy as np
 from distill.arithmetic import MOST_INPUTS, Prepared, activate
 
 _UNIT = 2.0**-24
-_ALIGNMENT = 16
 # An input that the activation turns into exactly one
 _SATURATING = {"identity": 1.0, "relu": 1.0, "tanh": 20.0, "logistic": 40.0}
 _ZERO = np.zeros((), np.float32)
@@ -47,10 +46,12 @@ class QuickLabel:
 
     def __init__(self, prepared: Prepared, activation: str):
         self._offset, self._scale = prepared.offset, prepared.scale
-        self._activation = activation
+        self._activate = None if activation == "relu" else activation
         self._n_inputs = len(prepared.weights[0])
         *self._hidden, self._last = _augmented(prepared, activation)
         self._relative, self._absolute, self._longest = _bounds(prepared, activation)
+        self._blank = np.zeros(self._n_inputs + 1, np.float32)
+        self._blank[-1] = 1
 
     def __call__(self, X: np.ndarray) -> int:
         """Return the index of the largest sum, or of a single sum whether it is positive; -1 if it is not certain.
@@ -60,7 +61,7 @@ class QuickLabel:
         X : ndarray of shape (1, n_features), of integers, booleans or floats
         """
         n_inputs = self._n_inputs
-        row = np.zeros(len(self._hidden[0] if self._hidden else self._last), np.float32)
+        row = self._blank.copy()
         if X.dtype == np.float64:
             with np.errstate(over="ignore"):
                 row[:n_inputs] = X
@@ -70,16 +71,15 @@ class QuickLabel:
             row[:n_inputs] -= self._offset
         if self._scale is not None:
             row[:n_inputs] *= self._scale
-        row[n_inputs] = 1
-        squared_norm = float(np.vdot(row, row))
+        squared_norm = float(row.dot(row))
         if not squared_norm < self._longest:
             return -1
         for weight in self._hidden:
             row = row.dot(weight)
-            if self._activation == "relu":
+            if self._activate is None:
                 np.maximum(row, _ZERO, out=row)
             else:
-                activate(row, self._activation)
+                activate(row, self._activate)
         sums = row.dot(self._last).tolist()
         uncertain = self._relative * math.sqrt(squared_norm) + self._absolute
         if len(sums) == 1:
@@ -91,24 +91,18 @@ class QuickLabel:
 
 
 def _augmented(prepared: Prepared, activation: str) -> list[np.ndarray]:
-    """Return the weights with the biases as their row for an input that is one, aligned, one column after another."""
-    saturating = _SATURATING[activation]
+    """Return the weights with the biases as their last row, for an input that is one, one column after another."""
     augmented = []
     for index, (weight, bias) in enumerate(zip(prepared.weights, prepared.biases)):
         n_inputs, n_outputs = weight.shape
         last = index == len(prepared.weights) - 1
-        shape = (_aligned(n_inputs + 1), n_outputs if last else _aligned(n_outputs + 1))
-        whole = np.zeros(shape, np.float32, order="F")
+        whole = np.zeros((n_inputs + 1, n_outputs + (not last)), np.float32, order="F")
         whole[:n_inputs, :n_outputs] = weight
         whole[n_inputs, :n_outputs] = bias
         if not last:
-            whole[n_inputs, n_outputs] = saturating
+            whole[n_inputs, n_outputs] = _SATURATING[activation]
         augmented.append(whole)
     return augmented
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _bounds(prepared: Prepared, activation: str) -> tuple[float, float, float]:

@@ -446,14 +446,14 @@ def test_many_threads_may_ask_one_student():
 def test_large_batches_are_shared_out_among_threads():
     calls = []
     with threadpoolctl.threadpool_limits(2):
-        parallel.map_blocks(calls.append, range(0, 100, 10), n_multiplications=1 << 30)
+        parallel.map_blocks(lambda: calls.append, range(0, 100, 10), n_multiplications=1 << 30)
     assert sorted(calls) == list(range(0, 100, 10))
 
     def fail(start):
         raise ValueError("from a thread")
 
     with threadpoolctl.threadpool_limits(2), pytest.raises(ValueError, match="from a thread"):
-        parallel.map_blocks(fail, range(4), n_multiplications=1 << 30)
+        parallel.map_blocks(lambda: fail, range(4), n_multiplications=1 << 30)
 
 
 def test_numpy_alone_is_needed(tmp_path):
