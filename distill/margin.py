@@ -71,7 +71,7 @@ class QuickLabel:
             row[:n_inputs] -= self._offset
         if self._scale is not None:
             row[:n_inputs] *= self._scale
-        squared_norm = float(row.dot(row))
+        squared_norm = float(np.vdot(row, row))
         if not squared_norm < self._longest:
             return -1
         for weight in self._hidden:
