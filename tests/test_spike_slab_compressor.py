@@ -144,6 +144,31 @@ def test_inclusion_probabilities_have_the_shapes_of_the_wrapped_network(pruned):
     assert pruned.get_support().tolist() == pruned.kept_weights_[0].any(axis=1).tolist()
 
 
+@pytest.mark.parametrize("granularity", ["node", "input", ("input", "node"), ("weight", "node", "input")])
+def test_gates_of_units_keep_or_drop_whole_units(student, granularity):
+    small = SpikeSlabCompressor(FrozenEstimator(student), granularity=granularity, kl_weight=0.3, **SHORT).fit(X)
+    if "weight" not in granularity:
+        for kept in small.kept_weights_:
+            assert np.array_equal(kept, kept.any(axis=1)[:, None] & kept.any(axis=0))
+    if "node" in granularity:
+        assert all(after < before for after, before in zip(small.network_.layer_sizes[1:3], (48, 24)))
+        assert small.network_.layer_sizes[1:3] == tuple(kept.any(axis=0).sum() for kept in small.kept_weights_[:2])
+    if "input" in granularity:
+        assert small.report_["n_features"] < 61 == (X.std(axis=0) > 0).sum()
+        dropped = small.feature_inclusion_ < 0.5
+        assert not small.get_support()[dropped].any()
+    assert np.mean(small.predict(X) == student.predict(X)) > 0.8
+
+
+def test_priors_that_are_chosen(student):
+    settings = {"kl_weight": 1.0, **SHORT}
+    by_size, by_bound, strict = (
+        SpikeSlabCompressor(FrozenEstimator(student), prior_inclusion=prior, **settings).fit(X)
+        for prior in ("auto", "elbo", 1e-9)
+    )
+    assert strict.density_ < by_size.density_ < by_bound.density_ < 0.61
+
+
 def test_probabilities_average_over_draws(pruned):
     averaged = pruned.predict_proba(X[:20], n_draws=50)
     np.testing.assert_allclose(averaged.sum(axis=1), 1, atol=1e-5)
@@ -199,18 +224,30 @@ def test_embeddings_have_deviations():
     ("parameters", "message"),
     [
         ({"granularity": "layer"}, "granularity must be one of"),
-        ({"prior_inclusion": 1.0}, "prior_inclusion"),
+        ({"prior_inclusion": 1.0}, "prior_inclusion == 1.0"),
+        ({"prior_inclusion": 0.0}, "prior_inclusion == 0.0"),
         ({"prior_inclusion": "best"}, "prior_inclusion must be"),
-        ({"density": 0.0}, "density"),
+        ({"density": 0.0}, "density == 0.0"),
+        ({"threshold": 1.0}, "threshold == 1.0"),
         ({"density": 0.5, "max_bytes": 900}, "two demands"),
         ({"learn_from": "y"}, "learn_from='y' needs y"),
-        ({"kl_weight": 1e3, "learning_rate_init": 0.05}, "everything was pruned away"),
+        (
+            {"kl_weight": 1e3, "learning_rate_init": 0.05},
+            r"everything was pruned away: no weight of layer \d .* lower kl_weight",
+        ),
         ({"density": 1e-9}, "density=1e-09 leaves too little"),
     ],
 )
 def test_bad_settings_are_refused(student, parameters, message):
     with pytest.raises(ValueError, match=message):
         SpikeSlabCompressor(FrozenEstimator(student), **{**SHORT, "max_iter": 6, **parameters}).fit(X)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    network = MLPRegressor(hidden_layer_sizes=(4,), random_state=0).partial_fit(X[:, :3], X[:, 3])
+    network.coefs_[1][2] = np.nan
+    with pytest.raises(ValueError, match="weights in layer 1 that are NaN or infinite"):
+        SpikeSlabCompressor(FrozenEstimator(network), **SHORT).fit(X[:, :3])
 
 
 def test_rows_that_do_not_vary_are_refused(student):
