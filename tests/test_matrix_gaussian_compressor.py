@@ -151,15 +151,15 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(student, small)
 # uncertainty
 
 
-def test_noise_is_found_and_deviations_grow_where_nothing_is_known(curve):
-    fitted = curve[2]
+def test_noise_is_found_and_fewer_rows_say_less(curve):
+    X, y, fitted = curve
     assert 1.7 < fitted.noise_.item() < 2.6
-    rows = np.array([[-2.0], [0.0], [2.0]])
-    _, variance = load(fitted.to_bytes()).output_moments(rows)
-    deviations = np.sqrt(variance[:, 0])  # of the function, without noise
-    assert deviations[1] > 1.3 * max(deviations[0], deviations[2])
-    total = fitted.predict(rows, return_std=True)[1]
-    np.testing.assert_allclose(total, np.hypot(deviations, fitted.noise_), rtol=1e-5)
+    _, variance = load(fitted.to_bytes()).output_moments(X)
+    deviations = fitted.predict(X, return_std=True)[1]
+    np.testing.assert_allclose(deviations, np.sqrt(variance[:, 0] + fitted.noise_**2), rtol=1e-5)
+    few = MatrixGaussianCompressor(FrozenEstimator(fitted.estimator_), max_iter=60, random_state=0)
+    _, less = load(few.fit(X[::12], y[::12]).to_bytes()).output_moments(X)
+    assert less.mean() > 2 * variance.mean()
 
 
 def test_intervals_cover(curve):

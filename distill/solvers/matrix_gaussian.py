@@ -27,7 +27,7 @@ PRIORS = ("normal", "row", "layer")
 EXPECTATIONS = ("moments", "draws")
 
 _LEAST_STEPS, _AVERAGING, _NOISE_STEP = 32, 0.999, 0.05
-_BLOCK = 4096
+_BLOCK = 1024
 # Held-out rows count as if there were so many more of them on which the noise is as it was
 _DOUBT = 5.0
 # Gamma prior of the precision of a row's weights, or a layer's
@@ -112,13 +112,13 @@ class Posterior(nn.Module):
         super().__init__()
         self.network, self.activation, self.noise = network, activation, noise
 
-    def moments(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, rows: Tensor, used: Sequence | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and variance of the last layer's sums; see `output_moments`."""
-        return output_moments(self.network.posteriors()[0], rows, self.activation)
+        return output_moments(self.network.posteriors()[0] if used is None else used, rows, self.activation)
 
-    def divergence(self, prior: str) -> Tensor:
+    def divergence(self, counted: Sequence, prior: str) -> Tensor:
         """Return the divergence of all layers from the prior, shape (...), in nats."""
-        return sum(layer_divergence(q, prior) for q in self.network.posteriors()[1])
+        return sum(layer_divergence(q, prior) for q in counted)
 
 
 def layer_divergence(q: MatrixGaussian, prior: str) -> Tensor:
@@ -220,7 +220,7 @@ def learn(
             fit = -module.noise.log_likelihood(squares).mean(-1)
         n_steps += 1
         share = min(1.0, n_steps / max(1.0, n_warm_up))
-        divergence = sum(layer_divergence(q, settings.prior) for q in counted)
+        divergence = module.divergence(counted, settings.prior)
         return (fit + divergence * (settings.kl_weight * share / len(rows))).sum()
 
     def after_pass(module: Posterior, history: training.History) -> bool:
@@ -252,7 +252,7 @@ def squared_errors(
 ) -> Tensor:
     """Return expected squared errors, shape (..., n, n_outputs), in closed form or of one draw for each row."""
     if expectation == "moments":
-        mean, variance = output_moments(used, inputs, posterior.activation)
+        mean, variance = posterior.moments(inputs, used)
         return (targets - mean).square() + variance
     return (targets - posterior.network.outputs(used, inputs, "local", generator)).square()
 
