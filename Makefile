@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook bench-spike-slab bench-student fuzz
+.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook bench-spike-slab bench-student bench-uci bench-matrix-gaussian fuzz
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -49,6 +49,12 @@ bench-spike-slab: $(READY)  ## selection in simulations, pruning on MNIST (DATA=
 
 bench-student: $(READY)  ## latency, throughput, import time and size of students
 	$(BIN)/python benchmarks/student.py
+
+bench-uci: $(READY)  ## UCI regression sets: error and log-likelihood of uncertain networks (DATA=folder)
+	$(BIN)/python benchmarks/uci.py --data $(DATA)
+
+bench-matrix-gaussian: $(READY)  ## matrix Gaussian posteriors on MNIST: bytes, error, calibration (DATA=folder)
+	$(BIN)/python benchmarks/matrix_gaussian.py --data $(DATA)
 
 fuzz: $(READY)  ## a million hostile student files
 	$(BIN)/python tests/fuzz_student_file.py --cases 1000000

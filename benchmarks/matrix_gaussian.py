@@ -1,0 +1,225 @@
+"""Matrix Gaussian posteriors on MNIST: bytes against error, and how sure the answers are.
+
+    python benchmarks/matrix_gaussian.py --data DIR --labels FILE --other DIR
+
+(lenet) LeNet-300-100 with labels: the file at several rate weights, with steps that follow the posterior and with one
+step for all weights of a layer at equal bytes. (deep) 784-150-150-150-10 from scratch with labels, as in the paper.
+(student) The student of an unlabelled teacher. Calibration is the expected calibration error over 15 bins; entropies
+are those of test images, of noise, and of other images if a folder of them is given (Fashion-MNIST, say, in IDX files).
+Every answer is that of a student loaded from bytes. Results are written after every run, and added to those there.
+"""
+
+import gzip
+import json
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+
+import joblib
+import numpy as np
+from common import RESULTS, clustering_accuracy, load_mnist, parser, spread, table, write_json
+from lenet import as_classifier, fit_student, teacher_labels, train_lenet
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import roc_auc_score
+
+from distill import MatrixGaussianCompressor, load
+from distill.solvers import matrix_gaussian_file as files
+from distill.students.network import initial_network
+
+RATES = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
+DEEP = (784, 150, 150, 150, 10)
+DEEP_WEIGHTS = (1.0, 0.3)
+
+
+def main():
+    line = parser(__doc__, "matrix_gaussian")
+    line.add_argument("--labels", type=Path, help="npz with train_labels and test_labels of a teacher fitted before")
+    line.add_argument("--other", type=Path, help="folder with t10k-images-idx3-ubyte.gz of other images")
+    line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where trained networks are kept")
+    line.add_argument("--parts", default="lenet,deep,student")
+    options = line.parse_args()
+    memory = joblib.Memory(options.cache, verbose=0)
+    X, y, X_test, y_test = load_mnist(options.data)
+    others = {"noise": np.random.default_rng(0).uniform(0, 1, (2000, 784)).astype(np.float32)}
+    if options.other:
+        others["other images"] = read_images(options.other)[:2000]
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    results.pop("machine", None)
+    for part in options.parts.split(","):
+        runs = results[part] = []
+        if part == "lenet":
+            found = lenet(X, y, X_test, y_test, others, options.seeds, memory)
+        elif part == "deep":
+            found = deep(X, y, X_test, y_test, others)
+        else:
+            labels, _ = teacher_labels(options.labels, X, X_test, memory)
+            found = student(X, labels, X_test, y_test, options.seeds, memory)
+        for run in found:
+            runs.append(run)
+            print(in_words(run), flush=True)
+            write_json(options.out, results)
+    report(results)
+
+
+class Remembering(MatrixGaussianCompressor):
+    """Keeps what it believes of the weights, so that it can be written at many rates."""
+
+    def _write(self, posterior, task, network):
+        belief = files.believe(posterior, task.frame, network)
+        self.belief_ = files.reduce(belief, files.signal_masks(belief, self.min_signal))
+        return super()._write(posterior, task, network)
+
+
+def lenet(X, y, X_test, y_test, others, n_seeds, memory):
+    """Yield one run for each seed, rate and kind of step."""
+    for seed in range(n_seeds):
+        network = as_classifier(memory.cache(train_lenet)(X, y, seed), X, y)
+        float_error = error(network.predict(X_test), y_test)
+        began = perf_counter()
+        compressor = Remembering(
+            FrozenEstimator(network),
+            kl_weight=0.5,
+            max_iter=40,
+            learning_rate_init=2e-3,
+            validation_fraction=5000 / 60000,
+            random_state=seed,
+        ).fit(X, y)
+        seconds = perf_counter() - began
+        for rate_weight in RATES:
+            data = files.write(compressor.belief_, rate_weight)
+            flat, flat_rate = files.write_within(compressor.belief_, len(data), uniform=True)
+            for kind, written, rate in (("posterior steps", data, rate_weight), ("one step", flat, flat_rate)):
+                found = load(written)
+                run = {"seed": seed, "steps": kind, "target": rate_weight, "rate_weight": rate, "bytes": len(written)}
+                run |= {"error": error(found.predict(X_test), y_test), "float_error": float_error, "seconds": seconds}
+                run["layers"] = "-".join(map(str, found.network.layer_sizes))
+                if kind == "posterior steps" and rate_weight == 0.1:
+                    run |= surenesses(found, X_test, y_test, others)
+                yield run
+
+
+def deep(X, y, X_test, y_test, others):
+    """Yield one run for each weight of the divergence."""
+    for kl_weight in DEEP_WEIGHTS:
+        start = initial_network(DEEP, "relu", 0, X.any(axis=0))
+        network = as_classifier((start.weights, start.biases), X, y)
+        began = perf_counter()
+        compressor = Remembering(
+            FrozenEstimator(network),
+            kl_weight=kl_weight,
+            max_iter=100,
+            learning_rate_init=2e-3,
+            rate_weight=0.01,
+            validation_fraction=5000 / 60000,
+            random_state=0,
+        ).fit(X, y)
+        found = load(compressor.to_bytes())
+        yield {
+            "kl_weight": kl_weight,
+            "bytes": compressor.nbytes_,
+            "layers": "-".join(map(str, found.network.layer_sizes)),
+            "held_out_error": 100 * (1 - compressor.report_["agreement"]),
+            "error": error(found.predict(X_test), y_test),
+            "seconds": perf_counter() - began,
+            **surenesses(found, X_test, y_test, others),
+        }
+
+
+def student(X, labels, X_test, y_test, n_seeds, memory):
+    """Yield one run for each seed and rate."""
+    for seed in range(n_seeds):
+        wrapped = memory.cache(fit_student)(X, labels, seed)
+        answers = wrapped.predict(X_test)
+        began = perf_counter()
+        compressor = Remembering(FrozenEstimator(wrapped), max_iter=20, learning_rate_init=2e-3, random_state=seed).fit(
+            X
+        )
+        seconds = perf_counter() - began
+        for rate_weight in RATES:
+            data = files.write(compressor.belief_, rate_weight)
+            given = load(data).predict(X_test)
+            yield {
+                "seed": seed,
+                "rate_weight": rate_weight,
+                "bytes": len(data),
+                "float_bytes": wrapped.nbytes_,
+                "agreement": 100 * float(np.mean(given == answers)),
+                "acc": 100 * clustering_accuracy(y_test, given),
+                "float_acc": 100 * clustering_accuracy(y_test, answers),
+                "seconds": seconds,
+            }
+
+
+def surenesses(found, X_test, y_test, others):
+    """How well probabilities are calibrated, and how much less sure they are of what is no digit."""
+    measured = {}
+    for name, averaged in (("mean weights", False), ("averaged", True)):
+        known = found.predict_proba(X_test, averaged=averaged)
+        measured[f"{name}: error"] = error(known.argmax(axis=1), y_test)
+        measured[f"{name}: calibration error"] = calibration_error(known, y_test)
+        measured[f"{name}: nats"] = float(-np.log(np.maximum(known[np.arange(len(known)), y_test], 1e-12)).mean())
+        inside = entropies(known)
+        measured[f"{name}: entropy"] = float(inside.mean())
+        for other, images in others.items():
+            outside = entropies(found.predict_proba(images, averaged=averaged))
+            measured[f"{name}: entropy of {other}"] = float(outside.mean())
+            truth = np.repeat([0, 1], [len(inside), len(outside)])
+            measured[f"{name}: AUROC of {other}"] = float(roc_auc_score(truth, np.append(inside, outside)))
+    return measured
+
+
+def calibration_error(probabilities, labels, n_bins=15):
+    """Mean distance of confidence and accuracy over bins of confidence, weighted by their rows, in per cent."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    total = 0.0
+    for low, high in pairwise(np.linspace(0, 1, n_bins + 1)):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    return 100 * float(total)
+
+
+def entropies(probabilities):
+    return -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+
+
+def error(answers, labels):
+    """Share of wrong answers in per cent."""
+    return 100 * float(np.mean(answers != labels))
+
+
+def read_images(folder):
+    with gzip.open(folder / "t10k-images-idx3-ubyte.gz") as file:
+        return np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 784).astype(np.float32) / 255
+
+
+def report(results):
+    """Print tables of what there is."""
+    if results.get("lenet"):
+        rows = []
+        for target in RATES:
+            for kind in ("posterior steps", "one step"):
+                runs = [run for run in results["lenet"] if run["target"] == target and run["steps"] == kind]
+                columns = columns_of(runs, ("error", "float_error"))
+                rows.append([f"{kind}, {target:g}", round(np.mean([run["bytes"] for run in runs])), *columns])
+        table("LeNet-300-100, labels", ["", "bytes", "error %", "float error %"], rows)
+    if results.get("student"):
+        rows = []
+        for rate in RATES:
+            runs = [run for run in results["student"] if run["rate_weight"] == rate]
+            rows.append([rate, *columns_of(runs, ("bytes", "float_bytes", "agreement", "acc", "float_acc"))])
+        table("Unlabelled student", ["rate", "bytes", "float bytes", "agreement %", "ACC %", "float ACC %"], rows)
+
+
+def in_words(run):
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in run.items()
+    )
+
+
+def columns_of(runs, keys):
+    return [spread([run[key] for run in runs]) for key in keys]
+
+
+if __name__ == "__main__":
+    main()
