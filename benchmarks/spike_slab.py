@@ -46,8 +46,8 @@ SIMULATIONS = {
     "selection": {"n_features": 2000, "hidden_layer_sizes": (16,)},
     "structure": {"n_features": 1000, "hidden_layer_sizes": (16, 8)},
 }
-SELECTION = {"eliminate": True, "learning_rate_init": 1e-2, "max_iter": 40}
-LENET_DENSITIES = (0.08, 0.05, 0.03)
+SELECTION = {"prior_inclusion": 1e-4, "eliminate": True, "learning_rate_init": 1e-2, "max_iter": 40}
+LENET_DENSITIES = (0.05, 0.03)
 LENET = {"max_iter": 40, "fine_tune_iter": 15}
 # On top of the density: bits and what a bit is worth
 CODEBOOKS = {0.08: {"bits": 3}, 0.05: {"bits": 3}}
@@ -163,7 +163,7 @@ def simulate(kind, seed, settings):
 
     # The forest ranks inputs and selects none: it is told how many there are
     began = perf_counter()
-    forest = RandomForestRegressor(60, max_features=0.1, min_samples_leaf=5, max_samples=0.5, random_state=seed)
+    forest = RandomForestRegressor(40, max_features=0.1, min_samples_leaf=5, max_samples=0.5, random_state=seed)
     forest.fit(X, y)
     best = np.isin(np.arange(X.shape[1]), np.argsort(-forest.feature_importances_)[:N_RELEVANT])
     found["forest"] = judged(best, forest.predict(X_test), perf_counter() - began)
@@ -247,10 +247,9 @@ def bench_lenet(images, n_seeds, memory):
                 arrays, {**LENET, "density": density}, seed, X=X, y=y, estimator=estimator
             )
             files = {"spike and slab": pruned["data"], "magnitude": pruned["magnitude"]}
-            if density in CODEBOOKS:
-                files["with codebooks"] = memory.cache(code, ignore=["X", "pruned"])(
-                    pruned["data"], {**CODEBOOK, **CODEBOOKS[density]}, seed, X=X, pruned=pruned["compressor"]
-                )
+            files["with codebooks"] = memory.cache(code, ignore=["X", "pruned"])(
+                pruned["data"], CODEBOOK, seed, X=X, pruned=pruned["compressor"]
+            )
             for name, data in files.items():
                 run = {"name": name, "density": density, "seed": seed, "float_error": base, **left(data, n_all)}
                 run["error"] = 100 * float(np.mean(load(data).predict(X_test) != y_test))
