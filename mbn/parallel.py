@@ -5,6 +5,7 @@ that ran it is gone.
 """
 
 import os
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,17 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-# How often tasks are handed out again after workers were lost, before giving up; any result in between starts anew.
+# How often tasks are handed out, when workers are lost, before giving up; any result in between starts anew. The pause
+# gives the backend time to notice who is gone.
 _ATTEMPTS = 3
+_PAUSE_SECONDS = 0.5
+# Some backends wait for ever for what was on its way to a worker that died. Tasks take seconds: after so long without
+# a result they are handed out again, and the next time twice as long is waited.
+_PATIENCE_SECONDS = 60
 # Smaller arrays travel within the task they belong to.
 _LARGE_BYTES = 1 << 22
 
@@ -71,12 +78,14 @@ def run(
     [1, 16, 256]
     """
     keys = list(keys)
-    n_workers = min(effective_n_jobs(n_jobs), len(keys))
-    if n_workers <= 1:
+    backend, n_outside = get_active_backend(prefer="threads")
+    n_asked = n_jobs if n_jobs is not None else n_outside if n_outside is not None else backend.default_n_jobs
+    if len(keys) < 2 or n_asked == 1:
         for key in keys:
             yield key, function(*shared, *take(key))
         return
-    n_threads = max(1, cpu_count() // n_workers)
+    n_threads = max(1, cpu_count() // min(effective_n_jobs(n_jobs), len(keys)))
+    patience = None if getattr(backend, "supports_sharedmem", False) else _PATIENCE_SECONDS
     arrays: list[np.ndarray] = []
     form = _take_apart(tuple(shared), arrays, 0)
     n_done = n_failures = 0
@@ -85,7 +94,7 @@ def run(
             rest = keys[n_done:]
             tasks = (_task(n_threads, function, form, arrays, take(key)) for key in rest)
             try:
-                with closing(_results(tasks, n_jobs)) as results:
+                with closing(_results(tasks, n_jobs, patience)) as results:
                     for result, error in results:
                         if error is not None:
                             raise _TaskError(error)
@@ -94,6 +103,8 @@ def run(
                         n_failures = 0
             except _TaskError as failed:
                 raise failed.error from None
+            except TimeoutError:
+                patience *= 2
             except Exception as error:
                 n_failures += 1
                 if n_failures == _ATTEMPTS:
@@ -109,6 +120,7 @@ def run(
                     "are run again. The result does not change.",
                     stacklevel=2,
                 )
+                time.sleep(_PAUSE_SECONDS)
 
 
 def blocks(n_rows: int, size: int) -> list[slice]:
@@ -123,9 +135,9 @@ class _TaskError(Exception):
         self.error = error
 
 
-def _results(tasks, n_jobs):
+def _results(tasks, n_jobs, patience):
     try:
-        workers = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
+        workers = Parallel(n_jobs=n_jobs, prefer="threads", timeout=patience, return_as="generator")
     except ValueError:  # a backend that returns lists only
         workers = Parallel(n_jobs=n_jobs, prefer="threads")
     results = workers(tasks)
