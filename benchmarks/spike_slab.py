@@ -246,7 +246,10 @@ def bench_lenet(images, n_seeds, memory):
             pruned = memory.cache(prune, ignore=["X", "y", "estimator"])(
                 arrays, {**LENET, "density": density}, seed, X=X, y=y, estimator=estimator
             )
-            files = {"spike and slab": pruned["data"], "magnitude": pruned["magnitude"]}
+            files = {"spike and slab": pruned["data"]}
+            files["magnitude"] = memory.cache(magnitude, ignore=["X", "y", "pruned"])(
+                pruned["data"], MAGNITUDE, X=X, y=y, pruned=pruned["compressor"]
+            )
             files["with codebooks"] = memory.cache(code, ignore=["X", "pruned"])(
                 pruned["data"], CODEBOOK, seed, X=X, pruned=pruned["compressor"]
             )
@@ -260,12 +263,16 @@ def bench_lenet(images, n_seeds, memory):
 
 
 def prune(network, settings, seed, *, X, y, estimator):
-    """Prune both ways; `network` is what the estimator is about, and looked up."""
+    """Prune; `network` is what the estimator is about, and looked up."""
     began = perf_counter()
     compressor = SpikeSlabCompressor(FrozenEstimator(estimator), random_state=seed, **settings).fit(X, y)
     seconds = perf_counter() - began
-    magnitude = prune_by_magnitude(compressor, X, y)
-    return {"data": compressor.to_bytes(), "magnitude": magnitude, "seconds": seconds, "compressor": compressor}
+    return {"data": compressor.to_bytes(), "seconds": seconds, "compressor": compressor}
+
+
+def magnitude(network, rule, *, X, y, pruned):
+    """Prune by magnitude to the density of a network that is pruned, and looked up."""
+    return prune_by_magnitude(pruned, X, y, rule)
 
 
 def code(network, settings, seed, *, X, pruned):
@@ -305,7 +312,10 @@ def bench_student(images, n_seeds, memory, path, out):
         pruned = memory.cache(prune, ignore=["X", "y", "estimator"])(
             student.to_bytes(), STUDENT, seed, X=X, y=None, estimator=student
         )
-        for name, data in (("spike and slab", pruned["data"]), ("magnitude", pruned["magnitude"])):
+        largest_left = memory.cache(magnitude, ignore=["X", "y", "pruned"])(
+            pruned["data"], MAGNITUDE, X=X, y=None, pruned=pruned["compressor"]
+        )
+        for name, data in (("spike and slab", pruned["data"]), ("magnitude", largest_left)):
             given = load(data).predict(X_test)
             run = {
                 "name": name,
