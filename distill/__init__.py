@@ -3,6 +3,7 @@
 from importlib import import_module
 
 _HOMES = {
+    "AutoCompressor": "distill.model_selection",
     "CodebookCompressor": "distill.compressors.codebook",
     "MatrixGaussianCompressor": "distill.compressors.matrix_gaussian",
     "RandomCodeCompressor": "distill.compressors.random_code",

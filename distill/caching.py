@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 from filelock import FileLock
 from sklearn.utils.validation import check_memory
 
 
-def cached_call(memory: str | joblib.Memory | None, function: Callable, *arguments: Any, progress: Any = None) -> Any:
-    """Return ``function(*arguments, progress=progress)``, from the cache if it was called so before.
+def cached_call(memory: str | joblib.Memory | None, function: Callable, *arguments: Any, **passed: Any) -> Any:
+    """Return ``function(*arguments, **passed)``, from the cache if it was called with these arguments before.
 
     Parameters
     ----------
@@ -19,21 +20,40 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *argumen
     function : callable
         A pure function of a module; the result depends on `arguments` only.
     *arguments
-        Unfitted estimators, arrays and scalars: what `joblib.hash` knows by value.
-    progress
-        Passed on, and no part of what is looked up.
+        Unfitted estimators, arrays and scalars: what `joblib.hash` knows by value. Arrays are told apart by their
+        values, whatever their order in memory, and come to the function in C order.
+    **passed
+        Passed on, and no part of what is looked up: a progress report, or what an argument stands for.
 
     Returns
     -------
     object
-        What the function returned. Of several processes that ask at the same time one computes and the others wait.
+        What the function returned. Of several processes, or threads, that ask at the same time one computes and the
+        others wait.
+
+    Examples
+    --------
+    >>> cached_call(None, max, 2, 3)
+    3
     """
-    memory = check_memory(memory)
+    memory, arguments = check_memory(memory), _in_order(arguments)
     location = getattr(memory, "location", None)
     if location is None:
-        return memory.cache(function, ignore=["progress"])(*arguments, progress=progress)
+        return function(*arguments, **passed)
+    call = memory.cache(function, ignore=list(passed))
     locks = Path(location) / "distill-locks"
     locks.mkdir(parents=True, exist_ok=True)
-    key = joblib.hash((function.__module__, function.__qualname__, arguments))
-    with FileLock(locks / f"{key}.lock"):
-        return memory.cache(function, ignore=["progress"])(*arguments, progress=progress)
+    with FileLock(locks / f"{call_key(function, *arguments)}.lock"):
+        return call(*arguments, **passed)
+
+
+def call_key(function: Callable, *arguments: Any) -> str:
+    """Return a name for the call of a function with these arguments: the same in every process."""
+    return joblib.hash((function.__module__, function.__qualname__, _in_order(arguments)))
+
+
+def _in_order(arguments: tuple) -> tuple:
+    # A worker gets arrays that were pickled, or mapped from disk, and their hash depends on that
+    return tuple(
+        np.ascontiguousarray(value) if isinstance(value, np.ndarray) and value.ndim else value for value in arguments
+    )

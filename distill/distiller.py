@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_scalar, validate_data
 
 from distill import teachers
 from distill.base import StudentMixin, all_or_nothing
-from distill.caching import cached_call
+from distill.caching import cached_call, call_key
 from distill.codecs import container
 from distill.network import ACTIVATIONS, Network
 from distill.parameters import LARGEST_SEED, check_choice, check_float32, routes, seeded
@@ -109,8 +109,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Where torch trains. On "cpu" training runs on one thread, so that the result does not depend on the number of
         cores.
     memory : str, joblib.Memory or None, default=None
-        Where the fitted teacher with its answers, and the trained student, are kept. Nothing is computed twice for
-        equal settings and rows, neither in a grid search nor by several processes at the same time.
+        Where the fitted teacher with its answers, and the trained student, are kept, and what the teacher answers when
+        `score` asks it. Nothing is computed twice for equal settings and rows, neither in a grid search nor by several
+        processes at the same time. What is random without an int as `random_state` is
+        computed anew.
     random_state : int, RandomState instance or None, default=None
         Of the student, and of every `random_state` inside the teacher that is None. An int makes all of it repeatable.
     verbose : int, default=0
@@ -249,9 +251,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         routed = process_routing(self, "fit", **fit_params).teacher.fit if routes(fit_params) else fit_params
         progress = Progress(self, 2, X, y, self._reconstruct)
         seen = X if hasattr(self, "feature_names_in_") else rows
-        self.teacher_, answers = cached_call(
-            self.memory, _fit_teacher, teacher, seen, y, target, routed, progress=progress
-        )
+        given = (teacher, seen, y, target, routed)
+        self._teacher_key = None if self.memory is None else call_key(_fit_teacher, *given)
+        self.teacher_, answers = cached_call(self.memory, _fit_teacher, *given, progress=progress)
         network, history = cached_call(self.memory, _fit_student, rows, answers, settings, progress=progress)
         self._input_section = (network.offset, network.scale)
         self._adopt(self._encode(network))
@@ -281,7 +283,11 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             if hasattr(self, "feature_names_in_")
             else validate_data(self, X, reset=False, accept_sparse="csr", dtype=[np.float32, np.float64])
         )
-        return teachers.ask(self.teacher_, rows, self.network_.target)
+        given = (rows, self.network_.target)
+        if self._teacher_key is None:
+            return teachers.ask(self.teacher_, *given)
+        # A search scores many compressions of one student: a slow teacher is asked about a fold once
+        return cached_call(self.memory, _ask_teacher, self._teacher_key, *given, teacher=self.teacher_)
 
     def _unfolded_network(self) -> Network:
         """Return the network with its inputs scaled by a section of their own, whatever the file does."""
@@ -350,6 +356,11 @@ def _fit_teacher(
         answers = teachers.read_answers(fitted, answers, target, X.shape[0])
         stage.say("done")
     return fitted, answers
+
+
+def _ask_teacher(key: str, X: Any, target: str, teacher: BaseEstimator) -> np.ndarray:
+    """Take the answers of the fitted teacher that `key` stands for."""
+    return teachers.ask(teacher, X, target)
 
 
 def _fit_student(

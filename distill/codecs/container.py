@@ -157,14 +157,8 @@ def with_steps(data: bytes, n_features: int, steps: Sequence[Step], feature_name
     ValueError
         If the steps do not lead to the network's inputs.
     """
-    reader = Reader(_checked(memoryview(data).cast("B")))
-    reader.take(len(MAGIC) + 2, "header")
-    _decode_sizes(reader, len(data))
-    body = [bytes(data[: len(data) - 4 - reader.remaining])]
-    sections = []
-    while reader.remaining:
-        tag = reader.byte("header")
-        sections.append((tag, bytes(reader.take(reader.varint("header"), ""))))
+    header, sections = split(data)
+    body = [header]
     replaced = [(_PREPROCESSING, preprocessing.encode(n_features, steps))] if steps else []
     replaced += [(_NAMES, labels.encode_names(tuple(feature_names)))] if feature_names is not None else []
     kept = [section for section in sections if section[0] not in (_PREPROCESSING, _NAMES)]
@@ -174,6 +168,19 @@ def with_steps(data: bytes, n_features: int, steps: Sequence[Step], feature_name
     written += zlib.crc32(written).to_bytes(4, "little")
     decode(written)
     return written
+
+
+def split(data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
+    """Return the header of a student file, and kind and contents of every section."""
+    reader = Reader(_checked(memoryview(data).cast("B")))
+    reader.take(len(MAGIC) + 2, "header")
+    _decode_sizes(reader, len(data))
+    header = bytes(data[: len(data) - 4 - reader.remaining])
+    sections = []
+    while reader.remaining:
+        kind = reader.byte("header")
+        sections.append((kind, bytes(reader.take(reader.varint("header"), ""))))
+    return header, sections
 
 
 def decode(data: bytes) -> Contents:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from distill import teachers
 from distill.base import StudentMixin, all_or_nothing
-from distill.caching import cached_call
+from distill.caching import cached_call, call_key
 from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
 from distill.parameters import LARGEST_SEED, check_float32, routes, seeded
@@ -235,24 +235,10 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         TypeError
             If `estimator` is none that can be wrapped.
         """
-        inner = unwrap(self.estimator)
-        self._check_parameters()
-        inner_seed, seed = check_random_state(self.random_state).randint(LARGEST_SEED, size=2).tolist()
-        rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_min_samples=2)
-        check_float32(rows)
-        if y is None and get_tags(self).target_tags.required:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None: the wrapped "
-                f"{type(inner).__name__} learns from it; wrap a fitted one in FrozenEstimator to do without"
-            )
+        rows, inner_seed, seed = self._admit(X, y)
         progress = Progress(self, self._N_STAGES, X, y, self._reconstruct)
-        if isinstance(self.estimator, FrozenEstimator):
-            self.estimator_ = inner
-        else:
-            fresh = clone(inner) if self.random_state is None else seeded(clone(inner), inner_seed)
-            routed = process_routing(self, "fit", **fit_params).estimator.fit if routes(fit_params) else fit_params
-            seen = X if hasattr(self, "feature_names_in_") else rows
-            self.estimator_ = cached_call(self.memory, _fit_wrapped, fresh, seen, y, routed, progress=progress)
+        seen = X if hasattr(self, "feature_names_in_") else rows
+        self.estimator_, self._wrapped_key = self._fit_estimator(seen, y, fit_params, inner_seed, progress)
         network = self._with_names(network_of(self.estimator_))
         calibration = calibration_rows(rows, network, self.n_calibration, self.validation_fraction, seed)
         # sums of floats depend on how threads split them, and results shall not depend on the number of cores
@@ -263,6 +249,33 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
             self.labels_ = self.predict(X)
         progress.finish()
         return self
+
+    def _admit(self, X, y) -> tuple[np.ndarray | sparse.csr_array, int, int]:
+        """Check parameters and rows; return the rows, a seed for what is wrapped and one for all else."""
+        inner = unwrap(self.estimator)
+        self._check_parameters()
+        inner_seed, seed = check_random_state(self.random_state).randint(LARGEST_SEED, size=2).tolist()
+        rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_min_samples=2)
+        check_float32(rows)
+        if y is None and get_tags(self).target_tags.required:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None: the wrapped "
+                f"{type(inner).__name__} learns from it; wrap a fitted one in FrozenEstimator to do without"
+            )
+        return rows, inner_seed, seed
+
+    def _fit_estimator(
+        self, X, y, fit_params: dict, seed: int, progress: Progress
+    ) -> tuple[StudentMixin | MLPClassifier | MLPRegressor, str | None]:
+        """Return what is wrapped, fitted, and the key of its fit in the cache if there is one."""
+        inner = unwrap(self.estimator)
+        if isinstance(self.estimator, FrozenEstimator):
+            return inner, None
+        fresh = clone(inner) if self.random_state is None else seeded(clone(inner), seed)
+        routed = process_routing(self, "fit", **fit_params).estimator.fit if routes(fit_params) else fit_params
+        given = (fresh, X, y, routed)
+        key = None if self.memory is None else call_key(_fit_wrapped, *given)
+        return cached_call(self.memory, _fit_wrapped, *given, progress=progress), key
 
     def _check_parameters(self) -> None:
         """Refuse parameters that are out of range."""
@@ -295,9 +308,10 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         return inner._target() if isinstance(inner, StudentMixin) else teachers.resolve_target(inner)
 
     def _ask_imitated(self, X) -> np.ndarray:
-        if isinstance(self.estimator_, StudentMixin):
-            return self.estimator_._ask_imitated(X)
-        return teachers.ask(self.estimator_, X, self.network_.target)
+        if self._wrapped_key is None:
+            return _ask_wrapped("", X, self.network_.target, self.estimator_)
+        given = (self._wrapped_key, X, self.network_.target)
+        return cached_call(self.memory, _ask_wrapped, *given, wrapped=self.estimator_)
 
     def _reconstruct(self, data: bytes) -> dict:
         """Return the attributes that make this estimator predict as the student in these bytes."""
@@ -374,6 +388,11 @@ def _fit_wrapped(
         estimator.fit(X, *(() if y is None else (y,)), **fit_params)
         stage.say("done")
     return estimator
+
+
+def _ask_wrapped(key: str, X: Any, target: str, wrapped: StudentMixin | MLPClassifier | MLPRegressor) -> np.ndarray:
+    """Take the answers of what the fitted estimator that `key` stands for imitates, or of itself."""
+    return wrapped._ask_imitated(X) if isinstance(wrapped, StudentMixin) else teachers.ask(wrapped, X, target)
 
 
 def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:

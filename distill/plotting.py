@@ -1,0 +1,499 @@
+"""Pictures of what was compressed, as displays in scikit-learn's style; needs matplotlib."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from distill.base import StudentMixin
+from distill.codecs import container
+from distill.codecs.codebook import CODEBOOK, decode_layer
+from distill.codecs.reader import Reader
+from distill.model_selection import mean_scores, pareto_front
+
+__all__ = ["EmbeddingDisplay", "InclusionDisplay", "TradeOffDisplay", "WeightCodesDisplay"]
+
+_MOST_CLASSES = 20
+
+
+class TradeOffDisplay:
+    """Size against fidelity of the candidates of a search, with those that no other one beats.
+
+    It is best made by `from_cv_results`.
+
+    Parameters
+    ----------
+    n_bytes, fidelity : ndarray of shape (n_candidates,)
+        Means over the folds.
+    deviation : ndarray of shape (n_candidates,) or None
+        Of the fidelity over the folds.
+    front : ndarray of int
+        Positions of those that no other one beats, smallest first.
+    labels : list of str or None
+        What kind of candidate each is; kinds have colours.
+    chosen : int or None
+        Position of the one that was chosen.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> from distill.plotting import TradeOffDisplay
+    >>> results = {"mean_test_fidelity": [0.9, 0.8, 0.99], "mean_test_size": [-100, -200, -300], "params": [{}] * 3}
+    >>> TradeOffDisplay.from_cv_results(results).front
+    array([0, 2])
+    """
+
+    def __init__(
+        self,
+        n_bytes: np.ndarray,
+        fidelity: np.ndarray,
+        *,
+        deviation: np.ndarray | None = None,
+        front: np.ndarray | None = None,
+        labels: Sequence[str] | None = None,
+        chosen: int | None = None,
+    ):
+        self.n_bytes = n_bytes
+        self.fidelity = fidelity
+        self.deviation = deviation
+        self.front = front
+        self.labels = labels
+        self.chosen = chosen
+
+    @classmethod
+    def from_cv_results(
+        cls,
+        cv_results: Mapping[str, Any],
+        *,
+        fidelity: str = "fidelity",
+        size: str = "size",
+        color_by: str | None = None,
+        chosen: int | None = None,
+        ax=None,
+        **line_kw,
+    ) -> "TradeOffDisplay":
+        """Make and draw the display of a search.
+
+        Parameters
+        ----------
+        cv_results : dict
+            The `cv_results_` of a search with `distill.model_selection.SCORING`, or an AutoCompressor's
+            `search_results_`.
+        fidelity, size : str
+            Names of the scores.
+        color_by : str or None
+            Name of a parameter; its values get colours. Of an estimator the class name counts.
+        chosen : int or None
+            Position of a candidate to be marked, such as `best_index_`.
+        ax : matplotlib Axes or None
+        **line_kw
+            For the line of the front.
+
+        Returns
+        -------
+        TradeOffDisplay
+        """
+        scores, n_bytes = mean_scores(cv_results, fidelity, size)
+        deviation = cv_results.get(f"std_test_{fidelity}")
+        labels = None
+        if color_by is not None:
+            labels = [_label(parameters.get(color_by)) for parameters in cv_results["params"]]
+        front = pareto_front(cv_results, fidelity=fidelity, size=size)
+        display = cls(
+            n_bytes,
+            scores,
+            deviation=None if deviation is None else np.asarray(deviation, float),
+            front=front,
+            labels=labels,
+            chosen=chosen,
+        )
+        return display.plot(ax=ax, **line_kw)
+
+    def plot(self, *, ax=None, **line_kw) -> "TradeOffDisplay":
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None
+            None makes a new figure.
+        **line_kw
+            For the line of the front.
+
+        Returns
+        -------
+        TradeOffDisplay
+            Itself, with `ax_` and `figure_`.
+        """
+        self.ax_ = ax = _axes(ax)
+        self.figure_ = ax.figure
+        labels = np.asarray(self.labels if self.labels is not None else [""] * len(self.n_bytes), dtype=object)
+        for index, label in enumerate(dict.fromkeys(labels)):
+            shown = labels == label
+            ax.errorbar(
+                self.n_bytes[shown],
+                self.fidelity[shown],
+                None if self.deviation is None else self.deviation[shown],
+                fmt="o",
+                markersize=5,
+                elinewidth=0.8,
+                color=f"C{index}",
+                alpha=0.75,
+                label=label or None,
+            )
+        if self.front is not None:
+            style = {
+                "color": "0.3",
+                "linewidth": 1.2,
+                "drawstyle": "steps-post",
+                "zorder": 0,
+                "label": "best trade-offs",
+            }
+            ax.plot(self.n_bytes[self.front], self.fidelity[self.front], **{**style, **line_kw})
+        if self.chosen is not None:
+            place = self.n_bytes[self.chosen], self.fidelity[self.chosen]
+            ax.plot(*place, "o", markersize=13, fillstyle="none", color="crimson", markeredgewidth=1.8, label="chosen")
+        ax.set_xscale("log")
+        _name_bytes(ax.xaxis)
+        ax.set(xlabel="student file (bytes)", ylabel="fidelity")
+        ax.grid(alpha=0.25)
+        ax.legend(loc="lower right")
+        return self
+
+
+class EmbeddingDisplay:
+    """What the teacher and the student say of the same rows, side by side.
+
+    It is best made by `from_estimator`.
+
+    Parameters
+    ----------
+    teacher, student : ndarray of shape (n_samples, 2)
+    classes : ndarray of shape (n_samples,) or None
+        Colours of the points.
+    fidelity : float or None
+
+    Attributes
+    ----------
+    axes_ : ndarray of two matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.decomposition import PCA
+    >>> from distill import Distiller
+    >>> from distill.plotting import EmbeddingDisplay
+    >>> X, y = load_iris(return_X_y=True)
+    >>> student = Distiller(PCA(2), hidden_layer_sizes=(16,), max_iter=5, random_state=0).fit(X)
+    >>> EmbeddingDisplay.from_estimator(student, X, y).student.shape
+    (150, 2)
+    """
+
+    def __init__(
+        self,
+        teacher: np.ndarray,
+        student: np.ndarray,
+        *,
+        classes: np.ndarray | None = None,
+        fidelity: float | None = None,
+    ):
+        self.teacher = teacher
+        self.student = student
+        self.classes = classes
+        self.fidelity = fidelity
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: BaseEstimator, X, classes=None, *, embedding=None, axes=None, **scatter_kw
+    ) -> "EmbeddingDisplay":
+        """Make and draw the display of a fitted estimator that transforms.
+
+        Parameters
+        ----------
+        estimator : Distiller, compressor, or Pipeline that ends in one
+            Fitted to a teacher that transforms.
+        X : array-like of shape (n_samples, n_features)
+        classes : array-like of shape (n_samples,) or None
+            Colours of the points.
+        embedding : array-like of shape (n_samples, n_components) or None
+            What the teacher says of X; needed for a teacher such as TSNE, which knows only the rows of its own fit.
+        axes : sequence of two matplotlib Axes, or None
+        **scatter_kw
+            For both scatters.
+
+        Returns
+        -------
+        EmbeddingDisplay
+            Embeddings of more than two columns are shown in the plane of their two first principal components, the
+            teacher's, and those of one column over the row's position.
+        """
+        rows, student = X, estimator
+        if isinstance(estimator, Pipeline):
+            rows, student = estimator[:-1].transform(X), estimator[-1]
+        check_is_fitted(student)
+        if not (isinstance(student, StudentMixin) and hasattr(student, "transform")):
+            raise TypeError(f"estimator must be a fitted Distiller or compressor that transforms, got {estimator!r}")
+        given = np.asarray(student._answer("transform", rows))
+        wanted = np.asarray(student._ask_imitated(rows) if embedding is None else embedding)
+        fidelity = 1 - np.square(wanted - given).sum() / np.square(wanted - wanted.mean(axis=0)).sum()
+        teacher, student = _in_a_plane(wanted, given)
+        display = cls(teacher, student, classes=classes, fidelity=float(fidelity))
+        return display.plot(axes=axes, **scatter_kw)
+
+    def plot(self, *, axes=None, **scatter_kw) -> "EmbeddingDisplay":
+        """Draw.
+
+        Parameters
+        ----------
+        axes : sequence of two matplotlib Axes, or None
+            None makes a new figure.
+        **scatter_kw
+            For both scatters.
+
+        Returns
+        -------
+        EmbeddingDisplay
+            Itself, with `axes_` and `figure_`.
+        """
+        if axes is None:
+            _, axes = _pyplot().subplots(1, 2, figsize=(9.6, 4.6), sharex=True, sharey=True, layout="constrained")
+        self.axes_, self.figure_ = np.asarray(axes), axes[0].figure
+        style = {"s": 9, "linewidths": 0, "alpha": 0.8}
+        kinds, positions = (None, None) if self.classes is None else np.unique(self.classes, return_inverse=True)
+        if kinds is not None and len(kinds) <= _MOST_CLASSES:
+            colours = _pyplot().get_cmap("tab10" if len(kinds) <= 10 else "tab20")
+            style["color"] = [colours(position) for position in positions]
+        elif kinds is not None:
+            style["c"] = np.asarray(self.classes, float)
+        title = "student" if self.fidelity is None else f"student, R² = {self.fidelity:.3f}"
+        for ax, points, name in zip(self.axes_, (self.teacher, self.student), ("teacher", title)):
+            ax.scatter(*points.T, **{**style, **scatter_kw})
+            ax.set(title=name, xticks=[], yticks=[])
+        return self
+
+
+class InclusionDisplay:
+    """How probable it is that each pixel matters, as an image.
+
+    It is best made by `from_estimator`.
+
+    Parameters
+    ----------
+    inclusion : ndarray of shape (height, width)
+        Probabilities.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    image_ : matplotlib AxesImage
+    """
+
+    def __init__(self, inclusion: np.ndarray):
+        self.inclusion = inclusion
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: BaseEstimator, shape: Sequence[int] | None = None, *, ax=None, **image_kw
+    ) -> "InclusionDisplay":
+        """Make and draw the display of a fitted SpikeSlabCompressor.
+
+        Parameters
+        ----------
+        estimator : SpikeSlabCompressor, or Pipeline that ends in one
+            Fitted; has `feature_inclusion_`.
+        shape : (height, width) or None
+            Of the images that the rows are; None takes a square.
+        ax : matplotlib Axes or None
+        **image_kw
+            For `imshow`.
+
+        Returns
+        -------
+        InclusionDisplay
+
+        Raises
+        ------
+        ValueError
+            If the features do not fill an image of this shape.
+        """
+        fitted = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        check_is_fitted(fitted)
+        inclusion = fitted.feature_inclusion_
+        side = round(len(inclusion) ** 0.5)
+        shape = (side, side) if shape is None else tuple(shape)
+        if len(shape) != 2 or np.prod(shape) != len(inclusion):
+            raise ValueError(f"shape={shape} is no image of {len(inclusion)} features; give (height, width)")
+        return cls(inclusion.reshape(shape)).plot(ax=ax, **image_kw)
+
+    def plot(self, *, ax=None, **image_kw) -> "InclusionDisplay":
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None
+            None makes a new figure.
+        **image_kw
+            For `imshow`.
+
+        Returns
+        -------
+        InclusionDisplay
+            Itself, with `ax_`, `figure_` and `image_`.
+        """
+        self.ax_ = ax = _axes(ax, figsize=(4.6, 4.0))
+        self.figure_ = ax.figure
+        self.image_ = ax.imshow(self.inclusion, **{"cmap": "viridis", "vmin": 0, "vmax": 1, **image_kw})
+        self.figure_.colorbar(self.image_, ax=ax, label="inclusion probability")
+        ax.set(xticks=[], yticks=[], title=f"{np.sum(self.inclusion > 0.5)} of {self.inclusion.size} pixels matter")
+        return self
+
+
+class WeightCodesDisplay:
+    """The codes of a layer's weights as an image, with the number of weights behind every codeword.
+
+    It is best made by `from_estimator`.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_inputs, n_outputs), int
+        -1 where an input has no codes.
+    codebooks : ndarray of shape (1, n_codewords) or (n_groups, n_codewords)
+        One that all neurons share, or one for each group of them.
+    layer : int
+
+    Attributes
+    ----------
+    axes_ : ndarray of two matplotlib Axes
+    figure_ : matplotlib Figure
+    """
+
+    def __init__(self, codes: np.ndarray, codebooks: np.ndarray, *, layer: int = 0):
+        self.codes = codes
+        self.codebooks = codebooks
+        self.layer = layer
+
+    @classmethod
+    def from_estimator(cls, estimator: BaseEstimator, layer: int = 0, *, axes=None, **image_kw) -> "WeightCodesDisplay":
+        """Make and draw the display of a fitted CodebookCompressor.
+
+        Parameters
+        ----------
+        estimator : CodebookCompressor, or Pipeline that ends in one
+            Fitted.
+        layer : int
+            Position of the layer; -1 is the last one.
+        axes : sequence of two matplotlib Axes, or None
+        **image_kw
+            For `imshow`.
+
+        Returns
+        -------
+        WeightCodesDisplay
+
+        Raises
+        ------
+        TypeError
+            If the weights of the layer are not codes.
+        """
+        fitted = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        check_is_fitted(fitted)
+        shapes = [weight.shape for weight in fitted.network_.weights]
+        _, sections = container.split(fitted.to_bytes())
+        coded = [payload for kind, payload in sections if kind == CODEBOOK]
+        if len(coded) != len(shapes):
+            raise TypeError(f"estimator must be a fitted CodebookCompressor, got {fitted!r}")
+        layer = range(len(shapes))[layer]
+        coded = decode_layer(Reader(coded[layer]), *shapes[layer])
+        codes = np.full(shapes[layer], -1)
+        codes[coded.used] = coded.codes
+        return cls(codes, coded.codebooks, layer=layer).plot(axes=axes, **image_kw)
+
+    def plot(self, *, axes=None, **image_kw) -> "WeightCodesDisplay":
+        """Draw.
+
+        Parameters
+        ----------
+        axes : sequence of two matplotlib Axes, or None
+            None makes a new figure.
+        **image_kw
+            For `imshow`.
+
+        Returns
+        -------
+        WeightCodesDisplay
+            Itself, with `axes_` and `figure_`.
+        """
+        pyplot = _pyplot()
+        if axes is None:
+            _, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained", width_ratios=(1.7, 1))
+        self.axes_, self.figure_ = np.asarray(axes), axes[0].figure
+        n_codewords = self.codebooks.shape[1]
+        # Colours by rank, so that neighbouring codewords look alike whatever their distance
+        order = np.argsort(self.codebooks.mean(axis=0))
+        ranks = np.argsort(order)
+        shown = np.where(self.codes < 0, np.nan, ranks[np.maximum(self.codes, 0)])
+        colours = pyplot.get_cmap("coolwarm", n_codewords).copy()
+        colours.set_bad("0.85")
+        style = {"cmap": colours, "vmin": -0.5, "vmax": n_codewords - 0.5, "aspect": "auto", "interpolation": "nearest"}
+        self.axes_[0].imshow(shown, **{**style, **image_kw})
+        unused = np.all(self.codes < 0, axis=1).sum()
+        note = f", {unused} inputs unused (grey)" if unused else ""
+        self.axes_[0].set(title=f"codes of layer {self.layer + 1}{note}", xlabel="neuron", ylabel="input")
+        counts = np.bincount(ranks[self.codes[self.codes >= 0]], minlength=n_codewords)
+        share = counts[counts > 0] / max(counts.sum(), 1)
+        self.axes_[1].bar(
+            range(n_codewords), counts, color=[colours(rank) for rank in range(n_codewords)], edgecolor="0.4"
+        )
+        entropy = float(-share @ np.log2(share)) + 0.0
+        self.axes_[1].set(
+            title=f"{n_codewords} codewords, {entropy:.2f} bits per weight", xlabel="codeword", ylabel="weights"
+        )
+        if n_codewords <= 16:
+            one = len(self.codebooks) == 1
+            names = [f"{value:.2g}" for value in self.codebooks[0, order]] if one else range(n_codewords)
+            self.axes_[1].set_xticks(range(n_codewords), names, rotation=45 if one else 0)
+        return self
+
+
+def _pyplot():
+    try:
+        import matplotlib.pyplot as pyplot
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'mbn-distill[plot]'") from error
+    return pyplot
+
+
+def _axes(ax, **figure_kw):
+    return ax if ax is not None else _pyplot().subplots(layout="constrained", **figure_kw)[1]
+
+
+def _label(value: Any) -> str:
+    return type(value).__name__ if isinstance(value, BaseEstimator) else str(value)
+
+
+def _name_bytes(axis) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _in_a_plane(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return two columns of each, in the same coordinates."""
+    if teacher.shape[1] == 2:
+        return teacher, student
+    if teacher.shape[1] == 1:
+        position = np.arange(len(teacher))
+        return np.column_stack([position, teacher]), np.column_stack([position, student])
+    plane = PCA(2).fit(teacher)
+    return plane.transform(teacher), plane.transform(student)
