@@ -13,6 +13,7 @@ import time
 import tracemalloc
 import zlib
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def seeds() -> dict[str, bytes]:
             means = np.vstack([weight, bias]) * (random.random((len(weight) + 1, 1)) < 0.7)
             rows, columns = np.exp(random.normal(-3, 1, len(means))), np.exp(random.normal(size=len(bias)))
             noise = np.ones(len(bias)) if len(bias) == sizes[-1] else None
-            layers.append(grid.encode(grid.quantize(means, rows, columns, rate_weight, noise)))
+            layer = grid.quantize(means, rows, columns, rate_weight, noise)
+            tails = None if noise is None else np.full(len(bias), 4, np.float32)
+            layers.append(grid.encode(replace(layer, tails=tails)))
         files[f"grid-{rate_weight:g}"] = container.pack(network, layers)
     steps = [
         preprocessing.Step("subtract", random.normal(size=9)),

@@ -252,6 +252,8 @@ def read_grid(section, n_inputs, n_outputs):
     matrix = [[next(values) if is_used else 0.0 for _ in range(n_outputs)] for is_used in [*used, 1]]
     if flags & 4:
         section.numbers("f4", n_outputs)
+    if flags & 16:
+        section.numbers("f4", n_outputs)
     return matrix[:-1], matrix[-1]
 
 

@@ -1,5 +1,7 @@
 """The grid codec: what is written comes back, steps follow the posterior, and damaged bytes are refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,25 @@ def test_what_is_written_comes_back(shape, rate_weight):
     np.testing.assert_array_equal(np.vstack([weight, bias]), layer.matrix)
     np.testing.assert_array_equal(extras["noise_variance"], noise)
     assert extras["row_variance"].shape == (shape[0] + 1,) and extras["column_variance"].shape == (shape[1],)
+
+
+def test_tails_come_back_and_are_refused_where_no_variance_exists():
+    layer = grid.quantize(*posterior(), noise=np.ones(12))
+    layer = dataclasses.replace(layer, tails=np.linspace(2.5, 30, 12, dtype=np.float32))
+    section = grid.encode(layer)
+    np.testing.assert_array_equal(read(section, 40, 12).tails, layer.tails)
+    (found,) = grid.decode(Reader(section.payload), [(40, 12)])
+    np.testing.assert_array_equal(found.extras["noise_degrees"], layer.tails)
+    layer.tails[3] = 2.0
+    with pytest.raises(StudentFileError, match="not above 2"):
+        read(grid.encode(layer), 40, 12)
+
+
+def test_variances_that_are_infinite_are_refused():
+    layer = grid.quantize(*posterior())
+    layer = dataclasses.replace(layer, codes=0 * layer.codes, row_levels=layer.row_levels + 300)
+    with pytest.raises(StudentFileError, match="variances that are infinite"):
+        grid.decode(Reader(grid.encode(layer).payload), [(40, 12)])
 
 
 def test_powers_are_powers_and_levels_their_inverse():

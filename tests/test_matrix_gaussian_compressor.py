@@ -260,6 +260,24 @@ def test_doubling_a_batch_leaves_the_expected_loss_as_it_is():
     torch.testing.assert_close(once, twice)
 
 
+def test_heavy_tails_are_found_where_they_are(curve):
+    X, _, fitted = curve
+    random = np.random.default_rng(2)
+    wild = fitted.predict(X) + 2 * stats.t.rvs(3, size=len(X), random_state=random)
+    settings = {"max_iter": 60, "validation_fraction": 0.3, "random_state": 0}
+    normal = MatrixGaussianCompressor(FrozenEstimator(fitted.estimator_), **settings).fit(X, wild)
+    heavy = MatrixGaussianCompressor(FrozenEstimator(fitted.estimator_), noise="t", **settings).fit(X, wild)
+    assert normal.noise_degrees_ is None and heavy.noise_degrees_.item() <= 10
+    again = fitted.predict(X) + 2 * stats.t.rvs(3, size=len(X), random_state=random)
+    assert heavy.log_likelihood(X, again) > normal.log_likelihood(X, again) + 0.02
+    assert load(heavy.to_bytes()).extras[-1]["noise_degrees"] == heavy.noise_degrees_
+    draws = heavy.sample(X[:30], 20)[:, :, 0]
+    degrees = heavy.noise_degrees_.item()
+    scale = heavy.noise_.item() / np.sqrt(degrees / (degrees - 2))
+    expected = np.log(stats.t.pdf((again[:30] - draws) / scale, degrees).mean(axis=0) / scale).mean()
+    np.testing.assert_allclose(heavy.log_likelihood(X[:30], again[:30], 20), expected, rtol=1e-4)
+
+
 # units, dropping
 
 
@@ -360,6 +378,7 @@ def test_every_posterior_and_prior_learns(changes):
         ({"prior": "laplace"}, "prior must be one of 'normal', 'row', 'layer'"),
         ({"bound": "loose"}, "bound must be one of"),
         ({"expectation": "none"}, "expectation must be one of"),
+        ({"noise": "laplace"}, "noise must be one of 'normal', 't'"),
         ({"n_pseudo": -1}, "n_pseudo"),
         ({"learn_from": "y"}, "learn_from='y' needs y"),
         ({"learning_rate_init": 1e6}, "diverged"),

@@ -13,7 +13,8 @@ The biases are the last row. All scales are powers of 2^(1/4), computed without 
 payload of one layer, in this order:
 
 =========== ====================================================================================================
-flags       1: not all inputs are used; 2: that is entropy-coded; 4: there is noise; 8: there are variances
+flags       1: not all inputs are used; 2: that is entropy-coded; 4: there is noise; 8: there are variances; 16: the
+            noise has heavy tails
 step        c as a power of 2^(1/4), a signed byte
 used        one bit for each input, packed or entropy-coded; with flag 1 only
 columns     levels of s; see `_encode_levels`
@@ -21,6 +22,7 @@ rows        levels of r, of the used inputs and the biases
 n_classes   one byte; weights are in classes of equal width by their levels
 codes       of the weights, class by class, then of the biases; see `_encode_codes`
 noise       the variance of every output's noise, float32; with flag 4 only
+tails       degrees of freedom of Student's t, above 2, for every output's noise, float32; with flag 16 only
 =========== ====================================================================================================
 """
 
@@ -34,7 +36,7 @@ from distill.codecs.reader import Reader, StudentFileError, varint
 
 GRID = 22
 
-_SOME_INPUTS, _CODED_INPUTS, _NOISE, _VARIANCES = 1, 2, 4, 8
+_SOME_INPUTS, _CODED_INPUTS, _NOISE, _VARIANCES, _TAILS = 1, 2, 4, 8, 16
 _PER_OCTAVE = 4
 _FRACTIONS = np.array([1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429])
 _LOWEST, _HIGHEST = -400, 400
@@ -63,6 +65,8 @@ class GridLayer:
         Variance of the noise of every output; of a last layer.
     has_variances : bool
         Whether the levels are those of a posterior, and not of the steps alone.
+    tails : ndarray of shape (n_outputs,), float32, or None
+        Degrees of freedom of the noise where it is Student's t, above 2; None where it is normal.
     """
 
     codes: np.ndarray
@@ -72,6 +76,7 @@ class GridLayer:
     used: np.ndarray
     noise: np.ndarray | None = None
     has_variances: bool = True
+    tails: np.ndarray | None = None
 
     @property
     def levels(self) -> np.ndarray:
@@ -103,6 +108,8 @@ class GridLayer:
             extras = {"row_variance": self.row_variance, "column_variance": self.column_variance}
         if self.noise is not None:
             extras["noise_variance"] = self.noise
+        if self.tails is not None:
+            extras["noise_degrees"] = self.tails
         return Layer(matrix[:-1], matrix[-1], extras)
 
 
@@ -240,6 +247,9 @@ def encode(layer: GridLayer) -> Section:
     if layer.noise is not None:
         flags |= _NOISE
         written += layer.noise.astype("<f4").tobytes()
+    if layer.tails is not None:
+        flags |= _TAILS
+        written += layer.tails.astype("<f4").tobytes()
     flags |= _VARIANCES if layer.has_variances else 0
     return Section(GRID, bytes([flags]) + written)
 
@@ -262,7 +272,7 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> GridLayer:
         If it was not written for a layer of this shape.
     """
     flags = reader.byte("header")
-    if flags > 15 or flags & (_SOME_INPUTS | _CODED_INPUTS) == _CODED_INPUTS:
+    if flags > 31 or flags & (_NOISE | _TAILS) == _TAILS or flags & (_SOME_INPUTS | _CODED_INPUTS) == _CODED_INPUTS:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")
     step_level = int(reader.array("<i1", 1, "header")[0])
     used = np.ones(n_inputs, bool)
@@ -282,7 +292,12 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> GridLayer:
         noise = reader.array("<f4", n_outputs, "noise")
         if not (np.isfinite(noise) & (noise >= 0)).all():
             raise StudentFileError(f"{reader.where} has noise that is negative or not finite")
-    return GridLayer(codes, row_levels, column_levels, step_level, used, noise, bool(flags & _VARIANCES))
+    tails = None
+    if flags & _TAILS:
+        tails = reader.array("<f4", n_outputs, "noise")
+        if not (np.isfinite(tails) & (tails > 2)).all():
+            raise StudentFileError(f"{reader.where} has noise whose degrees of freedom are not above 2")
+    return GridLayer(codes, row_levels, column_levels, step_level, used, noise, bool(flags & _VARIANCES), tails)
 
 
 def _encode_levels(levels: np.ndarray) -> bytes:

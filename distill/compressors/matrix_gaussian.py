@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 import joblib
 import numpy as np
-from scipy import sparse, special
+from scipy import sparse, special, stats
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
@@ -26,6 +26,7 @@ from distill.solvers.matrix_gaussian import (
     Posterior,
     Rows,
     VariationalSettings,
+    fit_tails,
     initial_means,
     learn,
     make_posterior,
@@ -34,7 +35,7 @@ from distill.solvers.matrix_gaussian import (
 from distill.solvers.task import Evidence, Task, make_task
 from distill.teachers import explained_variance
 
-_BOUNDS = ("valid", "paper")
+_BOUNDS, _NOISES = ("valid", "paper"), ("normal", "t")
 _TEMPERED = 0.1
 
 
@@ -77,6 +78,9 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
     expectation : {"moments", "draws"}, default="moments"
         How the expected squared error of numbers is computed: in closed form, exactly for one hidden layer; or from one
         draw for every row. Labels always take draws.
+    noise : {"normal", "t"}, default="normal"
+        The noise of numbers: normal, or Student's t, whose heavy tails allow for rows far off. Its degrees of freedom
+        are then chosen on held-out rows, and are in the file.
     learn_from : {"auto", "outputs", "y"}, default="auto"
         What the rows are said to answer: what the wrapped network does, or y. "auto" is "y" where y is given and an
         MLPClassifier or MLPRegressor is wrapped.
@@ -113,6 +117,8 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         A weight's variance is that of its row times that of its column.
     noise_ : ndarray of shape (n_outputs,) or None
         Deviation of the noise of numbers; None for labels.
+    noise_degrees_ : ndarray of shape (n_outputs,) or None
+        Degrees of freedom of the noise where it is Student's t, above 2.
     bound_ : float
         The evidence lower bound in nats per row, with the divergence weighted; of the training rows.
     rate_weight_ : float
@@ -176,6 +182,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         n_factors: int = 0,
         bound: str = "valid",
         expectation: str = "moments",
+        noise: str = "normal",
         learn_from: str = "auto",
         max_iter: int = 100,
         warm_up: float = 0.1,
@@ -198,6 +205,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         self.n_factors = n_factors
         self.bound = bound
         self.expectation = expectation
+        self.noise = noise
         self.learn_from = learn_from
         self.max_iter = max_iter
         self.warm_up = warm_up
@@ -314,7 +322,11 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
             found = averaged[np.arange(len(targets)), targets]
             return float(np.log(np.maximum(found, np.finfo(np.float32).tiny)).mean())
         deviation = np.maximum(self.noise_.astype(np.float64), np.finfo(np.float32).tiny)
-        densities = -0.5 * np.square((targets - draws) / deviation) - np.log(deviation) - 0.5 * np.log(2 * np.pi)
+        if self.noise_degrees_ is None:
+            densities = stats.norm.logpdf(targets, draws, deviation)
+        else:
+            degrees = self.noise_degrees_.astype(np.float64)
+            densities = stats.t.logpdf(targets, degrees, draws, deviation * np.sqrt((degrees - 2) / degrees))
         return float((special.logsumexp(densities.sum(axis=2), axis=0) - np.log(n_draws)).mean())
 
     @property
@@ -333,8 +345,14 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         variance = self._fitted_student("noise_").extras[-1].get("noise_variance")
         return None if variance is None else np.sqrt(variance)
 
+    @property
+    def noise_degrees_(self) -> np.ndarray | None:
+        """Degrees of freedom of the noise."""
+        return self._fitted_student("noise_degrees_").extras[-1].get("noise_degrees")
+
     def _check_parameters(self) -> None:
         for name, choices in (
+            ("noise", _NOISES),
             ("prior", PRIORS),
             ("bound", _BOUNDS),
             ("expectation", EXPECTATIONS),
@@ -377,6 +395,8 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         except FloatingPointError as error:
             raise ValueError(f"the posterior has diverged: {error}") from error
         settle_noise(posterior, rows, held_out)
+        if self.noise == "t" and posterior.noise is not None:
+            fit_tails(posterior, held_out)
         self.n_iter_, self.bound_ = history.n_iter, -float(history.loss_curve[-1])
         data, self.rate_weight_ = self._write(posterior, task, network)
         return data, measure(container.decode(data).network, network, evidence) | {"rate_weight": self.rate_weight_}
@@ -399,7 +419,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         )
 
     def _write(self, posterior: Posterior, task: Task, network: Network) -> tuple[bytes, float]:
-        belief = files.believe(posterior, task.frame, network)
+        belief = files.believe(posterior, task.frame, network, self.noise == "t")
         if self.min_signal:
             belief = files.reduce(belief, files.signal_masks(belief, float(self.min_signal)))
         if self.max_bytes is not None:

@@ -20,7 +20,7 @@ from distill.posteriors.matrix_gaussian import (
     kl_divergence,
 )
 from distill.posteriors.moments import output_moments
-from distill.posteriors.noise import GaussianNoise
+from distill.posteriors.noise import GaussianNoise, predictive_log_density
 from distill.students import training
 
 PRIORS = ("normal", "row", "layer")
@@ -30,6 +30,7 @@ _LEAST_STEPS, _AVERAGING, _NOISE_STEP = 32, 0.999, 0.05
 _BLOCK = 1024
 # Held-out rows count as if there were so many more of them on which the noise is as it was
 _DOUBT = 5.0
+_DEGREES = (3.0, 5.0, 10.0, 30.0, 1000.0)
 # Gamma prior of the precision of a row's weights, or a layer's
 _SHAPE, _RATE = 0.5, 0.5
 
@@ -295,6 +296,36 @@ def noise_excess(posterior: Posterior, held_out: Rows) -> Tensor:
     error, variance = mean_squares(posterior, held_out)
     noise = posterior.noise.rate / posterior.noise.shape
     return ((error - variance) / noise).clamp_min(1.0)
+
+
+@torch.no_grad()
+def fit_tails(posterior: Posterior, held_out: Rows, n_draws: int = 50, seed: int = 0) -> None:
+    """Make the noise Student's t, with scale and degrees of freedom under which held-out rows are most likely.
+
+    The precision is then taken to differ from row to row; shape and rate of the noise say how.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        With noise, whose present size is where the search begins.
+    held_out : Rows
+    n_draws : int
+        Draws of the function for every row.
+    seed : int
+    """
+    difference = held_out.targets - function_draws(posterior, held_out.inputs, n_draws, seed)
+    size = posterior.noise.rate / posterior.noise.shape
+    best = torch.full_like(size, -math.inf)
+    shape, rate = torch.zeros_like(size), torch.zeros_like(size)
+    for degrees in _DEGREES:
+        for scale in np.geomspace(0.4, 40, 28):
+            tried = torch.full_like(size, degrees / 2), degrees / 2 * size * scale
+            density = predictive_log_density(difference, *(part[..., None, :] for part in tried))
+            value = (torch.logsumexp(density, 0) - math.log(n_draws)).mean(-2)
+            better = value > best
+            best = torch.where(better, value, best)
+            shape, rate = torch.where(better, tried[0], shape), torch.where(better, tried[1], rate)
+    posterior.noise.shape, posterior.noise.rate = shape, rate
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

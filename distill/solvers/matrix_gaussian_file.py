@@ -34,12 +34,15 @@ class Belief:
         Variances of the columns. A weight's is the product of both.
     noise : ndarray of shape (n_outputs,) or None
         Variance of the noise of numbers.
+    tails : ndarray of shape (n_outputs,) or None
+        Degrees of freedom of the noise where it is Student's t.
     """
 
     network: Network
     rows: tuple[np.ndarray, ...]
     columns: tuple[np.ndarray, ...]
     noise: np.ndarray | None = None
+    tails: np.ndarray | None = None
 
     @property
     def matrices(self) -> list[np.ndarray]:
@@ -48,7 +51,7 @@ class Belief:
 
 
 @torch.no_grad()
-def believe(posterior: Posterior, frame: Frame, network: Network) -> Belief:
+def believe(posterior: Posterior, frame: Frame, network: Network, heavy_tails: bool = False) -> Belief:
     """Bring a posterior into the units of a network that it was learned for.
 
     Parameters
@@ -59,6 +62,8 @@ def believe(posterior: Posterior, frame: Frame, network: Network) -> Belief:
     network : Network
         It gives names, classes and the input section. Where it has none, the frame's becomes one: folded into the
         first layer it would make the bias depend on the weights.
+    heavy_tails : bool
+        Whether the Gamma posterior of the noise's precision is one for each row, so that noise is Student's t.
 
     Returns
     -------
@@ -89,11 +94,12 @@ def believe(posterior: Posterior, frame: Frame, network: Network) -> Belief:
             _everywhere(value, frame.features, network.n_features) for value in (frame.offset, frame.scale)
         )
         learned = replace(learned, offset=offset, scale=scale)
-    noise = None
+    noise = tails = None
     if posterior.noise is not None:
-        # The mean of 1 / t for a Gamma t; there are always rows enough for it to exist
+        # The mean of 1 / t for a Gamma t; with two rows it would not exist
         noise = (posterior.noise.rate / (posterior.noise.shape - 1).clamp_min(0.5)).numpy() * np.square(frame.unit)
-    return Belief(learned, tuple(rows), tuple(columns), noise)
+        tails = 2 * posterior.noise.shape.numpy() if heavy_tails else None
+    return Belief(learned, tuple(rows), tuple(columns), noise, tails)
 
 
 def signals(belief: Belief) -> list[np.ndarray]:
@@ -127,7 +133,7 @@ def reduce(belief: Belief, masks: Sequence[np.ndarray]) -> Belief:
         rows.append(np.append(row[kept], row[-1]))
         columns.append(column[units])
         kept = units
-    return Belief(sliced.network, tuple(rows), tuple(columns), belief.noise)
+    return Belief(sliced.network, tuple(rows), tuple(columns), belief.noise, belief.tails)
 
 
 def quantize(belief: Belief, rate_weight: float, uniform: bool = False) -> tuple[Network, list[GridLayer]]:
@@ -156,6 +162,8 @@ def quantize(belief: Belief, rate_weight: float, uniform: bool = False) -> tuple
         if all(mask.any(axis=0).all() for mask in alive[:-1]):
             break
         belief = reduce(belief, masks)
+    if belief.tails is not None:
+        layers[-1] = replace(layers[-1], tails=np.asarray(belief.tails, np.float32))
     return belief.network, layers
 
 
