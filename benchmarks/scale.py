@@ -1,134 +1,403 @@
-"""How the teacher's fit grows with the number of rows: seconds and peak memory, each size in a process of its own.
+"""How the teacher grows: with the number of rows, with workers, and when it is killed.
 
-MNIST rows (training and held-out images together, 70000) at the default settings, and clustered synthetic data
-with 64 features, up to a million rows, where approximate neighbours take over.
+Every fit runs in a process of its own. Parts, all by default, one or several with --parts:
 
-    python benchmarks/scale.py --data DIR [--rows 5000 10000 20000 40000 70000] [--synthetic 100000 1000000]
+- landmarks: clustered synthetic rows, 64 features, 10^4 .. 10^6, written to disk and read as a memory-mapped file;
+  a fixed number of rows may become centroids (--max-samples), and the answers are written to disk as well;
+- half: the same rows, k1 of half of them, approximate neighbours from --approximate on;
+- dask: the layers of one fit on one and on two worker processes;
+- kill: fits killed at random moments and started again; a fit of which a Dask worker is killed;
+- mnist: MNIST rows at the default settings (needs --data).
+
+    python benchmarks/scale.py [--data DIR] [--parts landmarks half] [--n-estimators 50]
+
+The JSON is written after every fit; parts that are not run keep what an earlier run wrote.
 """
 
+import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+import warnings
 from pathlib import Path
 from time import perf_counter
 
 import matplotlib
 import numpy as np
-from common import load_mnist, parser, peak_memory, stopwatch, table, write_json
+from common import RESULTS, load_mnist, machine, stopwatch, table
 
 matplotlib.use("Agg")
 
-STAGES = ("neighbors", "bottom", "upper", "output", "total")
+PARTS = ("landmarks", "half", "dask", "kill", "mnist")
+STAGES = ("neighbors", "bottom", "upper", "output", "transform")
+N_FEATURES = 64
 
 
 def main():
-    line = parser(__doc__, "scale")
-    line.add_argument("--rows", type=int, nargs="*", default=[5000, 10000, 20000, 40000, 70000])
-    line.add_argument("--synthetic", type=int, nargs="*", default=[100_000, 1_000_000])
-    line.add_argument("--n-estimators", type=int, default=400, help="clusterings per layer of the synthetic fits")
-    line.add_argument("--max-samples", type=int, default=None, help="landmarks of the synthetic fits")
-    line.add_argument(
-        "--one", nargs=2, metavar=("KIND", "ROWS"), help="fit once and print JSON; used by the script itself"
-    )
+    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    line.add_argument("--data", type=Path, help="folder that holds mnist/, for the part mnist")
+    line.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    line.add_argument("--out", type=Path, default=RESULTS / "scale.json", help="where the JSON goes")
+    line.add_argument("--landmarks-rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    line.add_argument("--half-rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    line.add_argument("--mnist-rows", type=int, nargs="*", default=[5000, 10000, 20000, 40000, 70000])
+    line.add_argument("--approximate", type=int, default=100_000, help="rows from which neighbours are approximate")
+    line.add_argument("--n-estimators", type=int, default=50, help="clusterings per layer of the synthetic fits")
+    line.add_argument("--max-samples", type=int, default=10_000, help="rows that may become centroids")
+    line.add_argument("--dask-rows", type=int, default=40_000)
+    line.add_argument("--kills", type=int, default=20)
+    line.add_argument("--worker-kills", type=int, default=5)
+    line.add_argument("--kill-rows", type=int, default=8000)
+    line.add_argument("--scratch", type=Path, help="folder for the rows on disk; the system's for temporary files")
+    line.add_argument("--n-jobs", type=int, default=1, help="threads of a fit")
+    line.add_argument("--one", nargs=2, metavar=("KIND", "ROWS"), help=argparse.SUPPRESS)
     options = line.parse_args()
     if options.one:
         print(json.dumps(fit_once(options.one[0], int(options.one[1]), options)))
         return
-    results = {}
-    for kind, sizes in (("MNIST", options.rows), ("synthetic", options.synthetic)):
-        runs = [in_own_process(kind, n, options) for n in sizes]
-        results[kind] = runs
-        if runs:
-            table(
-                f"{kind}: growth of the fit with the number of rows",
-                ["rows", "k1", *(f"{stage} s" for stage in STAGES), "peak GB", "GB of X"],
-                [
-                    [run["rows"], run["k"][0], *(run[stage] for stage in STAGES), run["peak_gb"], run["x_gb"]]
-                    for run in runs
-                ],
-            )
-        if len(runs) > 1:
-            slope = np.polyfit(np.log([run["rows"] for run in runs]), np.log([run["total"] for run in runs]), 1)[0]
-            print(f"{kind}: seconds grow as rows ** {slope:.2f}")
-            results[f"{kind}_exponent"] = float(slope)
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if "mnist" in options.parts and options.data is None:
+        options.parts.remove("mnist")
+        print("The part mnist is left out: it needs --data")
+    for part in options.parts:
+        if part in ("dask", "kill"):
+            results[part] = {"dask": dask_workers, "kill": kills}[part](options)
+            write(options.out, results)
+            continue
+        runs = []
+        for n_rows in getattr(options, f"{part}_rows"):
+            runs.append(in_own_process(part, n_rows, options))
+            results[part] = {"runs": runs, "exponents": exponents(runs)}
+            write(options.out, results)
+        show(part, results[part])
     draw(results, options.out.with_suffix(".png"))
-    write_json(options.out, results)
+
+
+def write(path, results):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**results, "machine": machine()}, indent=1, default=float) + "\n")
+
+
+# -- growth with the number of rows
 
 
 def in_own_process(kind, n_rows, options):
-    command = [sys.executable, __file__, "--data", str(options.data), "--one", kind, str(n_rows)]
-    command += ["--n-estimators", str(options.n_estimators)]
-    if options.max_samples:
-        command += ["--max-samples", str(options.max_samples)]
+    command = [sys.executable, __file__, "--one", kind, str(n_rows), "--n-jobs", str(options.n_jobs)]
+    command += ["--n-estimators", str(options.n_estimators), "--max-samples", str(options.max_samples)]
+    command += ["--approximate", str(options.approximate)]
+    command += ["--data", str(options.data)] if options.data else []
+    command += ["--scratch", str(options.scratch)] if options.scratch else []
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(answer.splitlines()[-1])
+    run = json.loads(answer.splitlines()[-1])
+    print(
+        ", ".join(
+            f"{name} {value if isinstance(value, (int, list)) else f'{value:.4g}'}" for name, value in run.items()
+        )
+    )
+    return run
 
 
 def fit_once(kind, n_rows, options):
-    from mbn import MultilayerBootstrapNetwork, network, output
+    """Fit once, and send the rows through where the fit did not; seconds of each stage and peak memory."""
+    from mbn import MultilayerBootstrapNetwork, neighbors, network, output
 
-    X = rows_of(kind, n_rows, options.data)
-    MultilayerBootstrapNetwork(n_estimators=8, n_jobs=-1).fit(X[:3000])  # kernels compile
-    settings = {}
-    if kind == "synthetic":
-        settings = {"max_samples": options.max_samples, "n_estimators": options.n_estimators}
-    model = MultilayerBootstrapNetwork(n_jobs=-1, random_state=0, **settings)
+    settings = {} if kind == "mnist" else {"n_estimators": options.n_estimators}
+    if kind == "landmarks":
+        settings["max_samples"] = min(options.max_samples, n_rows)
+    approximate = kind == "half" and n_rows >= options.approximate
+    if kind == "half":
+        neighbors._EXACT_OPERATIONS = 0 if approximate else np.inf
+    warm_up(approximate)
+    model = MultilayerBootstrapNetwork(n_jobs=options.n_jobs, random_state=0, **settings)
     watched = (
         (network, "_nearest"),
         (network, "_assign_bottom"),
         (network, "_assign_upper"),
         (output, "principal_components"),
     )
-    began = perf_counter()
-    with stopwatch(*watched) as times:
-        model.fit(X)
-    neighbors = sum(times["_nearest"])
-    return {
-        "rows": n_rows,
-        "k": model.k_,
-        "neighbors": neighbors,
-        "bottom": sum(times["_assign_bottom"]) - neighbors,
-        "upper": sum(times["_assign_upper"]),
-        "output": sum(times["principal_components"]),
-        "total": perf_counter() - began,
-        "peak_gb": peak_memory(),
-        "x_gb": X.nbytes / 1e9,
-    }
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        X = mnist_rows(n_rows, options.data) if kind == "mnist" else synthetic_rows(Path(folder) / "X.npy", n_rows)
+        with PeakMemory() as memory:
+            began = perf_counter()
+            with stopwatch(*watched) as times:
+                model.fit(X)
+            fitted = perf_counter()
+            nearest = sum(times["_nearest"])
+            run = {
+                "rows": n_rows,
+                "k": model.k_,
+                "neighbors": nearest,
+                "bottom": sum(times["_assign_bottom"]) - nearest,
+                "upper": sum(times["_assign_upper"]),
+                "output": sum(times["principal_components"]),
+                "fit": fitted - began,
+            }
+            if kind == "landmarks":
+                out = np.lib.format.open_memmap(Path(folder) / "Z.npy", "w+", np.float32, (n_rows, 10))
+                model.transform(X, out=out)
+                run["transform"] = perf_counter() - fitted
+            run["total"] = perf_counter() - began
+    # X is mapped from disk, as is the answer: the system takes such memory back when it needs it
+    return {**run, "peak_gb": memory.peak / 1e9, "model_gb": model_bytes(model, X) / 1e9, "x_gb": X.nbytes / 1e9}
 
 
-def rows_of(kind, n_rows, folder):
-    if kind == "MNIST":
-        X, _, X_test, _ = load_mnist(folder)
-        return np.random.default_rng(0).permutation(np.vstack([X, X_test]))[:n_rows]
+def warm_up(approximate):
+    """Let every kernel compile or load, which happens once per machine or process."""
+    from mbn import MultilayerBootstrapNetwork, neighbors
+
     rng = np.random.default_rng(0)
-    centers = rng.normal(0, 3, (20, 64)).astype(np.float32)
-    X = rng.standard_normal((n_rows, 64), dtype=np.float32)
-    X += centers[rng.integers(0, 20, n_rows)]
-    return X
+    X = rng.standard_normal((9000, 8), dtype=np.float32)
+    X.flags.writeable = False
+    MultilayerBootstrapNetwork(n_estimators=8).fit(X).transform(X[:20])
+    MultilayerBootstrapNetwork(n_estimators=8, max_samples=4500).fit(X).transform(X)
+    if approximate:
+        neighbors.approximate_rows(X, 64, "euclidean", 0)
+
+
+def synthetic_rows(path, n_rows):
+    """Rows around 20 centres, on disk."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 3, (20, N_FEATURES)).astype(np.float32)
+    X = np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, N_FEATURES))
+    for first in range(0, n_rows, 10_000):
+        size = min(10_000, n_rows - first)
+        X[first : first + size] = rng.standard_normal((size, N_FEATURES), dtype=np.float32)
+        X[first : first + size] += centres[rng.integers(0, 20, size)]
+    X.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def mnist_rows(n_rows, folder):
+    X, _, X_test, _ = load_mnist(folder)
+    return np.random.default_rng(0).permutation(np.vstack([X, X_test]))[:n_rows]
+
+
+def model_bytes(model, X):
+    """Memory of the fitted network, each array once and X not at all."""
+    arrays = [value for layer in model._layers for value in layer.values() if not np.may_share_memory(value, X)]
+    return sum({id(array): array.nbytes for array in [*arrays, model.components_]}.values())
+
+
+class PeakMemory:
+    """Largest memory that this process, and no file, holds meanwhile, beyond what it held before; in bytes."""
+
+    def __enter__(self):
+        self.before = self.peak = self._now()
+        self._done = threading.Event()
+        self._watch = threading.Thread(target=self._follow, daemon=True)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_):
+        self._done.set()
+        self._watch.join()
+        self.peak = max(self.peak, self._now()) - self.before
+
+    def _follow(self):
+        while not self._done.wait(0.02):
+            self.peak = max(self.peak, self._now())
+
+    def _now(self):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+
+def exponents(runs, least_rows=0):
+    """Slopes of seconds and memory over rows, both as logarithms, for every stage that takes a second or more."""
+    runs = [run for run in runs if run["rows"] >= least_rows]
+    slopes = {}
+    for name in (*STAGES, "fit", "total", "peak_gb"):
+        kept = [run for run in runs if run.get(name, 0) > (0 if name == "peak_gb" else 0.2)]
+        if len(kept) > 1:
+            slopes[name] = float(np.polyfit(*(np.log([run[key] for run in kept]) for key in ("rows", name)), 1)[0])
+    return slopes
+
+
+def show(part, result):
+    columns = ["k1", *STAGES, "fit", "total", "peak_gb", "model_gb", "x_gb"]
+    table(
+        f"{part}: seconds and GB",
+        ["rows", *columns],
+        [[run["rows"], run["k"][0], *(run.get(name, 0.0) for name in columns[1:])] for run in result["runs"]],
+    )
+    for name, slope in result["exponents"].items():
+        print(f"  {name} grows as rows ** {slope:.2f}")
 
 
 def draw(results, path):
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    for kind, mark in (("MNIST", "o-"), ("synthetic", "s--")):
-        runs = results.get(kind, [])
-        if runs:
-            rows = [run["rows"] for run in runs]
-            for stage in ("neighbors", "bottom", "upper", "total"):
-                axes[0].loglog(rows, [run[stage] for run in runs], mark, label=f"{kind}: {stage}", alpha=0.8)
-            axes[1].loglog(rows, [run["peak_gb"] for run in runs], mark, label=f"{kind}: peak memory")
-            axes[1].loglog(rows, [run["x_gb"] for run in runs], mark, alpha=0.4, label=f"{kind}: X itself")
-    axes[0].set_ylabel("seconds")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    styles = (("landmarks", "o-"), ("half", "s--"), ("mnist", "^:"))
+    for (part, style), colours in zip(styles, ("Blues", "Oranges", "Greens")):
+        runs = results.get(part, {}).get("runs", [])
+        if not runs:
+            continue
+        rows = [run["rows"] for run in runs]
+        shown = [name for name in (*STAGES, "fit", "total") if max(run.get(name, 0) for run in runs) > 1]
+        for name, shade in zip(shown, np.linspace(0.4, 1, len(shown))):
+            slope = results[part]["exponents"].get(name)
+            label = f"{part}: {name}" + ("" if slope is None else f" ({slope:.2f})")
+            times = [run.get(name) or np.nan for run in runs]
+            axes[0].loglog(rows, times, style, color=plt.get_cmap(colours)(shade), label=label)
+        axes[1].loglog(
+            rows, [run["peak_gb"] for run in runs], style, color=plt.get_cmap(colours)(0.9), label=f"{part}: peak"
+        )
+        axes[1].loglog(rows, [run["x_gb"] for run in runs], style, color=plt.get_cmap(colours)(0.4), label=f"{part}: X")
+    axes[0].set_ylabel("seconds (exponent)")
     axes[1].set_ylabel("GB")
     for axis in axes:
         axis.set_xlabel("rows")
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=6.5)
         axis.grid(which="both", alpha=0.2)
-    figure.suptitle("Fit of a multilayer bootstrap network at its defaults")
-    Path(path).parent.mkdir(exist_ok=True)
+    figure.suptitle("Multilayer bootstrap networks: growth with the number of rows")
     figure.savefig(path, dpi=120)
     print(f"Picture: {path}")
+
+
+# -- workers, and their ends
+
+
+def some_rows(n_rows):
+    with tempfile.TemporaryDirectory() as folder:
+        return np.array(synthetic_rows(Path(folder) / "X.npy", n_rows))
+
+
+def a_network(options, **settings):
+    from mbn import MultilayerBootstrapNetwork
+
+    return MultilayerBootstrapNetwork(n_estimators=options.n_estimators, random_state=0, **settings)
+
+
+def cluster(n_workers):
+    """Worker processes of one thread each."""
+    from dask.distributed import LocalCluster
+
+    return LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None)
+
+
+def dask_workers(options):
+    """Seconds of the layers on one and on two workers, fits taking turns."""
+    from dask.distributed import Client
+    from joblib import parallel_config
+    from threadpoolctl import threadpool_limits
+
+    from mbn import network
+
+    X = some_rows(options.dask_rows)
+    seconds = {1: [], 2: []}
+    answers = {}
+    for _ in range(3):
+        for n_workers in (1, 2):
+            with cluster(n_workers) as local, Client(local), parallel_config(backend="dask"), threadpool_limits(1):
+                a_network(options).fit(X[:2000])  # kernels load in every worker
+                with stopwatch((network, "_assign_bottom"), (network, "_assign_upper")) as times:
+                    answers[n_workers] = a_network(options).fit_transform(X)
+            seconds[n_workers].append([sum(times["_assign_bottom"]), sum(times["_assign_upper"])])
+    best = {n: np.min(np.sum(values, axis=1)) for n, values in seconds.items()}
+    result = {
+        "rows": options.dask_rows,
+        "seconds (bottom, upper)": seconds,
+        "ratio": best[1] / best[2],
+        "identical": bool((answers[1] == answers[2]).all()),
+    }
+    print(
+        f"Dask, {options.dask_rows} rows: one worker {best[1]:.1f} s, two {best[2]:.1f} s, ratio {result['ratio']:.2f}"
+    )
+    return result
+
+
+RESUMED = """
+import sys, time
+import numpy as np
+from pathlib import Path
+from mbn import MultilayerBootstrapNetwork
+folder, n_estimators = Path(sys.argv[1]), int(sys.argv[2])
+X = np.load(folder / "X.npy", mmap_mode="r")
+model = MultilayerBootstrapNetwork(n_estimators=n_estimators, memory=folder / "kept", random_state=0)
+print("ready", flush=True)
+began = time.perf_counter()
+Z = model.fit_transform(X)
+print(time.perf_counter() - began, flush=True)
+np.save(folder / "Z.npy", Z)
+"""
+
+
+def kills(options):
+    """Kill fits at random moments and start them again; then Dask workers."""
+    X = some_rows(options.kill_rows)
+    expected = a_network(options).fit_transform(X)
+    began = perf_counter()
+    expected = a_network(options).fit_transform(X)
+    undisturbed = perf_counter() - began
+    moments = np.random.default_rng(0).uniform(0, undisturbed, options.kills)
+    identical, left, resumed = 0, 0, []
+    for moment in moments:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            np.save(folder / "X.npy", X)
+            child = start_fit(folder, options)
+            child.stdout.readline()
+            time.sleep(moment)
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            child = start_fit(folder, options)
+            output = child.communicate()[0].split()
+            resumed.append(float(output[1]))
+            identical += child.returncode == 0 and bool((np.load(folder / "Z.npy") == expected).all())
+            left += len(list((folder / "kept").rglob("*.partial")))
+    result = {
+        "rows": options.kill_rows,
+        "kills": len(moments),
+        "identical": identical,
+        "partial files left": left,
+        "seconds undisturbed": undisturbed,
+        "seconds lost, mean": float(np.mean(moments + resumed) - undisturbed),
+    }
+    print(f"Kills of fits: {result}")
+    return {"fit": result, "dask worker": worker_kills(options, X, expected)}
+
+
+def start_fit(folder, options):
+    command = [sys.executable, "-W", "error", "-c", RESUMED, str(folder), str(options.n_estimators)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def worker_kills(options, X, expected):
+    from dask.distributed import Client
+    from joblib import parallel_config
+
+    undisturbed, disturbed, identical = [], [], 0
+    moments = [None, *np.random.default_rng(1).uniform(0.1, 0.9, options.worker_kills)]
+    for moment in moments:
+        with cluster(2) as local, Client(local), parallel_config(backend="dask"):
+            a_network(options).fit(X[:2000])
+            process = next(iter(local.workers.values())).pid
+            if moment is not None:
+                timer = threading.Timer(moment * undisturbed[0], os.kill, (process, signal.SIGKILL))
+                timer.start()
+            began = perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                answer = a_network(options).fit_transform(X)
+            (undisturbed if moment is None else disturbed).append(perf_counter() - began)
+            identical += bool((answer == expected).all())
+    result = {
+        "rows": options.kill_rows,
+        "fits": len(moments),
+        "identical": identical,
+        "seconds undisturbed": undisturbed[0],
+        "seconds with a kill": disturbed,
+    }
+    print(f"Kills of one of two Dask workers: {result}")
+    return result
 
 
 if __name__ == "__main__":

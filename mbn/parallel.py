@@ -81,13 +81,14 @@ def run(
     backend, n_outside = get_active_backend(prefer="threads")
     n_asked = n_jobs if n_jobs is not None else n_outside if n_outside is not None else backend.default_n_jobs
     if len(keys) < 2 or n_asked == 1:
+        shared = _read_only(shared)
         for key in keys:
-            yield key, function(*shared, *take(key))
+            yield key, function(*shared, *_read_only(take(key)))
         return
     n_threads = max(1, cpu_count() // min(effective_n_jobs(n_jobs), len(keys)))
     patience = None if getattr(backend, "supports_sharedmem", False) else _PATIENCE_SECONDS
     arrays: list[np.ndarray] = []
-    form = _take_apart(tuple(shared), arrays, 0)
+    form = _take_apart(_read_only(shared), arrays, 0)
     n_done = n_failures = 0
     with threadpool_limits(n_threads, user_api="blas"):
         while n_done < len(keys):
@@ -148,15 +149,16 @@ def _results(tasks, n_jobs, patience):
 
 def _task(n_threads, function, form, arrays, own):
     own_arrays: list[np.ndarray] = []
-    own_form = _take_apart(tuple(own), own_arrays, len(arrays))
+    own = _read_only(own)
+    own_form = _take_apart(own, own_arrays, len(arrays))
     if sum(array.nbytes for array in own_arrays) < _LARGE_BYTES:
-        own_form, own_arrays = tuple(own), []
+        own_form, own_arrays = own, []
     return delayed(_call)(os.getpid(), n_threads, function, form, own_form, *arrays, *own_arrays)
 
 
 def _call(parent, n_threads, function, form, own_form, *arrays):
     """Call the function in a worker; an error is returned, so that it is not taken for one of the backend."""
-    shared, own = _put_together(form, arrays), _put_together(own_form, arrays)
+    shared, own = (_read_only(_put_together(part, arrays)) for part in (form, own_form))
     try:
         if os.getpid() == parent:
             return function(*shared, *own), None
@@ -166,6 +168,23 @@ def _call(parent, n_threads, function, form, own_form, *arrays):
         if os.getpid() != parent:
             error.add_note(traceback.format_exc())
         return None, error
+
+
+def _read_only(values):
+    """The same values, arrays as views that cannot be written to, as workers of every backend may see them.
+
+    A compiled kernel exists once for arrays of either kind; this way one is enough.
+    """
+    if isinstance(values, np.ndarray):
+        view = np.asarray(values).view()
+        view.flags.writeable = False
+        return view
+    if sparse.issparse(values):
+        parts = tuple(map(_read_only, (values.data, values.indices, values.indptr)))
+        return type(values)(parts, shape=values.shape, copy=False)
+    if isinstance(values, dict):
+        return {key: _read_only(value) for key, value in values.items()}
+    return tuple(map(_read_only, values)) if isinstance(values, (list, tuple)) else values
 
 
 class _Place(int):
