@@ -28,7 +28,7 @@ from distill.students.network import initial_network
 
 DIGITS, CLASSES = load_digits(return_X_y=True)
 TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)
-SHORT = {"max_iter": 25, "random_state": 0}
+SHORT = {"max_iter": 15, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,17 @@ def curve():
 
 @parametrize_with_checks(
     [
-        MatrixGaussianCompressor(Distiller(teacher, hidden_layer_sizes=(8,), max_iter=5), max_iter=2, random_state=0)
-        for teacher in (KMeans(4, n_init=1, random_state=0), PCA(1))
+        MatrixGaussianCompressor(
+            Distiller(KMeans(4, n_init=1, random_state=0), hidden_layer_sizes=(8,), max_iter=5),
+            max_iter=2,
+            random_state=0,
+        ),
+        MatrixGaussianCompressor(
+            MLPRegressor(hidden_layer_sizes=8, max_iter=60, learning_rate_init=0.02), max_iter=4, random_state=0
+        ),
     ]
 )
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
