@@ -27,8 +27,9 @@ _DIRECT_OPERATIONS = 5e13
 # (the defaults) for 99.94 %.
 _DRAWN_CANDIDATES = 16
 _ROW_BLOCK = 1024
-# Direct assignment: rows of a task, and how many tasks there should be at least for few rows.
-_DIRECT_ROWS, _LEAST_ROWS, _TASKS = 8192, 256, 16
+_DIRECT_ROWS = 8192  # whose centroids are gathered once for each block
+# Few rows are cut into so many tasks, of no less rows than that.
+_TASKS, _LEAST_ROWS = 16, 128
 # New rows go through the layers so many at a time, which bounds the memory for their codes.
 _TRANSFORM_ROWS = 1 << 16
 _CLUSTERINGS_PER_TASK = 8
@@ -519,9 +520,10 @@ def _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, en
             for block in blocks(n_samples, _TRANSFORM_ROWS):
                 codes[block] = accelerator.assign_direct(X[block], reference, rows, used, device).T
             return codes
-        size = max(_LEAST_ROWS, min(_DIRECT_ROWS, -(-n_samples // _TASKS)))
         shared = (reference, rows, used, metric)
-        for block, found in run(_assign_direct, shared, blocks(n_samples, size), lambda b: (X[b],), n_jobs=n_jobs):
+        for block, found in run(
+            _assign_direct, shared, _tasks(n_samples, _DIRECT_ROWS), lambda b: (X[b],), n_jobs=n_jobs
+        ):
             codes[block] = found
         return codes
     n_neighbors = min(n_neighbors, reference.shape[0])
@@ -536,9 +538,7 @@ def _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, en
             )
         return codes
     shared = (reference, positions, rows, masks, metric)
-    for block, found in run(
-        _assign_neighbors, shared, blocks(n_samples, _ROW_BLOCK), lambda b: (X[b], nearest[b]), n_jobs=n_jobs
-    ):
+    for block, found in run(_assign_neighbors, shared, _tasks(n_samples), lambda b: (X[b], nearest[b]), n_jobs=n_jobs):
         codes[block] = found
     return codes
 
@@ -562,7 +562,7 @@ def _nearest(X, reference, metric, n_neighbors, n_jobs, device, entropy, complet
         return nearest
     norms = np.concatenate([neighbors.row_squares(reference[b]) for b in blocks(reference.shape[0], _TRANSFORM_ROWS)])
     shared = (reference, n_neighbors, nearness, norms)
-    for block, found in run(_nearest_rows, shared, blocks(X.shape[0], _ROW_BLOCK), lambda b: (X[b],), n_jobs=n_jobs):
+    for block, found in run(_nearest_rows, shared, _tasks(X.shape[0]), lambda b: (X[b],), n_jobs=n_jobs):
         nearest[block] = found
     return nearest
 
@@ -593,9 +593,7 @@ def _assign_upper(codes, state, n_codes, n_jobs):
         index = upper.index_all(np.ascontiguousarray(centroid_codes.T), n_codes)
         positions = bottom.position_table(rows, len(centroid_codes))
         shared = (index, positions, k, bits)
-        for block, part in run(
-            _match_ranked, shared, blocks(n_samples, _ROW_BLOCK), lambda b: (codes[b],), n_jobs=n_jobs
-        ):
+        for block, part in run(_match_ranked, shared, _tasks(n_samples), lambda b: (codes[b],), n_jobs=n_jobs):
             found[block] = part
         return found
     dense = k <= _DENSE_CENTROIDS and n_codes <= 256 and used.shape[1] <= 255
@@ -632,6 +630,11 @@ def _transform_block(layers, n_centroids, metric, assignment, n_neighbors, devic
     for n_codes, layer in zip(n_centroids, layers[1:]):
         codes = _assign_upper(codes, layer, n_codes, 1)
     return codes if projection is None else output.project(codes, n_centroids[-1], *projection)
+
+
+def _tasks(n_samples, most=None):
+    """Blocks of rows, of which there are enough for several workers."""
+    return blocks(n_samples, max(_LEAST_ROWS, min(most or _ROW_BLOCK, -(-n_samples // _TASKS))))
 
 
 def _rows_at_once(n_estimators, n_features, n_neighbors):

@@ -73,8 +73,20 @@ def project(codes, k, components, mean):
     The sum runs over the clusterings in their order, whatever the number of rows.
     """
     out = np.empty((len(codes), len(components)), np.float32)
-    _project(codes, k, np.ascontiguousarray(components.T), components @ mean, out)
+    _project(codes, k, np.ascontiguousarray(components.T), _shifts(components, mean), out)
     return out
+
+
+@njit(cache=True)
+def _shifts(components, mean):
+    """Where the mean lies on each component, summed in one order whatever the linear algebra library does."""
+    shifts = np.empty(len(components), np.float32)
+    for d in range(len(components)):
+        total = 0.0
+        for column in range(len(mean)):
+            total += np.float64(components[d, column]) * np.float64(mean[column])
+        shifts[d] = total
+    return shifts
 
 
 @njit(cache=True, nogil=True, boundscheck=False)

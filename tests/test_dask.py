@@ -1,0 +1,122 @@
+"""Fits on a cluster: the same bits as here, each large array sent once, and workers that die."""
+
+import os
+import signal
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from joblib import parallel_config
+from numpy.testing import assert_array_equal
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from distill import Distiller
+from mbn import MultilayerBootstrapNetwork, bottom, network, parallel
+
+distributed = pytest.importorskip("distributed")
+
+DIGITS = load_digits().data.astype(np.float32)
+# a cluster's own remarks while its workers start, die and stop are none of ours
+pytestmark = pytest.mark.filterwarnings("ignore:::distributed", "ignore::ResourceWarning", "ignore::RuntimeWarning")
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        warnings.catch_warnings(action="ignore"),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def a_network(**settings):
+    return MultilayerBootstrapNetwork(n_estimators=20, random_state=0, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"assignment": "direct", "k": [60, 20]}, {"max_samples": 700}])
+def test_a_cluster_gives_the_same_bits(client, settings, monkeypatch):
+    X = sparse.csr_array(DIGITS) if "k" in settings else DIGITS
+    here = a_network(**settings).fit(X)
+    Z, codes = here.transform(X), here.encode(X, one_hot=False)
+    threads = a_network(n_jobs=2, **settings).fit(X)
+    assert_array_equal(threads.transform(X), Z)
+    with parallel_config(backend="loky", n_jobs=2):
+        assert_array_equal(a_network(**settings).fit_transform(X), Z)
+    for kernel in ("assign_neighbors", "assign_direct"):  # tasks that ran in this process would fail
+        monkeypatch.setattr(bottom, kernel, None)
+    with parallel_config(backend="dask"):
+        there = a_network(**settings).fit(X)
+        assert_array_equal(there.transform(X), Z)
+        assert_array_equal(there.encode(X, one_hot=False), codes)
+
+
+def test_large_arrays_are_sent_once(client, monkeypatch):
+    sent = []
+    scatter = distributed.Client.scatter
+
+    def counted(self, data, *args, **kwargs):
+        sent.append(data)
+        return scatter(self, data, *args, **kwargs)
+
+    monkeypatch.setattr(distributed.Client, "scatter", counted)
+    reference, tall = np.ones((300, 300)), sparse.csr_array(np.eye(500))
+    with parallel_config(backend="dask"):
+        sums = [total for _, total in parallel.run(_sum_up, ([reference], tall), range(40), lambda i: (np.full(9, i),))]
+    assert_array_equal(sums, 90000 + 500 + 9 * np.arange(40))
+    assert sum(np.may_share_memory(array, reference) for array in sent) == 1
+    assert len(sent) == 4  # the reference and the three arrays of the sparse matrix
+
+
+def _sum_up(shared, tall, own):
+    return shared[0].sum() + tall.sum() + own.sum()
+
+
+def test_a_teacher_and_a_search_on_a_cluster(client):
+    X = DIGITS[:300]
+    teacher = make_pipeline(a_network(), KMeans(10, n_init=1, random_state=0))
+    distiller = Distiller(teacher, hidden_layer_sizes=(16,), max_iter=3, random_state=0)
+    search = GridSearchCV(a_network(), {"max_features": [0.3, 0.6]}, scoring=_spread, cv=2)
+    here = distiller.fit(X).predict_proba(X), search.fit(X).cv_results_["mean_test_score"]
+    with parallel_config(backend="dask"):
+        assert_array_equal(distiller.fit(X).predict_proba(X), here[0])
+        assert_array_equal(search.fit(X).cv_results_["mean_test_score"], here[1])
+
+
+def _spread(model, X, y=None):
+    return float(model.transform(X).std())
+
+
+def test_a_fit_survives_the_death_of_a_worker(tmp_path, monkeypatch):
+    X = DIGITS[:800]
+    Z = a_network().fit_transform(X)
+    marker = tmp_path / "killed"
+    match = network._match_lines
+
+    with (
+        warnings.catch_warnings(action="ignore"),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+        parallel_config(backend="dask"),
+    ):
+        monkeypatch.setattr(network, "_match_lines", _Deadly(match, marker))
+        assert_array_equal(a_network().fit_transform(X), Z)
+    assert marker.exists()
+
+
+class _Deadly:
+    """Kills the worker that calls it first, and is the function itself afterwards."""
+
+    def __init__(self, function, marker):
+        self.function, self.marker, self.parent = function, marker, os.getpid()
+
+    def __call__(self, *args):
+        if os.getpid() != self.parent and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.function(*args)
