@@ -62,6 +62,7 @@ class Checkpoint:
             raise ValueError(f"memory={memory!r} must be the path of a folder, a joblib.Memory with one, or None")
         self.folder = None if location is None else Path(location) / "mbn-layers"
         self.rows = None if location is None else digest_of_rows(X)
+        self.writes = self.folder is not None
 
     def load(self, parameters: dict) -> np.ndarray | None:
         """Return the codes of a layer, or None if they have to be computed.
@@ -82,7 +83,7 @@ class Checkpoint:
         try:
             with open(path, "rb") as file:
                 return _read(file, self._header(parameters))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._mention_other_rows(parameters)
         except OSError as error:
             self._warn(parameters, f"{path.name} cannot be read ({error})")
@@ -98,7 +99,7 @@ class Checkpoint:
         UserWarning
             If they cannot be written; no more is tried then.
         """
-        if self.folder is None:
+        if not self.writes:
             return
         path = self._path(parameters)
         try:
@@ -110,7 +111,7 @@ class Checkpoint:
                 "layers.",
                 stacklevel=4,
             )
-            self.folder = None
+            self.writes = False
 
     def _path(self, parameters):
         return self.folder / f"{_digest_of(parameters)}-{self.rows}.layer"

@@ -3,7 +3,6 @@
 import os
 import signal
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
