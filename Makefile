@@ -1,11 +1,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= data
+OLDEST ?= tests/test_common.py tests/test_pipeline.py tests/test_model_selection.py tests/test_caching.py
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook bench-spike-slab bench-student bench-uci bench-matrix-gaussian fuzz
+.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook bench-spike-slab bench-student bench-uci bench-matrix-gaussian bench-search docs fuzz test-oldest
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -24,6 +25,16 @@ demo: $(READY)  ## the main job on real data: a table, a picture and a student f
 
 test: $(READY)  ## all tests, the doctests with them
 	$(BIN)/python -m pytest
+
+test-oldest:  ## scikit-learn's checks and the pipelines with the oldest versions that are allowed (Python 3.11)
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[test]"
+	.venv-oldest/bin/python -m pytest -q $(OLDEST)
+
+docs: $(READY)  ## the documentation as HTML in docs/_build; warnings are errors
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo docs/_build/index.html
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -56,8 +67,11 @@ bench-uci: $(READY)  ## UCI regression sets: error and log-likelihood of uncerta
 bench-matrix-gaussian: $(READY)  ## matrix Gaussian posteriors on MNIST: bytes, error, calibration (DATA=folder)
 	$(BIN)/python benchmarks/matrix_gaussian.py --data $(DATA)
 
+bench-search: $(READY)  ## a search over compression against the sum of its parts
+	$(BIN)/python benchmarks/search.py
+
 fuzz: $(READY)  ## a million hostile student files
 	$(BIN)/python tests/fuzz_student_file.py --cases 1000000
 
 clean:  ## remove the environment and what was built
-	rm -rf $(VENV) build dist *.egg-info results
+	rm -rf $(VENV) .venv-oldest docs/_build build dist *.egg-info results

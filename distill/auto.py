@@ -29,9 +29,10 @@ from distill.students import training
 # Quick ones first: where a size is searched, later ones have to be smaller than what was found
 METHODS = ("codebook", "spike_slab", "matrix_gaussian", "random_code")
 # Bits per weight for which narrower networks are laid out
-_NARROW_BITS = {"codebook": (2.5, 4.0), "random_code": (1.0,)}
+_NARROW_BITS = {"codebook": (2.5, 4.0), "random_code": (6.0,)}
 _LEAST_UNITS = 4
-_SHRINK = 0.8
+# A network is made narrower only if that changes it, and a size is searched only where much can be won
+_WIDEST, _WORTH_TRYING = 0.8, 0.8
 _LEAST_BYTES = 64
 _N_HALVINGS = 5
 
@@ -71,8 +72,8 @@ class AutoCompressor(Compressor):
         teacher; of an MLP its own), or R^2 of numbers. The smallest file is kept that reaches it. Instead of a teacher
         that knows the rows of its own fit only, the wrapped network is asked. One of the two demands is needed.
     methods : "all" or sequence of str, default="all"
-        Which compressors are tried: "codebook", "spike_slab", "matrix_gaussian", "random_code". Codebooks are also
-        tried on narrower networks that imitate the wrapped one.
+        Which compressors are tried: "codebook", "spike_slab", "matrix_gaussian", "random_code". Codebooks and random
+        codes are tried on narrower networks that imitate the wrapped one, where that leaves more bits for a weight.
     effort : float, default=1.0
         Multiplies the training passes of all candidates, above 0; below 1 is faster and less good.
     refit : bool, default=True
@@ -252,7 +253,7 @@ class AutoCompressor(Compressor):
         if attempt.method == "matrix_gaussian":
             return MatrixGaussianCompressor(wrapped, learn_from="outputs", max_iter=_scaled(100, self.effort), **common)
         return RandomCodeCompressor(
-            wrapped, hidden_layer_sizes=attempt.hidden_layer_sizes, n_steps=_scaled(4000, self.effort), **common
+            wrapped, hidden_layer_sizes=attempt.hidden_layer_sizes, n_steps=_scaled(2000, self.effort), **common
         )
 
 
@@ -287,7 +288,7 @@ class _Search:
             sizes = {
                 lane: high if step == 0 else round((low * high) ** 0.5)
                 for lane, (low, high) in lanes.items()
-                if step == 0 or _SHRINK * high > low
+                if step == 0 or _WORTH_TRYING * high > low
             }
             first = len(self.attempts)
             tried = {lane: lane.at(size, self.network) for lane, size in sizes.items()}
@@ -326,9 +327,9 @@ class _Search:
     def _lanes(self) -> list["_Lane"]:
         lanes = []
         for method in _methods(self.auto.methods):
-            lanes.append(_Lane(method, None))
-            if len(self.network.weights) > 1:
-                lanes += [_Lane(method, bits) for bits in _NARROW_BITS.get(method, ())]
+            # Random codes of a wide network take long and are not better
+            widths = [] if method == "random_code" else [None]
+            lanes += [_Lane(method, bits) for bits in (*widths, *_NARROW_BITS.get(method, ()))]
         return lanes
 
     def _try(self, attempts: list[Attempt]) -> None:
@@ -369,10 +370,9 @@ class _Lane:
 
     def at(self, max_bytes: int, network: Network) -> list[Attempt]:
         """Return the attempt at this size, or none if there is nothing to be made narrower."""
-        if self.bits is None:
-            return [Attempt(self.method, max_bytes)]
-        sizes = narrower(network.layer_sizes, 8 * max_bytes / self.bits)
-        return [] if sizes is None else [Attempt(self.method, max_bytes, sizes)]
+        sizes = None if self.bits is None else narrower(network.layer_sizes, 8 * max_bytes / self.bits)
+        wanted = sizes is not None or self.bits is None or self.method == "random_code"
+        return [Attempt(self.method, max_bytes, sizes)] if wanted else []
 
 
 def narrower(layer_sizes: Sequence[int], n_parameters: float) -> tuple[int, ...] | None:
@@ -397,9 +397,9 @@ def narrower(layer_sizes: Sequence[int], n_parameters: float) -> tuple[int, ...]
         sizes = (layer_sizes[0], *sizes, layer_sizes[-1])
         return sum((n_inputs + 1) * n_outputs for n_inputs, n_outputs in pairwise(sizes))
 
-    shares = np.linspace(0, _SHRINK, 200)
+    shares = np.linspace(0, _WIDEST, 200)
     fitting = [hidden(share) for share in shares if count(hidden(share)) <= n_parameters]
-    if not fitting or fitting[-1] == hidden(_SHRINK):
+    if not fitting or fitting[-1] == hidden(_WIDEST):
         return None
     return fitting[-1]
 

@@ -17,7 +17,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ def size_scorer(estimator: Any, X: Any = None, y: Any = None) -> float:
         return -float(len(to_bytes(estimator[-1])))
 
 
-SCORING = MappingProxyType({"fidelity": fidelity_scorer, "size": size_scorer})
+SCORING = {"fidelity": fidelity_scorer, "size": size_scorer}
 """Both scorers under the names that `smallest_within`, `pareto_front` and `TradeOffDisplay` expect."""
 
 

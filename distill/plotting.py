@@ -35,6 +35,8 @@ class TradeOffDisplay:
         Positions of those that no other one beats, smallest first.
     labels : list of str or None
         What kind of candidate each is; kinds have colours.
+    labels_name : str or None
+        What the kinds are kinds of: the title of the legend.
     chosen : int or None
         Position of the one that was chosen.
 
@@ -59,6 +61,7 @@ class TradeOffDisplay:
         deviation: np.ndarray | None = None,
         front: np.ndarray | None = None,
         labels: Sequence[str] | None = None,
+        labels_name: str | None = None,
         chosen: int | None = None,
     ):
         self.n_bytes = n_bytes
@@ -66,6 +69,7 @@ class TradeOffDisplay:
         self.deviation = deviation
         self.front = front
         self.labels = labels
+        self.labels_name = labels_name
         self.chosen = chosen
 
     @classmethod
@@ -113,6 +117,7 @@ class TradeOffDisplay:
             deviation=None if deviation is None else np.asarray(deviation, float),
             front=front,
             labels=labels,
+            labels_name=color_by,
             chosen=chosen,
         )
         return display.plot(ax=ax, **line_kw)
@@ -164,7 +169,7 @@ class TradeOffDisplay:
         _name_bytes(ax.xaxis)
         ax.set(xlabel="student file (bytes)", ylabel="fidelity")
         ax.grid(alpha=0.25)
-        ax.legend(loc="lower right")
+        ax.legend(loc="lower right", title=self.labels_name)
         return self
 
 
@@ -441,8 +446,7 @@ class WeightCodesDisplay:
         order = np.argsort(self.codebooks.mean(axis=0))
         ranks = np.argsort(order)
         shown = np.where(self.codes < 0, np.nan, ranks[np.maximum(self.codes, 0)])
-        colours = pyplot.get_cmap("coolwarm", n_codewords).copy()
-        colours.set_bad("0.85")
+        colours = pyplot.get_cmap("coolwarm", n_codewords).with_extremes(bad="0.45")
         style = {"cmap": colours, "vmin": -0.5, "vmax": n_codewords - 0.5, "aspect": "auto", "interpolation": "nearest"}
         self.axes_[0].imshow(shown, **{**style, **image_kw})
         unused = np.all(self.codes < 0, axis=1).sum()
