@@ -187,6 +187,7 @@ def test_mean_var_and_every_selection(student):
         ({"selection": "best"}, "'argmax'"),
         ({"kl_margin": 12.0}, "kl_margin"),
         ({"bits_per_weight": 0.0}, "bits_per_weight"),
+        ({"temperature": 0.0}, "temperature"),
         ({"checkpoint": "x", "random_state": None}, "int as random_state"),
     ],
 )

@@ -26,13 +26,16 @@ LAYOUTS = {
 OUTPUTS = ("softmax", "logistic", "identity")
 
 
+TEMPERATURE = 1.7
+
+
 def losses(output):
+    square = TEMPERATURE**2
     if output == "softmax":
-        return lambda sums, targets: torch.nn.functional.cross_entropy(sums, targets)
+        return lambda sums, targets: square * torch.nn.functional.cross_entropy(sums / TEMPERATURE, targets)
     if output == "logistic":
-        return lambda sums, targets: (
-            torch.nn.functional.binary_cross_entropy_with_logits(sums, targets, reduction="none").sum(dim=1).mean()
-        )
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits
+        return lambda sums, targets: square * entropy(sums / TEMPERATURE, targets, reduction="none").sum(dim=1).mean()
     return lambda sums, targets: torch.nn.functional.mse_loss(sums / 2, targets / 2)
 
 
@@ -48,7 +51,7 @@ def problem(layout, output="softmax", activation="tanh", n_rows=40, seed=0):
     targets = 3 * network.outputs(inputs, other)
     if output != "identity":
         targets = torch.softmax(targets, dim=1)
-    rows = Rows(inputs, targets, losses(output), output, torch.tensor(2.0))
+    rows = Rows(inputs, targets, losses(output), output, torch.tensor(2.0), TEMPERATURE)
     return network, rows, numbers, scales
 
 

@@ -72,8 +72,11 @@ class RandomCodeCompressor(Compressor):
         sampling, or the most probable under the posterior.
     kl_margin : float, default=0.0
         Bits by which a block's information stays below `bits_per_block`.
+    temperature : float, default=2.0
+        What outputs are divided by before they become probabilities that are imitated, above 0. At 1 only likely labels
+        count.
     batch_size : int, default=256
-    learning_rate_init : float, default=1e-2
+    learning_rate_init : float, default=2e-2
         Adam's, for shares of information; other parameters have fixed fractions of it.
     checkpoint : str, path or None, default=None
         A directory. If it is given, the state of the work is saved there every 20 seconds, an interrupted fit goes on
@@ -154,8 +157,9 @@ class RandomCodeCompressor(Compressor):
         n_refinements: int = 2,
         selection: str = "argmax",
         kl_margin: float = 0.0,
+        temperature: float = 2.0,
         batch_size: int = 256,
-        learning_rate_init: float = 1e-2,
+        learning_rate_init: float = 2e-2,
         checkpoint: str | os.PathLike | None = None,
         n_calibration: int | None = None,
         validation_fraction: float = 0.1,
@@ -177,6 +181,7 @@ class RandomCodeCompressor(Compressor):
         self.n_refinements = n_refinements
         self.selection = selection
         self.kl_margin = kl_margin
+        self.temperature = temperature
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.checkpoint = checkpoint
@@ -206,7 +211,8 @@ class RandomCodeCompressor(Compressor):
         for name, least in (("n_steps", 1), ("n_steps_between_blocks", 0), ("n_refinements", 0), ("batch_size", 1)):
             check_scalar(getattr(self, name), name, Integral, min_val=least)
         check_scalar(self.kl_margin, "kl_margin", Real, min_val=0, max_val=self.bits_per_block - 1)
-        check_scalar(self.learning_rate_init, "learning_rate_init", Real, min_val=0, include_boundaries="neither")
+        for name in ("temperature", "learning_rate_init"):
+            check_scalar(getattr(self, name), name, Real, min_val=0, include_boundaries="neither")
         if self.n_calibration is not None:
             check_scalar(self.n_calibration, "n_calibration", Integral, min_val=2)
         check_scalar(
@@ -236,12 +242,12 @@ class RandomCodeCompressor(Compressor):
             calibration.seed,
         )
         shared = SharedNetwork(layout, smaller.activation)
-        imitation, learned, held_out = _rows(network, shared, calibration)
+        imitation, learned, held_out = _rows(network, shared, calibration, float(self.temperature))
         start = network if smaller.layer_sizes == network.layer_sizes else smaller
         means, log_scales = starting_point(shared, start, settings.kl_margin)
         learner = Learner(shared, learned, held_out, means, log_scales, settings, stage.step)
         if self.checkpoint is not None:
-            learner.resume(self.checkpoint, _fingerprint(network, layout, settings, calibration))
+            learner.resume(self.checkpoint, _fingerprint(learner, network, calibration))
         codes, scales = learner.run()
         learner.forget()
         data = container.pack(smaller, [codec.encode(layout, codes, scales)])
@@ -400,19 +406,22 @@ def starting_point(
     return shared.gather(parts), torch.log(torch.tensor(scales, dtype=torch.float32))
 
 
-def _rows(network: Network, shared: SharedNetwork, calibration: Calibration) -> tuple[Imitation, Rows, Rows]:
+def _rows(
+    network: Network, shared: SharedNetwork, calibration: Calibration, temperature: float = 1.0
+) -> tuple[Imitation, Rows, Rows]:
     """Return what is imitated, and rows with its outputs: to learn from, and held out."""
     outputs = [layer_outputs(network, rows)[-1] for rows in (calibration.learned, calibration.held_out)]
-    imitation = Imitation(network, outputs[0])
+    imitation = Imitation(network, outputs[0], temperature)
     unit = torch.from_numpy(imitation.unit)
     learned, held_out = (
-        Rows(shared.project(inputs), imitation.targets(wanted), imitation.loss, network.output, unit)
+        Rows(shared.project(inputs), imitation.targets(wanted), imitation.loss, network.output, unit, temperature)
         for inputs, wanted in zip((calibration.learned, calibration.held_out), outputs)
     )
     return imitation, learned, held_out
 
 
-def _fingerprint(network: Network, layout: Layout, settings: LearnerSettings, calibration: Calibration) -> str:
+def _fingerprint(learner: Learner, network: Network, calibration: Calibration) -> str:
     """Return what a saved state must agree with."""
     arrays = (*network.weights, *network.biases, calibration.learned, calibration.held_out)
-    return joblib.hash((network.activation, network.output, arrays, astuple(layout), astuple(settings)))
+    settings = (*astuple(learner.layout), *astuple(learner.settings), learner.learned.temperature)
+    return joblib.hash((network.activation, network.output, arrays, settings))

@@ -129,6 +129,8 @@ class Rows:
     output : {"identity", "softmax", "logistic"}
         The loss is squared error in units of `unit`, cross-entropy of classes, or of every output.
     unit : Tensor of shape (n_outputs,)
+    temperature : float
+        What sums are divided by before they become probabilities; the loss is cross-entropy times its square.
     """
 
     inputs: Tensor
@@ -136,6 +138,7 @@ class Rows:
     loss: Callable[[Tensor, Tensor], Tensor]
     output: str
     unit: Tensor
+    temperature: float = 1.0
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -294,9 +297,9 @@ def _touched(network: SharedNetwork, layer: int, column: Tensor, scales: Tensor)
 def _weighted(slopes: Tensor, sums: Tensor, rows: Rows) -> Tensor:
     """Return slopes, shape (n_rows, n, n_outputs), times a root of the loss's second derivative by the sums."""
     if rows.output == "softmax":
-        share = nn.functional.softmax(sums, dim=1)[:, None]
+        share = nn.functional.softmax(sums / rows.temperature, dim=1)[:, None]
         return (slopes - (slopes * share).sum(dim=2, keepdim=True)) * share.sqrt()
     if rows.output == "logistic":
-        share = torch.sigmoid(sums)[:, None]
+        share = torch.sigmoid(sums / rows.temperature)[:, None]
         return slopes * torch.sqrt(share * (1 - share))
     return slopes * ((2 / sums.shape[1]) ** 0.5 / rows.unit)

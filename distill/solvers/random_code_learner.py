@@ -52,7 +52,7 @@ class LearnerSettings:
     n_steps_between_blocks: int = 5
     n_refinements: int = 2
     batch_size: int = 256
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     selection: str = "argmax"
     kl_margin: float = 0.0
     seed: int = 0
