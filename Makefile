@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook bench-spike-slab bench-student bench-uci bench-matrix-gaussian bench-search docs fuzz test-oldest
+.PHONY: help setup demo test lint format check clean bench-mnist bench-scale bench-codebook bench-random-code bench-spike-slab bench-student bench-uci bench-matrix-gaussian bench-search docs fuzz test-oldest
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -54,6 +54,9 @@ bench-scale: $(READY)  ## growth of the teacher's fit with the number of rows (D
 
 bench-codebook: $(READY)  ## codebooks on MNIST: bytes against error (DATA=folder)
 	$(BIN)/python benchmarks/codebook.py --data $(DATA)
+
+bench-random-code: $(READY)  ## random codes on MNIST: bytes against error, Mean-KL against Mean-Var (DATA=folder)
+	$(BIN)/python benchmarks/random_code.py --data $(DATA)
 
 bench-spike-slab: $(READY)  ## selection in simulations, pruning on MNIST (DATA=folder)
 	$(BIN)/python benchmarks/spike_slab.py --data $(DATA)
