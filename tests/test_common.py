@@ -16,7 +16,14 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import distill
-from distill import CodebookCompressor, Distiller, MatrixGaussianCompressor, RandomCodeCompressor, SpikeSlabCompressor
+from distill import (
+    AutoCompressor,
+    CodebookCompressor,
+    Distiller,
+    MatrixGaussianCompressor,
+    RandomCodeCompressor,
+    SpikeSlabCompressor,
+)
 from distill.base import StudentMixin
 from mbn import MultilayerBootstrapNetwork
 
@@ -45,6 +52,7 @@ ESTIMATORS = [
     Distiller(Ridge(), **SMALL),
     Distiller(IsolationForest(n_estimators=5, random_state=0), weight_dtype="float16", **SMALL),
     *(compressor(CLUSTERS, **parameters) for compressor, parameters in QUICK.items()),
+    AutoCompressor(CLUSTERS, max_bytes=10**5, methods=["codebook"], effort=0.02, refit=False),
     RandomCodeCompressor(EMBEDDING, **QUICK[RandomCodeCompressor]),
     SpikeSlabCompressor(MLPRegressor(**NETWORK), **QUICK[SpikeSlabCompressor]),
     CodebookCompressor(MLPClassifier(**NETWORK), **QUICK[CodebookCompressor]),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
-from sklearn.cluster import DBSCAN, KMeans
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
-from sklearn.decomposition import PCA
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import VarianceThreshold
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import (
@@ -18,11 +18,10 @@ from sklearn.model_selection import (
     cross_validate,
     train_test_split,
 )
-from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from distill import AutoCompressor, CodebookCompressor, Distiller, RandomCodeCompressor, SpikeSlabCompressor, load
+from distill import CodebookCompressor, Distiller, SpikeSlabCompressor, load
 from distill.model_selection import SCORING, fidelity_scorer, pareto_front, size_scorer, smallest_within
 from distill.pipeline import to_bytes
 

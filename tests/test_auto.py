@@ -1,0 +1,137 @@
+"""AutoCompressor keeps what meets the demand."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from sklearn.cluster import DBSCAN, KMeans
+from sklearn.datasets import load_digits, make_moons
+from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPRegressor
+
+from distill import AutoCompressor, Distiller, load
+from distill.auto import METHODS, narrower
+from distill.model_selection import pareto_front
+
+DIGITS, LABELS = load_digits(return_X_y=True)
+X, X_NEW, y, y_new = train_test_split(DIGITS, LABELS, random_state=0)
+QUICK = {"methods": ["codebook"], "effort": 0.2, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def student():
+    return Distiller(KMeans(10, n_init=1, random_state=0), hidden_layer_sizes=(128, 32), random_state=0).fit(X)
+
+
+@pytest.fixture(scope="module")
+def small(student):
+    return AutoCompressor(FrozenEstimator(student), max_bytes=2048, **QUICK).fit(X)
+
+
+def test_digits_in_two_kilobytes_agree_with_the_student(small, student):
+    assert small.nbytes_ == len(small.to_bytes()) <= 2048
+    assert np.mean(small.predict(X_NEW) == student.predict(X_NEW)) >= 0.97
+    assert_array_equal(load(small.to_bytes()).predict(X_NEW), small.predict(X_NEW))
+    # A narrower network with more bits for a weight is what such a budget wants
+    assert small.best_params_["hidden_layer_sizes"] < (128, 32)
+
+
+def test_what_was_tried_is_told(small):
+    results = small.search_results_
+    assert len(results["params"]) == len(results["mean_test_fidelity"]) == len(results["mean_test_size"]) == 3
+    assert results["params"][small.best_index_] == small.best_params_
+    assert small.best_fidelity_ == results["mean_test_fidelity"].max()
+    assert small.best_index_ == pareto_front(results)[-1]
+    assert (results["mean_test_size"] >= -2048).all()
+    assert sum(small.report_["bytes"].values()) == small.nbytes_
+
+
+def test_the_smallest_file_of_a_demanded_fidelity(student):
+    auto = AutoCompressor(FrozenEstimator(student), min_fidelity=0.9, **QUICK).fit(X)
+    fidelity, n_bytes = auto.search_results_["mean_test_fidelity"], -auto.search_results_["mean_test_size"]
+    assert n_bytes[auto.best_index_] == n_bytes[fidelity >= 0.9].min()
+    assert auto.score(X_NEW) > 0.85 and auto.nbytes_ < 1000
+    with pytest.raises(
+        ValueError, match=r"min_fidelity=0.9 was not reached within 120 bytes: the best one reached 0\."
+    ):
+        auto.set_params(max_bytes=120).fit(X)
+    with pytest.raises(ValueError, match="no file of max_bytes=20 could be made: CodebookCompressor: "):
+        auto.set_params(max_bytes=20, min_fidelity=None).fit(X)
+    assert auto.nbytes_ < 1000  # a fit that fails leaves it as it was
+
+
+def test_the_winner_is_fitted_to_all_rows_unless_it_is_not(student):
+    teacher = Distiller(KMeans(4, n_init=1, random_state=0), hidden_layer_sizes=(16,), max_iter=5)
+    auto = AutoCompressor(teacher, max_bytes=600, **QUICK)
+    kept, fitted = clone(auto).set_params(refit=False).fit(X), clone(auto).fit(X)
+    assert len(kept.estimator_.teacher_.labels_) == round(0.8 * len(X)) and len(
+        fitted.estimator_.teacher_.labels_
+    ) == len(X)
+    assert kept.best_params_ == fitted.best_params_ and kept.best_fidelity_ == fitted.best_fidelity_
+    assert kept.score(X_NEW) == pytest.approx(kept.best_fidelity_, abs=0.1)
+
+
+def test_workers_change_nothing(student):
+    auto = AutoCompressor(FrozenEstimator(student), max_bytes=700, **QUICK)
+    files = [auto.set_params(n_jobs=n_jobs).fit(X[:500]).to_bytes() for n_jobs in (None, 2)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "target"),
+    [
+        (Distiller(PCA(2), hidden_layer_sizes=(24,), max_iter=10), "transform"),
+        (Distiller(LogisticRegression(max_iter=500), target="decision_function", hidden_layer_sizes=(24,)), "predict"),
+        (MLPRegressor((24,), early_stopping=True, random_state=0), "predict"),
+    ],
+    ids=["embedding", "decision values", "regressor"],
+)
+def test_numbers_are_compared_as_numbers(estimator, target):
+    auto = AutoCompressor(estimator, max_bytes=900, **QUICK).fit(X / 16, y)
+    assert auto.nbytes_ <= 900 and auto.best_fidelity_ > 0.7
+    assert getattr(load(auto.to_bytes()), target)(X_NEW / 16).shape[0] == len(X_NEW)
+    assert auto.score(X_NEW / 16) == pytest.approx(auto.best_fidelity_, abs=0.1)
+
+
+def test_a_teacher_that_knows_only_its_own_rows():
+    rows, _ = make_moons(400, noise=0.05, random_state=0)
+    student = Distiller(DBSCAN(eps=0.2), hidden_layer_sizes=(24,), random_state=0)
+    auto = AutoCompressor(student, max_bytes=250, **QUICK).fit(rows)
+    assert auto.nbytes_ <= 250 and auto.best_fidelity_ > 0.9
+
+
+def test_every_method_takes_part(student):
+    frozen = FrozenEstimator(student)
+    auto = AutoCompressor(frozen, max_bytes=1500, effort=0.02, random_state=0, refit=False).fit(X[:300])
+    assert {parameters["method"] for parameters in auto.search_results_["params"]} == set(METHODS)
+    assert not any(auto.search_results_["error"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "max_bytes and min_fidelity are both None"),
+        ({"max_bytes": 0}, "max_bytes == 0"),
+        ({"min_fidelity": 1.5}, "min_fidelity == 1.5"),
+        ({"max_bytes": 500, "methods": ["zip"]}, r"methods must be 'all' or some of 'codebook'.*got \['zip'\]"),
+        ({"max_bytes": 500, "methods": []}, "methods must be"),
+        ({"max_bytes": 500, "effort": 0}, "effort == 0"),
+        ({"max_bytes": 500, "validation_fraction": 1}, "validation_fraction == 1"),
+    ],
+)
+def test_wrong_parameters_are_refused(student, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        AutoCompressor(FrozenEstimator(student), **parameters).fit(X)
+
+
+def test_narrower_networks_have_about_as_many_parameters_as_asked():
+    for n_parameters in (1000, 3000, 10000):
+        sizes = (64, *narrower((64, 256, 64, 10), n_parameters), 10)
+        count = sum((n_inputs + 1) * n_outputs for n_inputs, n_outputs in pairwise(sizes))
+        assert 0.9 * n_parameters < count <= n_parameters
+    assert narrower((64, 256, 64, 10), 200) is None and narrower((64, 10), 100) is None
