@@ -127,7 +127,8 @@ class JitteredRows:
             self.pool = (noise * (self.deviation * self.varies)).to(inputs.device)
         self.n_taken += 1
         start = int(torch.randint(len(self.pool) - len(index) + 1, (1,), generator=self.generator))
-        return inputs + self.pool[start : start + len(index)], *others
+        # What was taken is a copy: the noise goes into it without another one
+        return inputs.add_(self.pool[start : start + len(index)]), *others
 
 
 def typical_gap(rows: DenseRows | SparseRows, seed: int) -> float:
