@@ -123,7 +123,10 @@ class MovingPerceptron(CodebookPerceptron):
             positions.append(nn.Parameter(weight / (_POSITION_PACE * deviation)))
             self.register_buffer(f"deviation_{index}", _POSITION_PACE * deviation)
             self.register_buffer(f"groups_{index}", torch.tensor(layer.groups))
-            self.register_buffer(f"zero_{index}", (weight == 0) & torch.tensor(bool((layer.codebooks == 0).any())))
+            zero = (weight == 0) if (layer.codebooks == 0).any() else None
+            self.register_buffer(f"zero_{index}", zero)
+            start = torch.tensor(np.ascontiguousarray(layer.codes.T), dtype=torch.int64)
+            self.register_buffer(f"code_{index}", None if zero is None else start)
         self.positions = nn.ParameterList(positions)
 
     @torch.no_grad()
@@ -140,8 +143,8 @@ class MovingPerceptron(CodebookPerceptron):
         of_neurons = levels[getattr(self, f"groups_{index}")]
         lowest, highest = (end.detach() for end in of_neurons.aminmax(dim=1, keepdim=True))
         position = self._position(index).clamp(lowest, highest)
-        straight = torch.where(getattr(self, f"zero_{index}"), 0.0, position - position.detach())
-        return of_neurons.gather(1, codes) + straight
+        straight, zero = position - position.detach(), getattr(self, f"zero_{index}")
+        return of_neurons.gather(1, codes) + (straight if zero is None else torch.where(zero, 0.0, straight))
 
     def _position(self, index: int) -> Tensor:
         return self.positions[index] * getattr(self, f"deviation_{index}")
@@ -155,8 +158,8 @@ class MovingPerceptron(CodebookPerceptron):
         for middle in between.unbind(dim=1):
             rank += position > middle[:, None]
         codes = order[groups].gather(1, rank)
-        start = getattr(self, f"place_{index}") % levels.shape[1]
-        return torch.where(getattr(self, f"zero_{index}"), start, codes)
+        zero = getattr(self, f"zero_{index}")
+        return codes if zero is None else torch.where(zero, getattr(self, f"code_{index}"), codes)
 
 
 def _numbers(layer: CodebookLayer) -> list[np.ndarray]:
