@@ -121,8 +121,9 @@ def settings_to_try(seed):
         for solver in ("kmeans", "cd", "gradient"):
             if solver != "gradient" or (seed == 0 and bits < 3):
                 yield {"solver": solver, "bits": bits, "max_iter": 0}
+    for bits in (1, 2):
+        yield {"solver": "kmeans", "bits": bits}
         yield {"solver": "cd", "bits": bits}
-    yield {"solver": "kmeans", "bits": 1}
     for bits in BEST:
         yield {"solver": "cd", "bits": bits, **BEST[bits]}
     for rate in RATES:

@@ -47,7 +47,7 @@ SIMULATIONS = {
     "structure": {"n_features": 1000, "hidden_layer_sizes": (16, 8)},
 }
 SELECTION = {"prior_inclusion": 1e-4, "eliminate": True, "learning_rate_init": 1e-2, "max_iter": 40}
-LENET_DENSITIES = (0.05, 0.03)
+LENET_DENSITIES = (0.05,)
 LENET = {"max_iter": 40, "fine_tune_iter": 15}
 # On top of the density: bits and what a bit is worth
 CODEBOOKS = {0.08: {"bits": 3}, 0.05: {"bits": 3}}
@@ -63,6 +63,7 @@ def main():
     )
     line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where fitted networks are kept")
     line.add_argument("--parts", default="selection,structure,lenet,student", help="which of them to run")
+    line.add_argument("--densities", type=float, nargs="+", default=LENET_DENSITIES, help="of LeNet-300-100")
     line.add_argument("--data-sets", type=int, default=N_DATA_SETS, help="of each simulation")
     options = line.parse_args()
     memory = joblib.Memory(options.cache, verbose=0)
@@ -71,7 +72,7 @@ def main():
         if part in SIMULATIONS:
             results[part] = bench_simulation(part, options.data_sets, memory)
         if part == "lenet":
-            results[part] = bench_lenet(load_mnist(options.data), options.seeds, memory)
+            results[part] = bench_lenet(load_mnist(options.data), options.seeds, memory, options.densities)
         if part == "student":
             results[part] = bench_student(load_mnist(options.data), options.seeds, memory, options.labels, options.out)
         write_json(options.out, results)  # after every part, so that none is lost
@@ -234,7 +235,7 @@ def prune_by_magnitude(compressor, X, y=None, rule=MAGNITUDE):
 # (c) LeNet-300-100
 
 
-def bench_lenet(images, n_seeds, memory):
+def bench_lenet(images, n_seeds, memory, densities):
     X, y, X_test, y_test = images
     runs = []
     for seed in range(n_seeds):
@@ -242,7 +243,7 @@ def bench_lenet(images, n_seeds, memory):
         estimator = as_classifier(arrays, X, y)
         base = 100 * float(np.mean(estimator.predict(X_test) != y_test))
         n_all = sum(weight.size for weight in arrays[0])
-        for density in LENET_DENSITIES:
+        for density in densities:
             pruned = memory.cache(prune, ignore=["X", "y", "estimator"])(
                 arrays, {**LENET, "density": density}, seed, X=X, y=y, estimator=estimator
             )
