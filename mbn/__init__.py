@@ -1,13 +1,14 @@
 """Multilayer bootstrap networks: clusterings of random data points, layer upon layer."""
 
-__all__ = ["MultilayerBootstrapNetwork"]
+from importlib import import_module
+
+_HOMES = {"MultilayerBootstrapNetwork": "mbn.network", "in_blocks": "mbn.rows"}
+__all__ = ["MultilayerBootstrapNetwork", "in_blocks"]
 
 
 def __getattr__(name: str):
-    if name == "MultilayerBootstrapNetwork":
-        from mbn.network import MultilayerBootstrapNetwork
-
-        return MultilayerBootstrapNetwork
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'mbn' has no attribute {name!r}")
 
 

@@ -626,6 +626,8 @@ def _match_lines(centroid_lines, rows, used, n_codes, dense, lines, group):
 
 def _transform_block(layers, n_centroids, metric, assignment, n_neighbors, device, projection, X):
     """Send prepared rows through all layers; on to the principal components if there is a projection."""
+    if sparse.issparse(layers[0]["reference"]) != sparse.issparse(X):  # fitted on rows of the other kind
+        X = X.toarray() if sparse.issparse(X) else sparse.csr_array(X)
     codes = _assign_bottom(X, layers[0], metric, assignment, n_neighbors, 1, device)
     for n_codes, layer in zip(n_centroids, layers[1:]):
         codes = _assign_upper(codes, layer, n_codes, 1)

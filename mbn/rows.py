@@ -4,6 +4,7 @@ X may be an array, a memory-mapped file or a CSR matrix, of any type of numbers.
 as a whole.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +111,41 @@ class Rows:
     def blocks(self) -> list[slice]:
         """Slices of rows that are read at once."""
         return blocks(self.shape[0], max(1, _READ_VALUES // max(1, self.X.shape[1])))
+
+
+def in_blocks(method: Callable, X: Any, *, n_rows: int = 65536) -> Iterator[tuple[slice, Any]]:
+    """Call a method that answers row by row with a block of rows after the other.
+
+    For what is too large to be answered at once: rows of a memory-mapped file, answers that go to another one.
+
+    Parameters
+    ----------
+    method : callable
+        Such as the `predict` of a fitted pipeline or student.
+    X : ndarray or CSR of shape (n_samples, n_features)
+    n_rows : int, default=65536
+        Rows of a block.
+
+    Yields
+    ------
+    block : slice
+    answer
+        What the method gives for ``X[block]``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mbn import in_blocks
+    >>> X, out = np.arange(10.0).reshape(5, 2), np.empty(5)
+    >>> for block, answer in in_blocks(lambda rows: rows.sum(axis=1), X, n_rows=2):
+    ...     out[block] = answer
+    >>> out
+    array([ 1.,  5.,  9., 13., 17.])
+    """
+    if n_rows < 1:
+        raise ValueError(f"n_rows={n_rows} must be 1 or more")
+    for block in blocks(X.shape[0], n_rows):
+        yield block, method(X[block])
 
 
 def fit_preparation(X: Any, metric: str) -> Preparation:
