@@ -49,11 +49,9 @@ SIMULATIONS = {
 SELECTION = {"prior_inclusion": 1e-4, "eliminate": True, "learning_rate_init": 1e-2, "max_iter": 40}
 LENET_DENSITIES = (0.05,)
 LENET = {"max_iter": 40, "fine_tune_iter": 15}
-# On top of the density: bits and what a bit is worth
-CODEBOOKS = {0.08: {"bits": 3}, 0.05: {"bits": 3}}
-CODEBOOK = {"n_calibration": None, "max_iter": 20}
+CODEBOOK = {"bits": 3, "n_calibration": None, "max_iter": 10}
 MAGNITUDE = "layers"
-STUDENT = {"density": 0.1, "max_iter": 30, "fine_tune_iter": 15}
+STUDENT = {"density": 0.1, "max_iter": 20, "fine_tune_iter": 10}
 
 
 def main():
