@@ -157,12 +157,12 @@ def simulate(kind, seed, settings):
     found["magnitude"] = {**judged(used, predictions, perf_counter() - began), "widths": widths(student.network)}
 
     began = perf_counter()
-    lasso = LassoCV(cv=3, alphas=30, random_state=seed).fit(X, y)
+    lasso = LassoCV(cv=3, alphas=20, eps=1e-2, max_iter=10_000, random_state=seed).fit(X.astype(np.float64), y)
     found["lasso"] = judged(lasso.coef_ != 0, lasso.predict(X_test), perf_counter() - began)
 
     # The forest ranks inputs and selects none: it is told how many there are
     began = perf_counter()
-    forest = RandomForestRegressor(40, max_features=0.1, min_samples_leaf=5, max_samples=0.5, random_state=seed)
+    forest = RandomForestRegressor(30, max_features=0.1, min_samples_leaf=5, max_samples=0.5, random_state=seed)
     forest.fit(X, y)
     best = np.isin(np.arange(X.shape[1]), np.argsort(-forest.feature_importances_)[:N_RELEVANT])
     found["forest"] = judged(best, forest.predict(X_test), perf_counter() - began)
