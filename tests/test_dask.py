@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,8 +48,9 @@ def test_a_cluster_gives_the_same_bits(client, settings, monkeypatch):
     Z, codes = here.transform(X), here.encode(X, one_hot=False)
     threads = a_network(n_jobs=2, **settings).fit(X)
     assert_array_equal(threads.transform(X), Z)
-    with parallel_config(backend="loky", n_jobs=2):
-        assert_array_equal(a_network(**settings).fit_transform(X), Z)
+    if not settings:
+        with parallel_config(backend="loky", n_jobs=2):
+            assert_array_equal(a_network(**settings).fit_transform(X), Z)
     for kernel in ("assign_neighbors", "assign_direct"):  # tasks that ran in this process would fail
         monkeypatch.setattr(bottom, kernel, None)
     with parallel_config(backend="dask"):
@@ -119,3 +123,10 @@ class _Deadly:
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return self.function(*args)
+
+
+def test_a_student_labels_the_blocks_of_a_dask_array():
+    example = Path(__file__).parent.parent / "examples" / "dask_map_blocks.py"
+    shown = subprocess.run([sys.executable, example], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "the same labels as here: True" in shown.stdout
