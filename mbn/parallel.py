@@ -4,6 +4,7 @@ Tasks depend on their arguments only, so that each may run anywhere, in any orde
 that ran it is gone.
 """
 
+import multiprocessing
 import os
 import time
 import traceback
@@ -104,7 +105,12 @@ def run(
                         n_failures = 0
             except _TaskError as failed:
                 raise failed.error from None
-            except TimeoutError:
+            except multiprocessing.TimeoutError:
+                warnings.warn(
+                    f"No result for {patience:.0f} s; {len(keys) - n_done} of {len(keys)} tasks are run again. The result "
+                    "does not change.",
+                    stacklevel=2,
+                )
                 patience *= 2
             except Exception as error:
                 n_failures += 1

@@ -1,0 +1,120 @@
+"""Tasks on workers that fail, get lost or never answer."""
+
+import warnings
+
+import numpy as np
+import pytest
+from joblib import parallel_config, register_parallel_backend
+from joblib._parallel_backends import ThreadingBackend
+from scipy import sparse
+
+from mbn import parallel
+from mbn.parallel import blocks, run
+
+
+class Unreliable(ThreadingBackend):
+    """A backend that loses as many of the first tasks as `losses` says: with an error, or without a word."""
+
+    supports_sharedmem = False
+    losses = 0
+    silent = False
+
+    def submit(self, func, callback=None):
+        if Unreliable.losses:
+            Unreliable.losses -= 1
+            if not Unreliable.silent:
+                raise ConnectionError("the worker is gone")
+            return None
+        return super().submit(func, callback)
+
+
+register_parallel_backend("unreliable", Unreliable)
+
+
+@pytest.fixture
+def unreliable(monkeypatch):
+    monkeypatch.setattr(parallel, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(Unreliable, "silent", False)
+    with parallel_config(backend="unreliable", n_jobs=2):
+        yield Unreliable
+
+
+def double(offset, number):
+    return 2 * number + offset
+
+
+def doubled(**settings):
+    return list(run(double, (1,), range(20), lambda number: (number,), **settings))
+
+
+EXPECTED = [(number, 2 * number + 1) for number in range(20)]
+
+
+@pytest.mark.parametrize("n_jobs", [None, 1, 2, -1])
+def test_results_come_in_order(n_jobs):
+    assert doubled(n_jobs=n_jobs) == EXPECTED
+
+
+def test_tasks_of_lost_workers_are_run_again(unreliable):
+    unreliable.losses = 2
+    with pytest.warns(UserWarning, match="Workers were lost .*the worker is gone.* tasks are run again") as warned:
+        assert doubled() == EXPECTED
+    assert len(warned) == 2
+
+
+def test_tasks_that_are_never_answered_are_run_again(unreliable, monkeypatch):
+    monkeypatch.setattr(parallel, "_PATIENCE_SECONDS", 0.1)
+    unreliable.losses, unreliable.silent = 3, True
+    with pytest.warns(UserWarning, match="No result for .* 20 of 20 tasks are run again"):
+        assert doubled() == EXPECTED
+
+
+def test_the_backends_error_is_raised_with_a_hint_in_the_end(unreliable):
+    unreliable.losses = 1000
+    with warnings.catch_warnings(action="ignore"), pytest.raises(ConnectionError, match="is gone") as raised:
+        doubled()
+    unreliable.losses = 0
+    assert "20 of 20 tasks have no result" in raised.value.__notes__[0]
+    assert "working_memory" in raised.value.__notes__[0]
+
+
+def fail(number):
+    raise ValueError(f"no {number}")
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_an_error_of_a_task_is_raised_at_once(n_jobs):
+    with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match="no 0"):
+        list(run(fail, (), range(4), lambda number: (number,), n_jobs=n_jobs))
+
+
+def describe(shared, number):
+    nested, thin = shared["nested"], shared["thin"]
+    writeable = nested[0].flags.writeable or thin.data.flags.writeable or number.flags.writeable
+    return nested[0].sum() + nested[1] + thin.sum() + number.sum(), writeable, type(thin)
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_nested_arguments_arrive_whole_and_cannot_be_written_to(backend):
+    thin = sparse.csr_matrix(np.eye(6))
+    shared = {"nested": [np.ones(400_000), 2.0], "thin": thin}
+    for n_jobs in (1, 2):
+        with parallel_config(backend=backend, n_jobs=n_jobs):
+            results = list(run(describe, (shared,), range(3), lambda number: (np.full(4, number),)))
+        assert [result for _, result in results] == [(400_008 + 4 * number, False, type(thin)) for number in range(3)]
+    assert shared["nested"][0].flags.writeable
+    assert thin.data.flags.writeable
+
+
+def test_a_few_tasks_are_prepared_ahead():
+    taken, results = [], []
+    for key, _ in run(double, (1,), range(200), lambda number: (taken.append(number), number)[1:], n_jobs=2):
+        results.append(key)
+        if key == 0:
+            assert len(taken) < 200
+    assert results == list(range(200))
+
+
+def test_blocks():
+    assert blocks(10, 4) == [slice(0, 4), slice(4, 8), slice(8, 10)]
+    assert blocks(0, 4) == []
