@@ -4,13 +4,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from joblib import parallel_config
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.datasets import load_digits, make_moons
 from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPRegressor
 
@@ -25,20 +26,29 @@ QUICK = {"methods": ["codebook"], "effort": 0.2, "random_state": 0}
 
 @pytest.fixture(scope="module")
 def student():
-    return Distiller(KMeans(10, n_init=1, random_state=0), hidden_layer_sizes=(128, 32), random_state=0).fit(X)
+    teacher = KMeans(6, n_init=1, random_state=0)
+    return Distiller(teacher, hidden_layer_sizes=(32,), max_iter=15, random_state=0).fit(X)
 
 
 @pytest.fixture(scope="module")
 def small(student):
-    return AutoCompressor(FrozenEstimator(student), max_bytes=2048, **QUICK).fit(X)
+    return AutoCompressor(FrozenEstimator(student), max_bytes=450, **QUICK).fit(X)
 
 
-def test_digits_in_two_kilobytes_agree_with_the_student(small, student):
-    assert small.nbytes_ == len(small.to_bytes()) <= 2048
+@pytest.mark.slow
+def test_digits_in_two_kilobytes_agree_with_the_student():
+    student = Distiller(KMeans(10, n_init=10, random_state=0), random_state=0).fit(X)
+    small = AutoCompressor(FrozenEstimator(student), max_bytes=2048, methods=["codebook"], random_state=0).fit(X)
+    assert small.nbytes_ <= 2048
     assert np.mean(small.predict(X_NEW) == student.predict(X_NEW)) >= 0.97
-    assert_array_equal(load(small.to_bytes()).predict(X_NEW), small.predict(X_NEW))
     # A narrower network with more bits for a weight is what such a budget wants
-    assert small.best_params_["hidden_layer_sizes"] < (128, 32)
+    assert small.best_params_["hidden_layer_sizes"] < (256, 64)
+
+
+def test_it_answers_as_its_file(small):
+    assert small.nbytes_ == len(small.to_bytes()) <= 450
+    assert small.score(X_NEW) > 0.9
+    assert_array_equal(load(small.to_bytes()).predict(X_NEW), small.predict(X_NEW))
 
 
 def test_what_was_tried_is_told(small):
@@ -47,7 +57,7 @@ def test_what_was_tried_is_told(small):
     assert results["params"][small.best_index_] == small.best_params_
     assert small.best_fidelity_ == results["mean_test_fidelity"].max()
     assert small.best_index_ == pareto_front(results)[-1]
-    assert (results["mean_test_size"] >= -2048).all()
+    assert (results["mean_test_size"] >= -450).all()
     assert sum(small.report_["bytes"].values()) == small.nbytes_
 
 
@@ -55,14 +65,14 @@ def test_the_smallest_file_of_a_demanded_fidelity(student):
     auto = AutoCompressor(FrozenEstimator(student), min_fidelity=0.9, **QUICK).fit(X)
     fidelity, n_bytes = auto.search_results_["mean_test_fidelity"], -auto.search_results_["mean_test_size"]
     assert n_bytes[auto.best_index_] == n_bytes[fidelity >= 0.9].min()
-    assert auto.score(X_NEW) > 0.85 and auto.nbytes_ < 1000
+    assert auto.score(X_NEW) > 0.85 and auto.nbytes_ < 500
     with pytest.raises(
-        ValueError, match=r"min_fidelity=0.9 was not reached within 120 bytes: the best one reached 0\."
+        ValueError, match=r"min_fidelity=0\.999 was not reached within 190 bytes: the best one reached 0"
     ):
-        auto.set_params(max_bytes=120).fit(X)
+        auto.set_params(min_fidelity=0.999, max_bytes=190).fit(X)
     with pytest.raises(ValueError, match="no file of max_bytes=20 could be made: CodebookCompressor: "):
         auto.set_params(max_bytes=20, min_fidelity=None).fit(X)
-    assert auto.nbytes_ < 1000  # a fit that fails leaves it as it was
+    assert auto.nbytes_ < 500  # a fit that fails leaves it as it was
 
 
 def test_the_winner_is_fitted_to_all_rows_unless_it_is_not(student):
@@ -77,8 +87,9 @@ def test_the_winner_is_fitted_to_all_rows_unless_it_is_not(student):
 
 
 def test_workers_change_nothing(student):
-    auto = AutoCompressor(FrozenEstimator(student), max_bytes=700, **QUICK)
-    files = [auto.set_params(n_jobs=n_jobs).fit(X[:500]).to_bytes() for n_jobs in (None, 2)]
+    auto = AutoCompressor(FrozenEstimator(student), max_bytes=400, **QUICK)
+    with parallel_config("threading"):
+        files = [auto.set_params(n_jobs=n_jobs).fit(X[:300]).to_bytes() for n_jobs in (None, 2)]
     assert files[0] == files[1]
 
 
@@ -86,8 +97,16 @@ def test_workers_change_nothing(student):
     ("estimator", "target"),
     [
         (Distiller(PCA(2), hidden_layer_sizes=(24,), max_iter=10), "transform"),
-        (Distiller(LogisticRegression(max_iter=500), target="decision_function", hidden_layer_sizes=(24,)), "predict"),
-        (MLPRegressor((24,), early_stopping=True, random_state=0), "predict"),
+        (
+            Distiller(
+                LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
+                target="decision_function",
+                hidden_layer_sizes=(16,),
+                max_iter=20,
+            ),
+            "predict",
+        ),
+        (MLPRegressor(hidden_layer_sizes=(24,), early_stopping=True, random_state=0), "predict"),
     ],
     ids=["embedding", "decision values", "regressor"],
 )
@@ -99,7 +118,7 @@ def test_numbers_are_compared_as_numbers(estimator, target):
 
 
 def test_a_teacher_that_knows_only_its_own_rows():
-    rows, _ = make_moons(400, noise=0.05, random_state=0)
+    rows, _ = make_moons(300, noise=0.05, random_state=0)
     student = Distiller(DBSCAN(eps=0.2), hidden_layer_sizes=(24,), random_state=0)
     auto = AutoCompressor(student, max_bytes=250, **QUICK).fit(rows)
     assert auto.nbytes_ <= 250 and auto.best_fidelity_ > 0.9
@@ -107,7 +126,7 @@ def test_a_teacher_that_knows_only_its_own_rows():
 
 def test_every_method_takes_part(student):
     frozen = FrozenEstimator(student)
-    auto = AutoCompressor(frozen, max_bytes=1500, effort=0.02, random_state=0, refit=False).fit(X[:300])
+    auto = AutoCompressor(frozen, max_bytes=450, effort=0.01, random_state=0, refit=False).fit(X[:200])
     assert {parameters["method"] for parameters in auto.search_results_["params"]} == set(METHODS)
     assert not any(auto.search_results_["error"])
 

@@ -52,7 +52,7 @@ ESTIMATORS = [
     Distiller(Ridge(), **SMALL),
     Distiller(IsolationForest(n_estimators=5, random_state=0), weight_dtype="float16", **SMALL),
     *(compressor(CLUSTERS, **parameters) for compressor, parameters in QUICK.items()),
-    AutoCompressor(CLUSTERS, max_bytes=10**5, methods=["codebook"], effort=0.02, refit=False),
+    AutoCompressor(CLUSTERS, max_bytes=10**5, methods=["spike_slab"], effort=0.02, refit=False),
     RandomCodeCompressor(EMBEDDING, **QUICK[RandomCodeCompressor]),
     SpikeSlabCompressor(MLPRegressor(**NETWORK), **QUICK[SpikeSlabCompressor]),
     CodebookCompressor(MLPClassifier(**NETWORK), **QUICK[CodebookCompressor]),

@@ -1,14 +1,17 @@
 """Pipelines as student files, and the estimators as steps of scikit-learn's pipelines."""
 
+import pickle
 import subprocess
 import sys
 import zlib
 from pathlib import Path
 
+import joblib
 import numpy as np
 import onnxruntime
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -17,13 +20,26 @@ from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import VarianceThreshold
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PowerTransformer, RobustScaler, StandardScaler
 
-from distill import CodebookCompressor, Distiller, Student, StudentFileError, load, save, to_onnx
+from distill import (
+    CodebookCompressor,
+    Distiller,
+    MatrixGaussianCompressor,
+    RandomCodeCompressor,
+    SpikeSlabCompressor,
+    Student,
+    StudentFileError,
+    load,
+    save,
+    to_onnx,
+)
 from distill.codecs import container
 from distill.codecs.preprocessing import Step, decode, encode
 from distill.codecs.reader import Reader
+from distill.model_selection import fidelity_scorer
 from distill.pipeline import to_bytes
 from distill.preprocessing import Preprocessing
 
@@ -306,3 +322,73 @@ def test_a_student_of_a_network_and_steps():
     student = Student(network, preprocessing=Preprocessing(4, [Step("multiply", np.array(2.0))]))
     rows = make_rows(5, 4)
     assert_array_equal(student.transform(rows), Student(network).transform(rows * np.float32(2)))
+
+
+# as steps of scikit-learn's pipelines
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_and_names_go_through_the_whole_pipeline(library):
+    module = pytest.importorskip(library)
+    names = [f"pixel {index}" for index in range(64)]
+    frame = module.DataFrame(dict(zip(names, X.T)))
+    embed = CodebookCompressor(Distiller(PCA(3), **SMALL), max_iter=1, random_state=0)
+    pipeline = make_pipeline(MinMaxScaler(), embed, StandardScaler()).set_output(transform=library).fit(frame)
+    shown = pipeline.transform(frame)
+    expected = [f"codebookcompressor{index}" for index in range(3)]
+    assert isinstance(shown, module.DataFrame) and list(shown.columns) == expected
+    assert list(pipeline.get_feature_names_out()) == expected
+    assert list(pipeline.feature_names_in_) == names
+    plain = make_pipeline(MinMaxScaler(), clone(embed), StandardScaler()).fit(X)
+    assert_array_equal(np.asarray(shown), plain.transform(X))
+    # The student's file keeps the names that it was fitted with
+    assert list(load(pipeline[1].to_bytes()).feature_names_in_) == names
+
+
+@pytest.mark.parametrize("estimator", [
+    Distiller(KMeans(4, n_init=1, random_state=0), **SMALL),
+    CodebookCompressor(Distiller(KMeans(4, n_init=1), **SMALL), max_iter=1, random_state=0),
+    SpikeSlabCompressor(Distiller(KMeans(4, n_init=1), **SMALL), max_iter=1, fine_tune_iter=0, random_state=0),
+    MatrixGaussianCompressor(Distiller(KMeans(4, n_init=1), **SMALL), max_iter=1, random_state=0),
+    RandomCodeCompressor(
+        Distiller(KMeans(4, n_init=1), **SMALL), max_bytes=200, n_steps=5, n_refinements=0, random_state=0
+    ),
+], ids=lambda estimator: type(estimator).__name__)  # fmt: skip
+def test_state_is_arrays_whose_hash_is_stable(estimator):
+    first, second = clone(estimator).fit(X), clone(estimator).fit(X)
+    again = pickle.loads(pickle.dumps(first))
+    assert joblib.hash(first) == joblib.hash(second) == joblib.hash(again)
+    first.predict(X)
+    assert joblib.hash(first) == joblib.hash(again)
+    assert again.to_bytes() == first.to_bytes()
+
+
+def test_progress_is_nested_through_searches_and_pipelines():
+    pytest.importorskip("sklearn.callback")
+    tasks = []
+
+    class Notes:
+        max_propagation_depth = None
+
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context):
+            names = []
+            while context is not None:
+                names.append(f"{context.estimator_name} {context.task_name}")
+                context = context.parent
+            tasks.append(names[::-1])
+
+        def on_fit_task_end(self, estimator, context): ...
+
+    compressor = CodebookCompressor(Distiller(KMeans(4, n_init=1, random_state=0), **SMALL), max_iter=2, random_state=0)
+    pipeline = Pipeline([("scale", StandardScaler()), ("compress", compressor)])
+    GridSearchCV(pipeline, {"compress__bits": [1, 2]}, cv=2, scoring=fidelity_scorer).set_callbacks(Notes()).fit(
+        X[:200]
+    )
+    deepest = [" > ".join(names) for names in tasks if names[-1].endswith("student-step")]
+    # 2 settings x 2 folds and the final fit, each with 3 passes over the rows
+    assert len(deepest) == 5 * 3
+    assert all("GridSearchCV" in path and "Pipeline" in path for path in deepest)
+    assert all(path.index("CodebookCompressor") < path.index("Distiller") for path in deepest)
+    assert sum(names[-1].endswith("compress-step") for names in tasks) == 5 * 2
