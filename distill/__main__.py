@@ -58,6 +58,9 @@ def describe(student: Student) -> str:
         ("layers", f"{' - '.join(map(str, sizes))}, {network.activation}"),
         ("answers", ", ".join(name for name in _METHODS if hasattr(student, name))),
     ]
+    if student.preprocessing is not None:
+        steps = ", ".join(step.operation for step in student.preprocessing.steps)
+        lines.insert(0, ("before", f"{steps}, of {student.n_features_in_} features"))
     if network.classes is not None:
         lines.append(("classes", _shortened([str(value) for value in network.classes])))
     if network.feature_names is not None:
@@ -79,7 +82,7 @@ def _shortened(values: Sequence[str]) -> str:
 def _predict(student: Student, data: str, output: str | None, method: str | None) -> None:
     if output is not None and not output.endswith((".npy", ".csv")):
         raise ValueError(f"the output must end with .npy or .csv, got {output!r}")
-    answers = getattr(student, method or _usual_method(student))(_read(data, student.network.feature_names))
+    answers = getattr(student, method or _usual_method(student))(_read(data, student))
     if output is None:
         _write_csv(sys.stdout, answers)
         return
@@ -103,13 +106,16 @@ def _usual_method(student: Student) -> str:
     return "predict" if target == "predict_proba" else target
 
 
-def _read(path: str, names: tuple[str, ...] | None) -> np.ndarray:
+def _read(path: str, student: Student) -> np.ndarray:
     if path.endswith(".npy"):
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if not path.endswith(".csv"):
         raise ValueError(f"the data must end with .npy or .csv, got {path!r}")
     with open(path, newline="") as file:
         header = next(csv.reader(file), [])
+    names = student.network.feature_names
+    # Steps before the network see more digits than the network does
+    dtype = np.float32 if student.preprocessing is None else np.float64
     named = not all(_is_number(cell) for cell in header)
     order = slice(None)
     if named and names is not None and header != list(names):
@@ -120,7 +126,7 @@ def _read(path: str, names: tuple[str, ...] | None) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            return np.loadtxt(path, np.float32, delimiter=",", skiprows=int(named), ndmin=2, quotechar='"')[:, order]
+            return np.loadtxt(path, dtype, delimiter=",", skiprows=int(named), ndmin=2, quotechar='"')[:, order]
         except (ValueError, UserWarning) as error:
             raise ValueError(f"{path} is no table of numbers: {error}") from error
 

@@ -36,6 +36,7 @@ from distill import (
     save,
     to_onnx,
 )
+from distill.__main__ import main
 from distill.codecs import container
 from distill.codecs.preprocessing import Step, decode, encode
 from distill.codecs.reader import Reader
@@ -315,6 +316,15 @@ def test_numpy_alone_runs_it(scaled, tmp_path):
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert shown.stdout.split() == [str(label) for label in scaled.predict(SKEWED[:20])]
+
+
+def test_the_command_line_reads_all_digits(scaled, tmp_path, capsys):
+    save(scaled, tmp_path / "a.student")
+    np.savetxt(tmp_path / "rows.csv", SKEWED, delimiter=",", fmt="%.17g")
+    assert main(["predict", str(tmp_path / "a.student"), str(tmp_path / "rows.csv")]) == 0
+    assert_array_equal([int(line) for line in capsys.readouterr().out.split()], scaled.predict(SKEWED))
+    assert main(["info", str(tmp_path / "a.student")]) == 0
+    assert "subtract, divide, of 64 features" in capsys.readouterr().out
 
 
 def test_a_student_of_a_network_and_steps():
