@@ -107,8 +107,8 @@ def run(
                 raise failed.error from None
             except multiprocessing.TimeoutError:
                 warnings.warn(
-                    f"No result for {patience:.0f} s; {len(keys) - n_done} of {len(keys)} tasks are run again. The result "
-                    "does not change.",
+                    f"No result for {patience:.0f} s; {len(keys) - n_done} of {len(keys)} tasks are run again. "
+                    "The result does not change.",
                     stacklevel=2,
                 )
                 patience *= 2
