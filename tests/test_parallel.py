@@ -107,17 +107,19 @@ def test_nested_arguments_arrive_whole_and_cannot_be_written_to(backend):
     assert thin.data.flags.writeable
 
 
-def wait(gate, number):
-    gate.acquire()
+def wait(seen, number):
+    if number > 0:
+        seen.wait()
     return number
 
 
 def test_a_few_tasks_are_prepared_ahead():
-    gate, taken, results = threading.Semaphore(2), [], []
-    for key, _ in run(wait, (gate,), range(50), lambda number: (taken.append(number), number)[1:], n_jobs=2):
+    seen, taken, results = threading.Event(), [], []
+    for key, _ in run(wait, (seen,), range(50), lambda number: (taken.append(number), number)[1:], n_jobs=2):
+        if key == 0:
+            assert len(taken) < 20
+            seen.set()
         results.append(key)
-        assert len(taken) <= key + 20
-        gate.release()
     assert results == list(range(50))
 
 
