@@ -49,8 +49,8 @@ check: lint test  ## lint and test
 bench-mnist: $(READY)  ## MNIST: accuracy, speed and memory of teacher and student (DATA=folder)
 	$(BIN)/python benchmarks/mnist.py --data $(DATA)
 
-bench-scale: $(READY)  ## growth of the teacher's fit with the number of rows (DATA=folder)
-	$(BIN)/python benchmarks/scale.py --data $(DATA)
+bench-scale: $(READY)  ## growth with rows, Dask workers, cost of kills (DATA=folder adds MNIST)
+	$(BIN)/python benchmarks/scale.py $(if $(wildcard $(DATA)/mnist),--data $(DATA))
 
 bench-codebook: $(READY)  ## codebooks on MNIST: bytes against error (DATA=folder)
 	$(BIN)/python benchmarks/codebook.py --data $(DATA)

@@ -92,13 +92,16 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     output : {"pca", "codes"}, default="pca"
         What `transform` returns: principal components, or the one-hot codes of the top layer as CSR.
     max_samples : int or float, default=None
-        Rows, or share of the rows, that may become centroids; all if None.
+        Rows, or share of the rows, that may become centroids; all if None. With it, fit draws these rows and computes
+        with them only, so that its cost does not grow with the rows of X.
     n_jobs : int, default=None
-        Workers; see joblib. The result does not depend on it.
+        Threads; under ``joblib.parallel_config(backend=...)`` None means that backend's workers, such as the processes
+        of a Dask cluster. The result does not depend on it.
     device : str, default="cpu"
         Where the bottom layer's products run: "cpu", or a torch device such as "cuda".
     memory : str, path or joblib.Memory, default=None
-        Caches each finished layer, so that an interrupted fit resumes.
+        Folder in which each finished layer is kept, so that a fit that was killed goes on after the last one. Files are
+        looked up by rows and parameters and checked; what cannot be used or written is computed, with a warning.
     random_state : int, RandomState instance or None, default=None
     verbose : int, default=0
         One line per layer if 1.
