@@ -58,7 +58,7 @@ class AutoCompressor(Compressor):
     """Find the compressor and the settings that meet a demand.
 
     What is wrapped is fitted to a part of the rows, candidates compress it, and rows that neither has seen tell how
-    faithful they are. The winner is fitted again to all rows.
+    faithful they are. The winner is fitted again to all rows, and kept as it was should that make it worse.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ class AutoCompressor(Compressor):
     effort : float, default=1.0
         Multiplies the training passes of all candidates, above 0; below 1 is faster and less good.
     refit : bool, default=True
-        Whether the winner is fitted to all rows in the end. False keeps it as it was measured, fitted to the rows that
-        were not held out.
+        Whether the winner is fitted again, to all rows. If it is then less faithful on the rows that were held out
+        before, or with False, the winner stays as it was measured, fitted to the rows that were not held out.
     validation_fraction : float, default=0.2
         Share of rows that is held out to measure fidelity, between 0 and 1.
     n_jobs : int or None, default=None
@@ -105,7 +105,7 @@ class AutoCompressor(Compressor):
     best_params_ : dict
         "method", "max_bytes" and "hidden_layer_sizes" of the winner.
     best_fidelity_ : float
-        The winner's, on the rows held out.
+        The winner's, on the rows held out. The best of many looks a little better there than it is.
     network_ : Network
         The compressed network as NumPy arrays, decoded from the bytes of the student file.
     classes_ : ndarray of shape (n_classes,)
@@ -205,9 +205,13 @@ class AutoCompressor(Compressor):
         self.best_fidelity_ = float(self.search_results_["mean_test_fidelity"][index])
         self.estimator_, self._wrapped_key, self.compressor_ = fitted, None, search.compressors[index]
         if self.refit:
-            self.estimator_, self._wrapped_key = self._fit_estimator(seen, y, fit_params, inner_seed, progress)
+            again, key = self._fit_estimator(seen, y, fit_params, inner_seed, progress)
             with progress.stage("refit"):
-                self.compressor_ = self._compressor(search.attempts[index], self.estimator_, seed).fit(seen)
+                candidate = self._compressor(search.attempts[index], again, seed)
+                compressor, fidelity, _ = _attempt(candidate, seen, parts[1], _expected(again, parts[1]))
+            # It has now learned from these rows; should it be worse on them nevertheless, it is not what was chosen
+            if fidelity >= self.best_fidelity_:
+                self.estimator_, self._wrapped_key, self.compressor_ = again, key, compressor
         self._measured = {name: value for name, value in self.compressor_.report_.items() if name in ("agreement",)}
         self._adopt(self.compressor_.to_bytes())
         if teachers.teacher_type(self._imitated()) == "clusterer" and self.network_.classes is not None:

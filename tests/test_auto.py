@@ -76,12 +76,14 @@ def test_the_smallest_file_of_a_demanded_fidelity(student):
 
 
 def test_the_winner_is_fitted_to_all_rows_unless_it_is_not(student):
-    teacher = Distiller(KMeans(4, n_init=1, random_state=0), hidden_layer_sizes=(16,), max_iter=5)
+    teacher = Distiller(KMeans(4, n_init=1, random_state=0), hidden_layer_sizes=(16,), max_iter=15)
     auto = AutoCompressor(teacher, max_bytes=600, **QUICK)
     kept, fitted = clone(auto).set_params(refit=False).fit(X), clone(auto).fit(X)
-    assert len(kept.estimator_.teacher_.labels_) == round(0.8 * len(X)) and len(
-        fitted.estimator_.teacher_.labels_
-    ) == len(X)
+    assert fitted.search_results_["params"] == kept.search_results_["params"]
+    n_rows = [len(auto.estimator_.teacher_.labels_) for auto in (kept, fitted)]
+    assert n_rows[0] == round(0.8 * len(X))
+    # Fitted again it has seen all rows, and without gain it is what it was
+    assert n_rows[1] == len(X) or fitted.to_bytes() == kept.to_bytes()
     assert kept.best_params_ == fitted.best_params_ and kept.best_fidelity_ == fitted.best_fidelity_
     assert kept.score(X_NEW) == pytest.approx(kept.best_fidelity_, abs=0.1)
 
@@ -106,10 +108,11 @@ def test_workers_change_nothing(student):
             ),
             "predict",
         ),
-        (MLPRegressor(hidden_layer_sizes=(24,), early_stopping=True, random_state=0), "predict"),
+        (MLPRegressor(hidden_layer_sizes=(24,), max_iter=30, random_state=0), "predict"),
     ],
     ids=["embedding", "decision values", "regressor"],
 )
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_numbers_are_compared_as_numbers(estimator, target):
     auto = AutoCompressor(estimator, max_bytes=900, **QUICK).fit(X / 16, y)
     assert auto.nbytes_ <= 900 and auto.best_fidelity_ > 0.7
