@@ -51,7 +51,7 @@ LENET_DENSITIES = (0.05,)
 LENET = {"max_iter": 40, "fine_tune_iter": 15}
 CODEBOOK = {"bits": 3, "n_calibration": None, "max_iter": 10}
 MAGNITUDE = "layers"
-STUDENT = {"density": 0.1, "max_iter": 20, "fine_tune_iter": 10}
+STUDENT = {"density": 0.1, "max_iter": 20, "fine_tune_iter": 20, "temperature": 4.0}
 
 
 def main():
@@ -220,6 +220,7 @@ def prune_by_magnitude(compressor, X, y=None, rule=MAGNITUDE):
     deviations = [np.full_like(weight, 0.1 / np.sqrt(len(weight))) for weight in task.network.weights]
     settings = SelectionSettings(
         fine_tune_iter=compressor.fine_tune_iter,
+        temperature=compressor.temperature,
         batch_size=compressor.batch_size,
         learning_rate=compressor.learning_rate_init,
         seed=seed,

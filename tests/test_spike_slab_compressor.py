@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -18,6 +19,7 @@ from distill.compressors.spike_slab import SpikeSlabCompressor
 from distill.network import Network
 from distill.solvers.frame import fit_frame
 from distill.solvers.pruning import eliminate_units, slice_network, without_dead_ends
+from distill.solvers.selection import Likelihood
 from distill.students.network import initial_network
 
 X = load_digits().data
@@ -126,6 +128,21 @@ def test_a_frame_changes_units_and_not_the_function():
     np.testing.assert_allclose(again, outside, atol=1e-3)
 
 
+@pytest.mark.parametrize("n_outputs", [1, 4])
+def test_softened_likelihood_is_least_at_equal_outputs(n_outputs):
+    random = torch.Generator().manual_seed(0)
+    outputs = 3 * torch.randn(30, n_outputs, generator=random)
+    targets = torch.softmax(outputs if n_outputs > 1 else torch.cat([0 * outputs, outputs], dim=1), dim=1)
+    likelihood, moved = Likelihood("labels", n_outputs), outputs.clone().requires_grad_()
+    value = likelihood(moved, targets, 5.0)
+    value.backward()
+    assert moved.grad.abs().max() < 1e-6
+    softened = torch.softmax(targets.log() / 5, dim=1)
+    entropy = torch.distributions.Categorical(probs=softened).entropy().mean()
+    assert value.item() == pytest.approx(25 * entropy.item(), rel=1e-5)
+    assert likelihood(outputs, targets, 1.0) == likelihood(outputs, targets)
+
+
 def test_a_pruned_student_is_smaller_and_agrees(student, pruned):
     assert pruned.density_ <= 0.25
     assert pruned.report_["n_weights"] == sum(np.count_nonzero(weight) for weight in pruned.network_.weights)
@@ -231,6 +248,7 @@ def test_embeddings_have_deviations():
         ({"threshold": 1.0}, "threshold == 1.0"),
         ({"density": 0.5, "max_bytes": 900}, "two demands"),
         ({"learn_from": "y"}, "learn_from='y' needs y"),
+        ({"temperature": 0.0}, "temperature == 0.0"),
         (
             {"kl_weight": 1e3, "learning_rate_init": 0.05},
             r"everything was pruned away: no weight of layer \d .* lower kl_weight",

@@ -20,7 +20,6 @@ from distill.network import Network
 from distill.parameters import LARGEST_SEED
 from distill.posteriors.spike_slab import GRANULARITIES, SpikeSlabPerceptron, noisy_or, path_inclusion
 from distill.progress import Stage
-from distill.solvers.frame import Frame
 from distill.solvers.pruned_file import density_within, masks_within, trim, write
 from distill.solvers.pruning import count, largest, without_dead_ends
 from distill.solvers.remains import eliminate, fine_tune, kept_weights, leave, means_of, tuned
@@ -79,6 +78,9 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         Share of these passes during which `kl_weight` rises from zero and gates stay open.
     fine_tune_iter : int, default=15
         Passes afterwards, with the gates fixed; those weights are kept that do best on held-out rows. 0 for none.
+    temperature : float, default=4.0
+        What outputs of a network are divided by before they become the probabilities that the training afterwards
+        imitates, above 0. Not of answers y.
     batch_size : int, default=256
         Rows in a step; fewer if there are few rows.
     learning_rate_init : float, default=2e-3
@@ -178,6 +180,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         max_iter: int = 40,
         warm_up: float = 0.3,
         fine_tune_iter: int = 15,
+        temperature: float = 4.0,
         batch_size: int = 256,
         learning_rate_init: float = 2e-3,
         n_calibration: int | None = None,
@@ -200,6 +203,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         self.max_iter = max_iter
         self.warm_up = warm_up
         self.fine_tune_iter = fine_tune_iter
+        self.temperature = temperature
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.n_calibration = n_calibration
@@ -345,6 +349,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         check_scalar(self.max_iter, "max_iter", Integral, min_val=1)
         check_scalar(self.warm_up, "warm_up", Real, min_val=0, max_val=1)
         check_scalar(self.fine_tune_iter, "fine_tune_iter", Integral, min_val=0)
+        check_scalar(self.temperature, "temperature", Real, min_val=0, include_boundaries="neither")
         check_scalar(self.batch_size, "batch_size", Integral, min_val=1)
         check_scalar(self.learning_rate_init, "learning_rate_init", Real, min_val=0, include_boundaries="neither")
         if self.n_calibration is not None:
@@ -390,8 +395,8 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         data = file_of(remains)
 
         first, *others = posterior.inclusions()
-        self.inclusion_probabilities_ = [_scattered(first, task.frame, network), *others]
-        self.feature_inclusion_ = _scattered(features, task.frame, network)
+        self.inclusion_probabilities_ = [task.frame.scattered(first), *others]
+        self.feature_inclusion_ = task.frame.scattered(features)
         self.node_inclusion_ = nodes
         self.kept_weights_ = kept_weights(remains, network)
         self.n_iter_ = settings.max_iter + settings.fine_tune_iter
@@ -421,6 +426,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
             int(self.max_iter),
             float(self.warm_up),
             int(self.fine_tune_iter),
+            float(self.temperature),
             int(self.batch_size),
             float(self.learning_rate_init),
             seed,
@@ -482,13 +488,6 @@ def measure(pruned: Network, network: Network, evidence: Evidence) -> dict:
         "n_features": int(pruned.weights[0].any(axis=1).sum()),
         "agreement": agreement(pruned, network, evidence),
     }
-
-
-def _scattered(values: np.ndarray, frame: Frame, network: Network) -> np.ndarray:
-    """Return what is known of the inputs that vary, with zeros for the others."""
-    everywhere = np.zeros((network.n_features, *values.shape[1:]), values.dtype)
-    everywhere[frame.features] = values
-    return everywhere
 
 
 def _granularity(granularity: str | Sequence[str]) -> tuple[str, ...]:

@@ -50,6 +50,12 @@ class Frame:
             rows *= self.scale
         return rows
 
+    def scattered(self, values: np.ndarray) -> np.ndarray:
+        """Return what is known of the inputs that vary for all inputs, with zeros for the others."""
+        everywhere = np.zeros((len(self.constants), *values.shape[1:]), values.dtype)
+        everywhere[self.features] = values
+        return everywhere
+
     def inward(self, network: Network) -> Network:
         """Return the network as it is trained."""
         constant = np.setdiff1d(np.arange(network.n_features), self.features)

@@ -128,7 +128,7 @@ def fine_tune(
     generator = torch.Generator().manual_seed(settings.seed + 1)
 
     def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
-        fit = likelihood(posterior(inputs, generator, kept), targets)
+        fit = likelihood(posterior(inputs, generator, kept), targets, settings.temperature)
         return fit + posterior.divergence(kept) * (kl_weight / len(rows))
 
     def judge(module: nn.ModuleList) -> tuple[float, float]:

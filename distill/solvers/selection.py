@@ -19,7 +19,7 @@ LEAST_STEPS, _SMALL_BATCH = 32, 16
 _STEERED_EVERY = 24
 _STEERED_FROM, _STEERED_LOWEST, _STEERED_HIGHEST = 1e-2, 1e-4, 10.0
 _PULL, _BRAKE = 0.05, 2.0
-_LOWEST_PRIOR = 1e-9
+_LOWEST_PRIOR, _LEAST_PROBABILITY = 1e-9, 1e-30
 
 Report = Callable[[SpikeSlabPerceptron, str], bool]
 
@@ -36,6 +36,7 @@ class SelectionSettings:
     max_iter: int = 40
     warm_up: float = 0.3
     fine_tune_iter: int = 15
+    temperature: float = 1.0
     batch_size: int = 256
     learning_rate: float = 2e-3
     seed: int = 0
@@ -62,10 +63,17 @@ class Likelihood(nn.Module):
         self.kind = kind
         self.log_noise = nn.Parameter(torch.zeros(n_outputs)) if kind == "numbers" else None
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood of a row, up to a constant, in nats."""
+    def forward(self, outputs: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the mean negative log-likelihood of a row, up to a constant, in nats.
+
+        Where targets are probabilities of labels, they and those of the outputs are softened by the temperature, and
+        the cross-entropy is multiplied by its square.
+        """
         if self.kind == "labels":
-            return training.cross_entropy(outputs, targets)
+            if temperature == 1.0 or targets.ndim == 1:
+                return training.cross_entropy(outputs, targets)
+            softened = torch.softmax(targets.clamp_min(_LEAST_PROBABILITY).log() / temperature, dim=1)
+            return temperature**2 * training.cross_entropy(outputs / temperature, softened)
         error = ((outputs - targets) * torch.exp(-self.log_noise)).square()
         return (0.5 * error + self.log_noise).sum(dim=1).mean()
 
