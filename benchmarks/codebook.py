@@ -30,7 +30,7 @@ from distill.compressors.base import layer_outputs, network_of
 from distill.compressors.codebook import CodebookCompressor
 from distill.students.network import initial_network
 
-RATES = (0.003, 0.01, 0.03, 0.1)
+RATES = (0.01, 0.03, 0.1)
 # A scale for every neuron costs two bytes each; codes that move need many steps
 BEST = {
     1: {"n_groups": 512, "train_codes": True, "n_calibration": None, "max_iter": 30},
