@@ -299,24 +299,20 @@ def test_kept_gates_switch_off_what_is_not_kept():
     torch.testing.assert_close(module.divergence(kept), slabs[0][2].sum() + slabs[1].sum())
 
 
-def test_aggregated_inclusion_probabilities_against_all_states():
+def test_inclusion_of_units_is_that_of_their_most_probable_path():
     random = np.random.default_rng(0)
-    inclusion = random.random((2, 3))
-    states = np.array(list(itertools.product((0, 1), repeat=6))).reshape(-1, 2, 3)
-    probability = np.where(states == 1, inclusion, 1 - inclusion).prod(axis=(1, 2))
-    np.testing.assert_allclose(spike_slab.noisy_or(inclusion), probability @ states.any(axis=2), atol=1e-12)
-    # With one output, paths through different hidden units share no gate, so that the path version is exact
-    second, first_units, hidden_units = random.random((3, 1)), random.random(2), random.random(3)
-    states = np.array(list(itertools.product((0, 1), repeat=9))).reshape(-1, 3, 3)
-    through = second[:, 0] * hidden_units
-    for index in range(2):
-        gates = np.stack([inclusion[index], second[:, 0], hidden_units])
-        probability = np.where(states == 1, gates, 1 - gates).prod(axis=(1, 2))
-        expected = first_units[index] * (probability @ states.all(axis=1).any(axis=1))
-        paths = spike_slab.path_inclusion([inclusion, second], [first_units, hidden_units])
-        assert paths[0][index] == pytest.approx(expected)
-    np.testing.assert_allclose(paths[1], through)
-    assert spike_slab.noisy_or(np.array([[1.0, 0.5]]))[0] == 1
+    weights = [random.random(shape) for shape in ((4, 5), (5, 3), (3, 2))]
+    units = [random.random(len(weight)) for weight in weights]
+    inclusions = spike_slab.path_inclusion(weights, units)
+    for first, inclusion in enumerate(inclusions):
+        for unit, given in enumerate(inclusion):
+            paths = itertools.product([unit], *(range(weight.shape[1]) for weight in weights[first:]))
+            probabilities = []
+            for path in paths:
+                gates = [units[first + step][place] for step, place in enumerate(path[:-1])]
+                gates += [weights[first + step][pair] for step, pair in enumerate(itertools.pairwise(path))]
+                probabilities.append(np.prod(gates))
+            assert given == pytest.approx(max(probabilities))
 
 
 def variable_selection(seed, n_samples=2000, n_features=20):

@@ -18,7 +18,7 @@ from distill.compressors.answers import LEARN_FROM, LearnsAnswers, agreement, pr
 from distill.compressors.base import Calibration, Compressor
 from distill.network import Network
 from distill.parameters import LARGEST_SEED
-from distill.posteriors.spike_slab import GRANULARITIES, SpikeSlabPerceptron, noisy_or, path_inclusion
+from distill.posteriors.spike_slab import GRANULARITIES, SpikeSlabPerceptron, path_inclusion
 from distill.progress import Stage
 from distill.solvers.pruned_file import density_within, masks_within, trim, write
 from distill.solvers.pruning import count, largest, without_dead_ends
@@ -106,9 +106,10 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
     inclusion_probabilities_ : list of ndarray of shape (n_inputs, n_outputs)
         For every layer of the wrapped network, the probability of every weight that all its gates are open.
     node_inclusion_ : list of ndarray of shape (n_units,)
-        For every hidden layer of the wrapped network, the probability of every unit to lie between inputs and outputs.
+        For every hidden layer of the wrapped network, the probability of the most probable path through every unit.
     feature_inclusion_ : ndarray of shape (n_features_in_,)
-        The probability of every input to reach an output. Zero for inputs that never vary.
+        The probability of the most probable path from every input to an output, all its gates open. Zero for inputs
+        that never vary.
     kept_weights_ : list of ndarray of shape (n_inputs, n_outputs), bool
         For every layer of the wrapped network, the weights that are left.
     density_ : float
@@ -375,7 +376,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         posterior, likelihood, kl_weight = learn_posterior(task, settings, report)
         weights, units = posterior.gate_inclusions()
         features, *nodes = path_inclusion(weights, units)
-        nodes = [node * noisy_or(incoming, axis=0) for node, incoming in zip(nodes, weights)]
+        nodes = [node * incoming.max(axis=0) for node, incoming in zip(nodes, weights)]
         masks = self._within_demands(posterior, network, lambda masks: len(file_with(posterior, masks)))
         inner = means_of(task, posterior)
         if self.eliminate:

@@ -127,22 +127,11 @@ def fixed_point(gain: np.ndarray, divergence: np.ndarray, prior_logit: float) ->
     return 0.5 * (1 + np.tanh(0.5 * logit))
 
 
-def noisy_or(inclusion: np.ndarray, axis: int = 1) -> np.ndarray:
-    """Return the probability that at least one of several gates is 1.
-
-    Examples
-    --------
-    >>> noisy_or(np.array([[0.5, 0.5], [0.0, 0.1]]))
-    array([0.75, 0.1 ])
-    """
-    with np.errstate(divide="ignore"):
-        return 0.0 - np.expm1(np.log1p(-np.asarray(inclusion, np.float64)).sum(axis=axis))
-
-
 def path_inclusion(weights: Sequence[np.ndarray], units: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return, for the units before every layer, the probability that they are there and reach an output.
+    """Return, for the units before every layer, the probability of their most probable path to an output.
 
-    A unit counts only through units that count themselves. The paths are taken as independent.
+    All gates of a path must be open, that of the unit itself among them. The probability that any of all paths is open
+    would be near 1 for every unit of a wide network: hundreds of gates that are hardly ever open add up.
 
     Parameters
     ----------
@@ -166,7 +155,7 @@ def path_inclusion(weights: Sequence[np.ndarray], units: Sequence[np.ndarray]) -
     reached = np.ones(weights[-1].shape[1])
     answer = []
     for weight, unit in zip(reversed(weights), reversed(units)):
-        reached = unit * noisy_or(weight * reached)
+        reached = unit * (weight * reached).max(axis=1)
         answer.insert(0, reached)
     return answer
 
