@@ -23,12 +23,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
 
 from distill import MatrixGaussianCompressor, load
+from distill.compressors.matrix_gaussian import entering
 from distill.solvers import matrix_gaussian_file as files
 from distill.students.network import initial_network
 
 RATES = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
 DEEP = (784, 150, 150, 150, 10)
 DEEP_WEIGHTS = (1.0, 0.3)
+N_ROUNDING = 6000
 
 
 def main():
@@ -64,10 +66,11 @@ def main():
 class Remembering(MatrixGaussianCompressor):
     """Keeps what it believes of the weights, so that it can be written at many rates."""
 
-    def _write(self, posterior, task, network):
+    def _write(self, posterior, task, network, evidence):
         belief = files.believe(posterior, task.frame, network)
         self.belief_ = files.reduce(belief, files.signal_masks(belief, self.min_signal))
-        return super()._write(posterior, task, network)
+        self.inputs_ = entering(evidence.learned[:N_ROUNDING], belief.network, network)
+        return super()._write(posterior, task, network, evidence)
 
 
 def lenet(X, y, X_test, y_test, others, n_seeds, memory):

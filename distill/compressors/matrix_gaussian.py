@@ -1,6 +1,5 @@
 """A network whose weights have variances: how sure it is of every answer, and how precisely each weight is stored."""
 
-from functools import partial
 from numbers import Integral, Real
 
 import joblib
@@ -37,6 +36,7 @@ from distill.teachers import explained_variance
 
 _BOUNDS, _NOISES = ("valid", "paper"), ("normal", "t")
 _TEMPERED = 0.1
+_MOST_ROUNDING_ROWS = 6000
 
 
 class MatrixGaussianCompressor(LearnsAnswers, Compressor):
@@ -60,6 +60,9 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
     min_signal : float, default=0.05
         Rows and columns of weights, hidden units among them, are dropped where the mean of ``mean^2 / variance`` is
         below this. 0 keeps all of them.
+    compensate : bool, default=True
+        Whether the weights of a layer are rounded together, so that errors of correlated inputs cancel, and each layer
+        makes good what those before it have changed. Otherwise every weight goes its own way.
     kl_weight : float or "auto", default="auto"
         What the divergence from the prior counts compared with the likelihood. 1 is the posterior proper; lower values
         say less of the prior and are surer, as if every row had been seen several times. "auto" is 1 for answers y,
@@ -176,6 +179,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         rate_weight: float = 0.1,
         max_bytes: int | None = None,
         min_signal: float = 0.05,
+        compensate: bool = True,
         kl_weight: float | str = "auto",
         prior: str = "normal",
         n_pseudo: int = 0,
@@ -199,6 +203,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         self.rate_weight = rate_weight
         self.max_bytes = max_bytes
         self.min_signal = min_signal
+        self.compensate = compensate
         self.kl_weight = kl_weight
         self.prior = prior
         self.n_pseudo = n_pseudo
@@ -388,7 +393,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         )
 
         def report(posterior: Posterior, message: str) -> bool:
-            return stage.step(message, partial(self._written, posterior, task, network))
+            return stage.step(message, lambda: self._write(posterior, task, network, evidence)[0])
 
         try:
             history = learn(posterior, rows, settings, report)
@@ -398,7 +403,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         if self.noise == "t" and posterior.noise is not None:
             fit_tails(posterior, held_out)
         self.n_iter_, self.bound_ = history.n_iter, -float(history.loss_curve[-1])
-        data, self.rate_weight_ = self._write(posterior, task, network)
+        data, self.rate_weight_ = self._write(posterior, task, network, evidence)
         return data, measure(container.decode(data).network, network, evidence) | {"rate_weight": self.rate_weight_}
 
     def _settings(self, seed: int) -> VariationalSettings:
@@ -418,16 +423,16 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
             seed,
         )
 
-    def _write(self, posterior: Posterior, task: Task, network: Network) -> tuple[bytes, float]:
+    def _write(self, posterior: Posterior, task: Task, network: Network, evidence: Evidence) -> tuple[bytes, float]:
         belief = files.believe(posterior, task.frame, network, self.noise == "t")
         if self.min_signal:
             belief = files.reduce(belief, files.signal_masks(belief, float(self.min_signal)))
+        inputs = None
+        if self.compensate:
+            inputs = entering(evidence.learned[:_MOST_ROUNDING_ROWS], belief.network, network)
         if self.max_bytes is not None:
-            return files.write_within(belief, int(self.max_bytes))
-        return files.write(belief, float(self.rate_weight)), float(self.rate_weight)
-
-    def _written(self, posterior: Posterior, task: Task, network: Network) -> bytes:
-        return self._write(posterior, task, network)[0]
+            return files.write_within(belief, int(self.max_bytes), inputs=inputs)
+        return files.write(belief, float(self.rate_weight), inputs=inputs), float(self.rate_weight)
 
     def _rows(self, X):
         check_is_fitted(self)
@@ -451,13 +456,18 @@ MatrixGaussianCompressor.transform = available_if(where_offered("transform"))(
 )
 
 
-def measure(found: Network, network: Network, evidence: Evidence) -> dict:
-    """Say what is left of a network and how well it answers; see `MatrixGaussianCompressor.report_`."""
-    rows = evidence.held_out
+def entering(rows: np.ndarray, found: Network, network: Network) -> np.ndarray:
+    """Return rows, which enter the first layer of `network`, as they enter that of `found`, float32."""
     if network.offset is None and network.scale is None:  # what the file has as an input section is not applied yet
         rows = rows if found.offset is None else rows - found.offset
         rows = rows if found.scale is None else rows * found.scale
-    outputs, targets = layer_outputs(found, rows)[-1], evidence.held_out_targets
+    return rows.astype(np.float32)
+
+
+def measure(found: Network, network: Network, evidence: Evidence) -> dict:
+    """Say what is left of a network and how well it answers; see `MatrixGaussianCompressor.report_`."""
+    rows, targets = entering(evidence.held_out, found, network), evidence.held_out_targets
+    outputs = layer_outputs(found, rows)[-1]
     if evidence.kind == "numbers":
         agreement = explained_variance(targets, outputs)
     else:

@@ -12,11 +12,13 @@ from distill.codecs.grid import GridLayer
 from distill.network import Network
 from distill.solvers.frame import Frame
 from distill.solvers.matrix_gaussian import Posterior
+from distill.solvers.matrix_gaussian_rounding import input_correlations, round_together
 from distill.solvers.pruning import slice_network, without_dead_ends
 from distill.solvers.selection import numpy_activation
 from distill.students.network import scale_outputs
 
 _MOST_ROUNDS = 4
+_RIDGE = 1e-2
 _LOWEST_RATE, _HIGHEST_RATE, _N_HALVINGS = 1e-6, 1e6, 24
 
 
@@ -136,7 +138,9 @@ def reduce(belief: Belief, masks: Sequence[np.ndarray]) -> Belief:
     return Belief(sliced.network, tuple(rows), tuple(columns), belief.noise, belief.tails)
 
 
-def quantize(belief: Belief, rate_weight: float, uniform: bool = False) -> tuple[Network, list[GridLayer]]:
+def quantize(
+    belief: Belief, rate_weight: float, uniform: bool = False, inputs: np.ndarray | None = None
+) -> tuple[Network, list[GridLayer]]:
     """Round the means to grids that follow the variances, and drop the hidden units that this leaves without weights.
 
     Parameters
@@ -144,6 +148,9 @@ def quantize(belief: Belief, rate_weight: float, uniform: bool = False) -> tuple
     belief : Belief
     rate_weight, uniform
         See `distill.codecs.grid.quantize`.
+    inputs : ndarray of shape (n_samples, n_features), or None
+        Rows as they enter the first layer. With them the weights of a layer are rounded together, and every layer makes
+        good what those before it have changed; see `distill.solvers.matrix_gaussian_rounding`.
 
     Returns
     -------
@@ -151,15 +158,17 @@ def quantize(belief: Belief, rate_weight: float, uniform: bool = False) -> tuple
         Of the shape that the layers have.
     layers : list of GridLayer
     """
-    for _ in range(_MOST_ROUNDS):
+    for n_rounds in range(1, _MOST_ROUNDS + 1):
         last = len(belief.rows) - 1
         layers = [
             grid.quantize(matrix, rows, columns, rate_weight, belief.noise if index == last else None, uniform)
             for index, (matrix, rows, columns) in enumerate(zip(belief.matrices, belief.rows, belief.columns))
         ]
+        if inputs is not None:
+            layers = _rounded_together(belief, layers, inputs, rate_weight)
         masks = [layer.codes[:-1] != 0 for layer in layers]
         alive = without_dead_ends(masks)
-        if all(mask.any(axis=0).all() for mask in alive[:-1]):
+        if n_rounds == _MOST_ROUNDS or all(mask.any(axis=0).all() for mask in alive[:-1]):
             break
         belief = reduce(belief, masks)
     if belief.tails is not None:
@@ -167,13 +176,42 @@ def quantize(belief: Belief, rate_weight: float, uniform: bool = False) -> tuple
     return belief.network, layers
 
 
-def write(belief: Belief, rate_weight: float, uniform: bool = False) -> bytes:
+def _rounded_together(
+    belief: Belief, layers: list[GridLayer], inputs: np.ndarray, rate_weight: float
+) -> list[GridLayer]:
+    activate = numpy_activation(belief.network.activation)
+    wanted_inputs = given_inputs = inputs
+    rounded = []
+    for matrix, layer, rows, columns in zip(belief.matrices, layers, belief.rows, belief.columns):
+        correlations = input_correlations(given_inputs)
+        sums = wanted_inputs @ matrix[:-1] + matrix[-1]
+        if rounded:
+            matrix = refitted(matrix, given_inputs, sums)
+        rounded.append(round_together(layer, matrix, rows, columns, correlations, rate_weight))
+        wanted_inputs = activate(sums)
+        matrix = rounded[-1].matrix
+        given_inputs = activate(given_inputs @ matrix[:-1] + matrix[-1])
+    return rounded
+
+
+def refitted(matrix: np.ndarray, inputs: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Return a matrix, biases last, that gives these sums for other inputs, and is otherwise near to what it was."""
+    rows = np.hstack([inputs, np.ones((len(inputs), 1), np.float32)])
+    moments = (rows.T @ rows).astype(np.float64)
+    ridge = _RIDGE * np.trace(moments) / len(moments)
+    missing = rows.T @ (sums - rows @ matrix)
+    return matrix + np.linalg.solve(moments + ridge * np.eye(len(moments)), missing.astype(np.float64))
+
+
+def write(belief: Belief, rate_weight: float, uniform: bool = False, inputs: np.ndarray | None = None) -> bytes:
     """Write the student file; see `quantize`."""
-    network, layers = quantize(belief, rate_weight, uniform)
+    network, layers = quantize(belief, rate_weight, uniform, inputs)
     return container.pack(network, [grid.encode(layer) for layer in layers])
 
 
-def write_within(belief: Belief, max_bytes: int, uniform: bool = False) -> tuple[bytes, float]:
+def write_within(
+    belief: Belief, max_bytes: int, uniform: bool = False, inputs: np.ndarray | None = None
+) -> tuple[bytes, float]:
     """Write the most faithful student file of at most so many bytes.
 
     Returns
@@ -187,7 +225,7 @@ def write_within(belief: Belief, max_bytes: int, uniform: bool = False) -> tuple
         If no file is that small.
     """
     low, high = math.log(_LOWEST_RATE), math.log(_HIGHEST_RATE)
-    found = write(belief, _HIGHEST_RATE, uniform), _HIGHEST_RATE
+    found = write(belief, _HIGHEST_RATE, uniform, inputs), _HIGHEST_RATE
     if len(found[0]) > max_bytes:
         raise ValueError(
             f"max_bytes={max_bytes} cannot be reached: a file without any weight that matters has {len(found[0])} "
@@ -196,7 +234,7 @@ def write_within(belief: Belief, max_bytes: int, uniform: bool = False) -> tuple
     for _ in range(_N_HALVINGS):
         middle = 0.5 * (low + high)
         try:
-            data = write(belief, math.exp(middle), uniform)
+            data = write(belief, math.exp(middle), uniform, inputs)
         except ValueError:  # more steps than the format holds
             data = None
         if data is not None and len(data) <= max_bytes:
