@@ -20,8 +20,10 @@ from distill.auto import METHODS, narrower
 from distill.model_selection import pareto_front
 
 DIGITS, LABELS = load_digits(return_X_y=True)
-X, X_NEW, y, y_new = train_test_split(DIGITS, LABELS, random_state=0)
-QUICK = {"methods": ["codebook"], "effort": 0.2, "random_state": 0}
+X_ALL, X_NEW, y_all, _ = train_test_split(DIGITS, LABELS, random_state=0)
+X, y = X_ALL[:600], y_all[:600]
+QUICK = {"methods": ["spike_slab"], "effort": 0.15, "random_state": 0}
+CODES = {"methods": ["codebook"], "effort": 0.2, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +34,13 @@ def student():
 
 @pytest.fixture(scope="module")
 def small(student):
-    return AutoCompressor(FrozenEstimator(student), max_bytes=450, **QUICK).fit(X)
+    return AutoCompressor(FrozenEstimator(student), max_bytes=450, **CODES).fit(X)
 
 
 @pytest.mark.slow
 def test_digits_in_two_kilobytes_agree_with_the_student():
-    student = Distiller(KMeans(10, n_init=10, random_state=0), random_state=0).fit(X)
-    small = AutoCompressor(FrozenEstimator(student), max_bytes=2048, methods=["codebook"], random_state=0).fit(X)
+    student = Distiller(KMeans(10, n_init=10, random_state=0), random_state=0).fit(X_ALL)
+    small = AutoCompressor(FrozenEstimator(student), max_bytes=2048, methods=["codebook"], random_state=0).fit(X_ALL)
     assert small.nbytes_ <= 2048
     assert np.mean(small.predict(X_NEW) == student.predict(X_NEW)) >= 0.97
     # A narrower network with more bits for a weight is what such a budget wants
@@ -65,14 +67,14 @@ def test_the_smallest_file_of_a_demanded_fidelity(student):
     auto = AutoCompressor(FrozenEstimator(student), min_fidelity=0.9, **QUICK).fit(X)
     fidelity, n_bytes = auto.search_results_["mean_test_fidelity"], -auto.search_results_["mean_test_size"]
     assert n_bytes[auto.best_index_] == n_bytes[fidelity >= 0.9].min()
-    assert auto.score(X_NEW) > 0.85 and auto.nbytes_ < 500
+    assert auto.score(X_NEW) > 0.8 and auto.nbytes_ < 700
     with pytest.raises(
         ValueError, match=r"min_fidelity=0\.999 was not reached within 190 bytes: the best one reached 0"
     ):
         auto.set_params(min_fidelity=0.999, max_bytes=190).fit(X)
-    with pytest.raises(ValueError, match="no file of max_bytes=20 could be made: CodebookCompressor: "):
+    with pytest.raises(ValueError, match="no file of max_bytes=20 could be made: SpikeSlabCompressor: "):
         auto.set_params(max_bytes=20, min_fidelity=None).fit(X)
-    assert auto.nbytes_ < 500  # a fit that fails leaves it as it was
+    assert auto.nbytes_ < 700  # a fit that fails leaves it as it was
 
 
 def test_the_winner_is_fitted_to_all_rows_unless_it_is_not(student):
@@ -122,7 +124,7 @@ def test_numbers_are_compared_as_numbers(estimator, target):
 
 def test_a_teacher_that_knows_only_its_own_rows():
     rows, _ = make_moons(300, noise=0.05, random_state=0)
-    student = Distiller(DBSCAN(eps=0.2), hidden_layer_sizes=(24,), random_state=0)
+    student = Distiller(DBSCAN(eps=0.2), hidden_layer_sizes=(24,), max_iter=30, random_state=0)
     auto = AutoCompressor(student, max_bytes=250, **QUICK).fit(rows)
     assert auto.nbytes_ <= 250 and auto.best_fidelity_ > 0.9
 
