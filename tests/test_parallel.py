@@ -21,12 +21,18 @@ class Unreliable(ThreadingBackend):
     silent = False
 
     def submit(self, func, callback=None):
-        if Unreliable.losses:
-            Unreliable.losses -= 1
-            if not Unreliable.silent:
-                raise ConnectionError("the worker is gone")
-            return None
-        return super().submit(func, callback)
+        return None if self.loses() else super().submit(func, callback)
+
+    def apply_async(self, func, callback=None):  # the same before joblib 1.5
+        return None if self.loses() else super().apply_async(func, callback)
+
+    def loses(self):
+        if not Unreliable.losses:
+            return False
+        Unreliable.losses -= 1
+        if not Unreliable.silent:
+            raise ConnectionError("the worker is gone")
+        return True
 
 
 register_parallel_backend("unreliable", Unreliable)

@@ -1,0 +1,66 @@
+"""The benchmark of growth: its arithmetic, and that it runs."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "scale.py"
+
+
+@pytest.fixture(scope="module")
+def scale():
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("scale", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    return module
+
+
+def test_exponents_are_slopes_in_logarithms(scale):
+    runs = [
+        {"rows": n, "fit": 1e-4 * n**1.3, "total": 2e-3 * n, "peak_gb": 0.2, "upper": 0.01} for n in (1e4, 1e5, 1e6)
+    ]
+    slopes = scale.exponents(runs)
+    assert slopes == pytest.approx({"fit": 1.3, "total": 1, "peak_gb": 0}, abs=1e-9)  # what takes no time has none
+    assert scale.exponents(runs, least_rows=1e6) == {}
+
+
+def test_memory_of_files_does_not_count(scale, tmp_path):
+    X = scale.synthetic_rows(tmp_path / "X.npy", 200_000)
+    with scale.PeakMemory() as memory:
+        float(X.sum())
+    assert memory.peak < 5e6 < X.nbytes
+    with scale.PeakMemory() as memory:
+        held = np.ones(5_000_000)
+    assert memory.peak > 0.9 * held.nbytes
+
+
+def test_small_sizes_run(tmp_path):
+    out = tmp_path / "scale.json"
+    options = [
+        "--parts",
+        "landmarks",
+        "half",
+        "--landmarks-rows",
+        "3000",
+        "--half-rows",
+        "1000",
+        "--max-samples",
+        "1000",
+    ]
+    shown = subprocess.run(
+        [sys.executable, SCRIPT, "--out", out, "--n-estimators", "8", *options], capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    results = json.loads(out.read_text())
+    assert [run["k"][0] for part in ("landmarks", "half") for run in results[part]["runs"]] == [500, 500]
+    assert results["landmarks"]["runs"][0]["transform"] > 0
+    assert out.with_suffix(".png").stat().st_size > 5000
