@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.codecs import codebook, container, grid
+from distill.codecs.preprocessing import Step
 from distill.network import Network
 
 FOLDER = Path(__file__).parent
@@ -65,6 +66,7 @@ NETWORKS = {
         },
     ),
     "integers-codebook": ((64, 32, 10), "relu", "predict", "softmax", {"classes": INTEGERS}),
+    "integers-steps": ((6, 8, 10), "relu", "predict", "softmax", {"classes": INTEGERS}),
     "regressor-grid": ((8, 12, 5, 2), "relu", "predict", "identity", {"offset": np.float32(0.5)}),
 }
 
@@ -93,12 +95,28 @@ def build(name: str) -> tuple[bytes, np.ndarray]:
         ]
         weights, biases = [layer.matrix[:-1] for layer in layers], [layer.matrix[-1] for layer in layers]
     network = Network(tuple(weights), tuple(biases), activation, target, output, **more)
-    rows = fractions(6 * sizes[0], 32, 99).reshape(6, sizes[0]) * 2
+    n_features = 9 if coding == "steps" else sizes[0]
+    rows = fractions(6 * n_features, 32, 99).reshape(6, n_features) * 2
+    if coding == "steps":
+        names = tuple(f"pixel {index}" for index in range(n_features))
+        return container.with_steps(container.encode(network, "float16"), n_features, all_operations(), names), rows
     if coding == "codebook":
         return container.pack(network, [codebook.encode(layer) for layer in layers]), rows
     if coding == "grid":
         return container.pack(network, [grid.encode(layer) for layer in layers]), rows
     return container.encode(network, coding), rows
+
+
+def all_operations() -> list[Step]:
+    """Return a step of every operation, with numbers of every kind, that lead from nine features to six."""
+    return [
+        Step("subtract", fractions(9, 64, 20).astype(np.float64) / 3),  # not to be had in 32 bits
+        Step("divide", np.linspace(1, 3, 9)),
+        Step("product", fractions(54, 16, 21).reshape(9, 6)),
+        Step("multiply", np.full(6, 0.5)),
+        Step("add", np.array(0.1)),
+        Step("clip", np.array([-1.5, 1.25])),
+    ]
 
 
 def grid_layer(weight: np.ndarray, bias: np.ndarray, index: int, is_last: bool) -> grid.GridLayer:
