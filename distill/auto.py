@@ -286,29 +286,18 @@ class _Search:
         """Narrow down, in every lane, the size that is needed; return the position of the smallest that is good."""
         largest = len(container.encode(self.network, "float16"))
         largest = largest if self.auto.max_bytes is None else min(largest, int(self.auto.max_bytes))
-        # Every lane tries its middle at the same time, so that the choice does not depend on n_jobs
-        lanes = {lane: (_LEAST_BYTES, largest) for lane in self._lanes()}
-        for step in range(_N_HALVINGS + 1):
-            sizes = {
-                lane: high if step == 0 else round((low * high) ** 0.5)
-                for lane, (low, high) in lanes.items()
-                if step == 0 or _WORTH_TRYING * high > low
-            }
-            first = len(self.attempts)
-            tried = {lane: lane.at(size, self.network) for lane, size in sizes.items()}
-            self._try([attempt for attempts in tried.values() for attempt in attempts])
-            best = self._smallest_good()
-            for lane, attempts in tried.items():
-                own = range(first, first + len(attempts))
-                first += len(attempts)
-                good = [self.compressors[index].nbytes_ for index in own if self._is_good(index)]
-                low, high = lanes[lane]
-                lanes[lane] = (low, min(good)) if good else (sizes[lane], high)
-                if best is not None:  # what follows has to be smaller than what there is
-                    low, high = lanes[lane]
-                    lanes[lane] = (low, min(high, self.compressors[best].nbytes_))
-            if step == 0:
-                lanes = {lane: (_LEAST_BYTES, high) for lane, (_, high) in lanes.items()} if best is not None else {}
+        # Lanes go side by side, and hear of each other between rounds only: so the choice does not depend on n_jobs
+        lanes = self._lanes()
+        self._round(dict.fromkeys(lanes, largest))
+        too_small = dict.fromkeys(lanes, _LEAST_BYTES)
+        for _ in range(_N_HALVINGS):
+            if (best := self._smallest_good()) is None:
+                break
+            size = self.compressors[best].nbytes_
+            worth = [lane for lane in lanes if too_small[lane] < _WORTH_TRYING * size]
+            sizes = {lane: round((too_small[lane] * size) ** 0.5) for lane in worth}
+            good = self._round(sizes)
+            too_small |= {lane: size for lane, size in sizes.items() if lane not in good}
         if (best := self._smallest_good()) is None:
             nearest = max(self._fitting(), key=lambda index: self.fidelity[index], default=None)
             said = "; ".join(self.errors) if nearest is None else f"the best one reached {self.fidelity[nearest]:.4f}"
@@ -335,6 +324,13 @@ class _Search:
             widths = [] if method == "random_code" else [None]
             lanes += [_Lane(method, bits) for bits in (*widths, *_NARROW_BITS.get(method, ()))]
         return lanes
+
+    def _round(self, sizes: dict["_Lane", int]) -> set["_Lane"]:
+        """Try every lane at its size; return those that were good enough."""
+        tried = [(lane, attempt) for lane, size in sizes.items() for attempt in lane.at(size, self.network)]
+        first = len(self.attempts)
+        self._try([attempt for _, attempt in tried])
+        return {lane for index, (lane, _) in enumerate(tried, start=first) if self._is_good(index)}
 
     def _try(self, attempts: list[Attempt]) -> None:
         calls = (
@@ -390,7 +386,7 @@ def narrower(layer_sizes: Sequence[int], n_parameters: float) -> tuple[int, ...]
     Examples
     --------
     >>> narrower((64, 256, 64, 10), 4000)
-    (45, 11)
+    (49, 12)
     >>> narrower((64, 8, 10), 4000)
     """
 

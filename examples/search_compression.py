@@ -42,12 +42,12 @@ def main():
             {"compress": [student]},
             {"compress": [CodebookCompressor(student, max_iter=5, **shared)], "compress__bits": [1, 2, 3, 4]},
             {
-                "compress": [SpikeSlabCompressor(student, max_iter=20, fine_tune_iter=5, **shared)],
+                "compress": [SpikeSlabCompressor(student, max_iter=15, fine_tune_iter=5, **shared)],
                 "compress__density": [0.2, 0.4],
             },
             {
                 "compress": [
-                    RandomCodeCompressor(student, input_shape=(8, 8), n_steps=1000, n_refinements=1, **shared)
+                    RandomCodeCompressor(student, input_shape=(8, 8), n_steps=600, n_refinements=1, **shared)
                 ],
                 "compress__max_bytes": [300, 600],
             },

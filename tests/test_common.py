@@ -27,7 +27,7 @@ from distill import (
 from distill.base import StudentMixin
 from mbn import MultilayerBootstrapNetwork
 
-SMALL = {"hidden_layer_sizes": (8,), "max_iter": 4, "learning_rate_init": 0.05}
+SMALL = {"hidden_layer_sizes": (8,), "max_iter": 2, "learning_rate_init": 0.1}
 # Four clusters, because the checks of sparse input want as many probabilities as there are classes in their y
 CLUSTERS = Distiller(KMeans(4, n_init=1, random_state=0), **SMALL)
 EMBEDDING = Distiller(PCA(1), **SMALL)
