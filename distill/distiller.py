@@ -70,7 +70,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Any scikit-learn estimator: transformer, clusterer, classifier, regressor, outlier detector, or a Pipeline. A
         clone is fitted. A teacher that can only `fit_predict` or `fit_transform` (DBSCAN, AgglomerativeClustering,
         SpectralClustering, HDBSCAN, TSNE) is asked for that. A `FrozenEstimator(fitted)` is not fitted again; if it
-        knows the rows of its own fit only, its `labels_` or `embedding_` are its answers and `fit` wants those rows.
+        knows the rows of its own fit only, its `labels_` or `embedding_` are its answers and `fit` wants those rows. In
+        a cross-validation a frozen teacher has seen the validation rows, and scores look better than they are.
     target : {"auto", "predict", "predict_proba", "transform", "decision_function"}, default="auto"
         The method to imitate. "auto": `predict_proba`, else `predict`, of classifiers and clusterers; `predict` of
         regressors; `decision_function` of outlier detectors; `transform` of transformers.
