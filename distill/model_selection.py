@@ -2,16 +2,15 @@
 
 >>> from sklearn.cluster import KMeans
 >>> from sklearn.datasets import load_digits
+>>> from sklearn.frozen import FrozenEstimator
 >>> from sklearn.model_selection import GridSearchCV
 >>> from distill import CodebookCompressor, Distiller
 >>> X, _ = load_digits(return_X_y=True)
->>> student = Distiller(KMeans(4, n_init=1, random_state=0), hidden_layer_sizes=(16,), max_iter=5, random_state=0)
->>> compressor = CodebookCompressor(student, max_iter=2, random_state=0)
->>> grid = {"bits": [1, 2, 4], "n_groups": [1, 4]}
->>> search = GridSearchCV(compressor, grid, scoring=SCORING, refit=smallest_within(0.02), cv=2).fit(X[:500])
->>> front = pareto_front(search.cv_results_)
->>> [search.cv_results_["params"][index] for index in front][0]
-{'bits': 1, 'n_groups': 1}
+>>> student = Distiller(KMeans(4, n_init=1, random_state=0), hidden_layer_sizes=(16,), random_state=0).fit(X[:1000])
+>>> compressor = CodebookCompressor(FrozenEstimator(student), max_iter=2, random_state=0)
+>>> search = GridSearchCV(compressor, {"bits": [1, 3]}, scoring=SCORING, refit=smallest_within(0.1), cv=2).fit(X[1000:])
+>>> search.best_params_, pareto_front(search.cv_results_)
+({'bits': 1}, array([0, 1]))
 """
 
 from collections.abc import Mapping
