@@ -1,7 +1,7 @@
 """From a matrix Gaussian posterior to a student file: units, what is dropped, steps of the grid."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,8 @@ from distill.students.network import scale_outputs
 
 _MOST_ROUNDS = 4
 _RIDGE = 1e-2
-_LOWEST_RATE, _HIGHEST_RATE, _N_HALVINGS = 1e-6, 1e6, 24
+_LOWEST_RATE, _HIGHEST_RATE = 1e-6, 1e6
+_N_HALVINGS, _N_COSTLY_HALVINGS, _N_WIDENINGS = 24, 5, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,24 +225,46 @@ def write_within(
     ValueError
         If no file is that small.
     """
-    low, high = math.log(_LOWEST_RATE), math.log(_HIGHEST_RATE)
-    found = write(belief, _HIGHEST_RATE, uniform, inputs), _HIGHEST_RATE
-    if len(found[0]) > max_bytes:
-        raise ValueError(
-            f"max_bytes={max_bytes} cannot be reached: a file without any weight that matters has {len(found[0])} "
-            "bytes; allow more"
-        )
-    for _ in range(_N_HALVINGS):
-        middle = 0.5 * (low + high)
+
+    def attempt(log_rate: float, inputs: np.ndarray | None) -> bytes | None:
         try:
-            data = write(belief, math.exp(middle), uniform, inputs)
+            data = write(belief, math.exp(log_rate), uniform, inputs)
         except ValueError:  # more steps than the format holds
-            data = None
-        if data is not None and len(data) <= max_bytes:
-            high, found = middle, (data, math.exp(middle))
-        else:
+            return None
+        return data if len(data) <= max_bytes else None
+
+    low, high = math.log(_LOWEST_RATE), math.log(_HIGHEST_RATE)
+    found = attempt(high, None)
+    if found is None:
+        size = len(write(belief, _HIGHEST_RATE, uniform))
+        raise ValueError(
+            f"max_bytes={max_bytes} cannot be reached: a file without any weight that matters has {size} bytes; allow "
+            "more"
+        )
+    low, high, found = _lowest_rate(lambda rate: attempt(rate, None), low, high, found, _N_HALVINGS)
+    if inputs is not None:
+        # Rounded together, weights take about as many bytes: what was found is where to look
+        for start in high + 0.25 * np.arange(_N_WIDENINGS):
+            together = attempt(start, inputs)
+            if together is not None:
+                _, high, found = _lowest_rate(
+                    lambda rate: attempt(rate, inputs), start - 1, start, together, _N_COSTLY_HALVINGS
+                )
+                break
+    return found, math.exp(high)
+
+
+def _lowest_rate(
+    attempt: Callable[[float], bytes | None], low: float, high: float, found: bytes, n_halvings: int
+) -> tuple[float, float, bytes]:
+    for _ in range(n_halvings):
+        middle = 0.5 * (low + high)
+        data = attempt(middle)
+        if data is None:
             low = middle
-    return found
+        else:
+            high, found = middle, data
+    return low, high, found
 
 
 def _everywhere(value: np.ndarray | None, features: np.ndarray, n_features: int) -> np.ndarray | None:
