@@ -34,7 +34,7 @@ RATES = (0.01, 0.03, 0.1)
 # A scale for every neuron costs two bytes each; codes that move need many steps
 BEST = {
     1: {"n_groups": 512, "train_codes": True, "n_calibration": None, "max_iter": 30},
-    2: {"train_codes": True, "n_calibration": None, "max_iter": 10},
+    2: {"solver": "gradient", "n_groups": 512, "train_codes": True, "n_calibration": None, "max_iter": 20},
 }
 RATE = {"n_calibration": None, "max_iter": 5}
 
@@ -45,6 +45,7 @@ def main():
         "--labels", type=Path, help="npz with train_labels and test_labels of an MBN teacher fitted before"
     )
     line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where trained networks are kept")
+    line.add_argument("--best", action="store_true", help="only what 1 and 2 bits give at their best")
     line.add_argument("--parts", default="lenet,student,digits", help="which of lenet, student, digits to run")
     options = line.parse_args()
     memory = joblib.Memory(options.cache, verbose=0)
@@ -53,9 +54,9 @@ def main():
     results = {"seeds": options.seeds}
     for part in options.parts.split(","):
         if part == "lenet":
-            results[part] = bench_lenet(X, y, X_test, y_test, options.seeds, memory)
+            results[part] = bench_lenet(X, y, X_test, y_test, options.seeds, memory, options.best)
         if part == "student":
-            results[part] = bench_student(X, y, X_test, y_test, options.seeds, memory, options.labels)
+            results[part] = bench_student(X, y, X_test, y_test, options.seeds, memory, options.labels, options.best)
         if part == "digits":
             results[part] = bench_digits(options.seeds)
         write_json(options.out, results)  # after every part, so that none is lost
@@ -64,13 +65,13 @@ def main():
 # (a) LeNet-300-100 with labels
 
 
-def bench_lenet(X, y, X_test, y_test, n_seeds, memory):
+def bench_lenet(X, y, X_test, y_test, n_seeds, memory, best_only):
     runs, measured = [], memory.cache(compress, ignore=["X", "X_test", "estimator"])
     for seed in range(n_seeds):
         network = memory.cache(train_lenet)(X, y, seed)
         estimator = as_classifier(network, X, y)
         base = 100 * np.mean(estimator.predict(X_test) != y_test)
-        for settings in settings_to_try(seed):
+        for settings in settings_to_try(seed, best_only):
             run = dict(measured(network, settings, seed, X=X, X_test=X_test, estimator=estimator))
             run["float_error"] = base
             run["error"] = 100 * float(np.mean(run.pop("answers") != y_test))
@@ -88,13 +89,13 @@ def bench_lenet(X, y, X_test, y_test, n_seeds, memory):
 # (b) the student of an unlabelled teacher
 
 
-def bench_student(X, y, X_test, y_test, n_seeds, memory, path):
+def bench_student(X, y, X_test, y_test, n_seeds, memory, path, best_only):
     labels, labels_test = teacher_labels(path, X, X_test, memory)
     runs, measured = [], memory.cache(compress, ignore=["X", "X_test", "estimator"])
     for seed in range(n_seeds):
         student = memory.cache(fit_student)(X, labels, seed)
         answers = student.predict(X_test)
-        for settings in settings_to_try(seed):
+        for settings in settings_to_try(seed, best_only):
             run = dict(measured(student.to_bytes(), settings, seed, X=X, X_test=X_test, estimator=student))
             given = run.pop("answers")
             run["agreement"] = 100 * float(np.mean(given == answers))
@@ -115,8 +116,12 @@ def bench_student(X, y, X_test, y_test, n_seeds, memory, path):
 # what both do
 
 
-def settings_to_try(seed):
+def settings_to_try(seed, best_only):
     """Solvers and bits side by side; the best that 1 and 2 bits give; fewer bytes than packed codes have."""
+    for bits in BEST:
+        yield {"solver": "cd", "bits": bits, **BEST[bits]}
+    if best_only:
+        return
     for bits in (1, 2, 3):
         for solver in ("kmeans", "cd", "gradient"):
             if solver != "gradient" or (seed == 0 and bits < 3):
@@ -124,8 +129,6 @@ def settings_to_try(seed):
     for bits in (1, 2):
         yield {"solver": "kmeans", "bits": bits}
         yield {"solver": "cd", "bits": bits}
-    for bits in BEST:
-        yield {"solver": "cd", "bits": bits, **BEST[bits]}
     for rate in RATES:
         yield {"solver": "cd", "bits": 2, "rate_weight": rate, **RATE}
 
