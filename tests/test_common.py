@@ -31,18 +31,6 @@ SMALL = {"hidden_layer_sizes": (8,), "max_iter": 2, "learning_rate_init": 0.1}
 # Four clusters, because the checks of sparse input want as many probabilities as there are classes in their y
 CLUSTERS = Distiller(KMeans(4, n_init=1, random_state=0), **SMALL)
 EMBEDDING = Distiller(PCA(1), **SMALL)
-QUICK = {
-    CodebookCompressor: {"max_iter": 2},
-    RandomCodeCompressor: {
-        "bits_per_weight": 8.0,
-        "bits_per_block": 8,
-        "n_steps": 20,
-        "n_steps_between_blocks": 0,
-        "n_refinements": 1,
-    },
-    SpikeSlabCompressor: {"max_iter": 2, "fine_tune_iter": 1},
-    MatrixGaussianCompressor: {"max_iter": 3},
-}
 NETWORK = {"hidden_layer_sizes": (8,), "max_iter": 60, "learning_rate_init": 0.05, "random_state": 0}
 ESTIMATORS = [
     MultilayerBootstrapNetwork(n_clusters=2, n_estimators=20),
@@ -51,11 +39,13 @@ ESTIMATORS = [
     Distiller(LogisticRegression(), **SMALL),
     Distiller(Ridge(), **SMALL),
     Distiller(IsolationForest(n_estimators=5, random_state=0), weight_dtype="float16", **SMALL),
-    *(compressor(CLUSTERS, **parameters) for compressor, parameters in QUICK.items()),
+    CodebookCompressor(MLPClassifier(**NETWORK), max_iter=2),
+    SpikeSlabCompressor(MLPRegressor(**NETWORK), max_iter=2, fine_tune_iter=1),
+    MatrixGaussianCompressor(CLUSTERS, max_iter=3),
+    RandomCodeCompressor(
+        EMBEDDING, bits_per_weight=8.0, bits_per_block=8, n_steps=20, n_steps_between_blocks=0, n_refinements=1
+    ),
     AutoCompressor(CLUSTERS, max_bytes=10**5, methods=["spike_slab"], effort=0.02, refit=False),
-    RandomCodeCompressor(EMBEDDING, **QUICK[RandomCodeCompressor]),
-    SpikeSlabCompressor(MLPRegressor(**NETWORK), **QUICK[SpikeSlabCompressor]),
-    CodebookCompressor(MLPClassifier(**NETWORK), **QUICK[CodebookCompressor]),
 ]
 # Few rows give the bootstrap network one layer, and a network of few passes has not converged; both are said
 EXPECTED_WARNINGS = (
