@@ -49,7 +49,7 @@ CANDIDATES = {
     4300: [((100,), 121, 2.0)],
     10000: [((200,), 225, 2.0)],
 }
-WITHOUT_GRID = (2000,)
+WITHOUT_GRID = (1000,)
 # Choosing codes again takes minutes where there are many, and so does training after each of them
 REFINEMENTS = {4300: 1, 10000: 0}
 STEPS_BETWEEN_BLOCKS = {2000: 2, 4300: 1, 10000: 1}
@@ -225,10 +225,10 @@ def bench_speed(network, data, n_seeds):
     longest = data["n_steps"]
     lengths = [longest // 2**halvings for halvings in (4, 3, 2, 1, 0)]
     tried = {
-        "mean-kl": [{"learning_rate": rate} for rate in (1e-2, 2e-2, 4e-2)],
+        "mean-kl": [{"learning_rate": rate} for rate in (2e-2, 4e-2, 8e-2)],
         "mean-var": [
             {"learning_rate": rate, "penalty_rate": change}
-            for rate, change in product((1e-2, 2e-2, 4e-2), (3e-3, 1e-2, 3e-2))
+            for rate, change in product((2e-2, 4e-2, 8e-2), (3e-3, 1e-2, 3e-2))
         ],
     }
     attempt = data["memory"].cache(train_and_code, ignore=["X"])
