@@ -12,9 +12,7 @@ _WORTH_THREADS = 1 << 24
 _LIMITS = ("scipy_openblas_get_num_threads64_", "openblas_get_num_threads64_", "openblas_get_num_threads")
 
 
-def map_blocks(
-    make_worker: Callable[[], Callable[[int], None]], starts: Iterable[int], n_multiplications: int
-) -> None:
+def map_blocks(make_worker: Callable[[], Callable[[int], None]], starts: Iterable[int], n_multiplications: int) -> None:
     """Have a function called for every start, in threads where that is worth it.
 
     Parameters
