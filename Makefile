@@ -24,7 +24,7 @@ demo: $(READY)  ## the main job on real data: a table, a picture and a student f
 	$(BIN)/python examples/quickstart.py
 
 test: $(READY)  ## all tests, the doctests with them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-oldest:  ## scikit-learn's checks and the pipelines with the oldest versions that are allowed (Python 3.11)
 	$(PYTHON) -m venv .venv-oldest
