@@ -172,8 +172,8 @@ def test_gates_of_units_keep_or_drop_whole_units(student, granularity):
         assert small.network_.layer_sizes[1:3] == tuple(kept.any(axis=0).sum() for kept in small.kept_weights_[:2])
     if "input" in granularity:
         assert small.report_["n_features"] < 61 == (X.std(axis=0) > 0).sum()
-        dropped = small.feature_inclusion_ < 0.5
-        assert not small.get_support()[dropped].any()
+    if granularity == "input":  # with other gates on the way, a path is less probable than each of its gates
+        assert np.array_equal(small.get_support(), small.feature_inclusion_ > 0.5)
     assert np.mean(small.predict(X) == student.predict(X)) > 0.8
 
 
