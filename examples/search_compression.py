@@ -46,9 +46,7 @@ def main():
                 "compress__density": [0.2, 0.4],
             },
             {
-                "compress": [
-                    RandomCodeCompressor(student, input_shape=(8, 8), n_steps=600, n_refinements=1, **shared)
-                ],
+                "compress": [RandomCodeCompressor(student, input_shape=(8, 8), n_steps=600, n_refinements=1, **shared)],
                 "compress__max_bytes": [300, 600],
             },
         ]
