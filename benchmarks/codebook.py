@@ -4,7 +4,7 @@
 (b) A student of an unlabelled MBN teacher, 784-256-64-10: agreement with the uncompressed student, ACC.
 (c) digits with scikit-learn's MLPClassifier: size against its joblib dump and against its raw float32 weights.
 
-Compression never sees a label. Its settings were tried on seed 0 alone.
+Compression never sees a label. Its settings were tried on seed 0 alone, in sight of its test error.
 
     python benchmarks/codebook.py --data DIR [--seeds 3] [--labels FILE] [--cache DIR] [--parts lenet,student,digits]
 """
