@@ -6,6 +6,7 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.decomposition import PCA
 from sklearn.utils import check_random_state
+from threadpoolctl import threadpool_limits
 
 _SMALL = 500
 
@@ -48,7 +49,8 @@ def principal_components(codes, k, n_components, random_state):
     if (codes == codes[0]).all():
         return np.zeros((n_components, width), np.float32), mean.astype(np.float32), np.zeros(n_components)
     if min(n_samples, width) <= max(_SMALL, 2 * n_components):
-        pca = PCA(n_components, svd_solver="full").fit(one_hot(codes, k).toarray())
+        with threadpool_limits(1):
+            pca = PCA(n_components, svd_solver="full").fit(one_hot(codes, k).toarray())
         components, ratio = pca.components_, pca.explained_variance_ratio_
     else:
         centred = LinearOperator(
@@ -58,7 +60,9 @@ def principal_components(codes, k, n_components, random_state):
             dtype=np.float64,
         )
         start = check_random_state(random_state).uniform(-1, 1, min(n_samples, width))
-        _, values, components = svds(centred, n_components, v0=start)
+        # A linear algebra library rounds differently with another number of threads, which differs between workers
+        with threadpool_limits(1):
+            _, values, components = svds(centred, n_components, v0=start)
         order = np.argsort(-values, kind="stable")
         components, ratio = components[order], values[order] ** 2 / (n_samples * (mean * (1 - mean)).sum())
     largest = np.argmax(np.abs(components).round(6), axis=1)

@@ -332,3 +332,12 @@ def test_permutations_and_integers_are_fair():
     assert stats.chisquare(np.bincount(drawn, minlength=7)).pvalue > 1e-3
     with pytest.raises(ValueError, match="upper"):
         generator.integers(0, 0, 0, 5)
+
+
+def test_every_codec_is_registered_under_its_own_number():
+    from distill.codecs import codebook, container, dense, grid, random_code, sparse
+
+    numbers = {dense.FLOAT32, dense.FLOAT16, codebook.CODEBOOK, random_code.RANDOM_CODE, grid.GRID, sparse.SPARSE}
+    assert numbers == set(container.CODECS)
+    for module, constant in ((codebook, "CODEBOOK"), (random_code, "RANDOM_CODE"), (grid, "GRID"), (sparse, "SPARSE")):
+        assert module.__name__ == f"distill.codecs.{container.CODECS[getattr(module, constant)].module}"

@@ -104,7 +104,7 @@ def test_a_fitted_estimator_becomes_a_model(tmp_path):
 
 
 def test_other_things_are_refused():
-    with pytest.raises(TypeError, match="takes a Student, or a fitted Distiller or compressor, got KMeans"):
+    with pytest.raises(TypeError, match="takes a Student, a fitted Distiller or compressor, or a Pipeline, got KMeans"):
         to_onnx(KMeans())
     code = """
 import sys

@@ -6,13 +6,14 @@ is the short way for weights stored as they are.
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from distill.codecs import codebook, dense, grid, labels, preprocessing, random_code, sparse
+from distill.codecs import dense, labels, preprocessing
 from distill.codecs.layers import Layer, Section
 from distill.codecs.preprocessing import Step
 from distill.codecs.reader import Reader, StudentFileError, varint
@@ -33,22 +34,39 @@ class Codec(NamedTuple):
     Parameters
     ----------
     name : str
-    decode : callable(reader, shapes, codec) -> list of Layer
-        Reads the next layers of a file: `shapes` are the (n_inputs, n_outputs) of all that are still to come, and the
-        answer is for one or more of them, from the first. `codec` is the number under which it was called.
+    module : str
+        Where it is, below `distill.codecs`; loaded by the first file that needs it, because most need one.
     """
 
     name: str
-    decode: Callable[[Reader, list[tuple[int, int]], int], list[Layer]]
+    module: str
+
+    def decode(self, reader: Reader, shapes: list[tuple[int, int]], number: int) -> list[Layer]:
+        """Read the next layers of a file.
+
+        Parameters
+        ----------
+        reader : Reader
+        shapes : list of tuple
+            (n_inputs, n_outputs) of all layers that are still to come.
+        number : int
+            Under which the codec was called.
+
+        Returns
+        -------
+        list of Layer
+            One or more of them, from the first.
+        """
+        return import_module(f"distill.codecs.{self.module}").decode(reader, shapes, number)
 
 
-CODECS: dict[int, Codec] = {
-    dense.FLOAT32: Codec("float32", dense.decode),
-    dense.FLOAT16: Codec("float16", dense.decode),
-    codebook.CODEBOOK: Codec("codebook", codebook.decode),
-    random_code.RANDOM_CODE: Codec("random code", random_code.decode),
-    grid.GRID: Codec("grid", grid.decode),
-    sparse.SPARSE: Codec("sparse", sparse.decode),
+CODECS = {
+    16: Codec("float32", "dense"),
+    17: Codec("float16", "dense"),
+    18: Codec("codebook", "codebook"),
+    20: Codec("random code", "random_code"),
+    22: Codec("grid", "grid"),
+    24: Codec("sparse", "sparse"),
 }
 
 
