@@ -7,7 +7,7 @@
     density with the same fine-tuning; and codebooks on top, in bytes of real files.
 (d) student: the student of an unlabelled MBN teacher: agreement with the dense student, and which pixels are used.
 
-Settings were chosen on other data sets than those reported here, (a) and (b), or tried on seed 0 alone and in sight of its
+Settings were chosen on other data sets than those reported here, (a) and (b), or tried on seed 0 alone in sight of its
 test error, (c) and (d).
 
     python benchmarks/spike_slab.py --data DIR [--seeds 3] [--labels FILE] [--parts selection,structure,lenet,student]
