@@ -25,8 +25,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
 
 from distill import MatrixGaussianCompressor, load
+from distill.compressors import matrix_gaussian_file as files
 from distill.compressors.matrix_gaussian import entering
-from distill.solvers import matrix_gaussian_file as files
 from distill.students.network import initial_network
 
 RATES = (0.03, 0.1, 0.2, 0.4)

@@ -32,7 +32,8 @@ from sklearn.cluster import KMeans
 from sklearn.pipeline import make_pipeline
 
 from distill import Distiller, load
-from mbn import MultilayerBootstrapNetwork, bottom, network, output
+from mbn import MultilayerBootstrapNetwork, bottom, layers, output
+from mbn.rows import Rows
 
 STUDENTS = {"784-512-128-10": (512, 128), "784-256-64-10": (256, 64), "784-128-10": (128,), "784-64-10": (64,)}
 # Passes over the training rows when training is timed, a quarter of what a student of MNIST takes
@@ -124,9 +125,9 @@ def warm_up(X):
     """Let every kernel compile, which happens once per machine."""
     MultilayerBootstrapNetwork(n_estimators=8, n_jobs=-1, k=2000, max_samples=2500).fit(X[:6000]).transform(X[:20])
     MultilayerBootstrapNetwork(n_estimators=8, n_jobs=-1, k=200, assignment="direct").fit(X[:3000])
-    network._assign_upper(
+    layers.assign_upper(
         np.random.default_rng(0).integers(0, 4000, (9000, 64)).astype(np.uint16),
-        network._fit_upper(
+        layers.fit_upper(
             np.random.default_rng(0).integers(0, 4000, (9000, 64)).astype(np.uint16), 1, 2000, 8, 0.5, 0, 4000,
             n_jobs=-1,
         )[1], 4000, -1,
@@ -139,23 +140,23 @@ def fit_teacher(X, seed):
         MultilayerBootstrapNetwork(n_jobs=-1, random_state=seed), KMeans(10, n_init=10, random_state=seed)
     )
     watched = (
-        (network, "_nearest"),
-        (network, "_assign_bottom"),
-        (network, "_assign_upper"),
+        (layers, "nearest"),
+        (layers, "assign_bottom"),
+        (layers, "assign_upper"),
         (output, "principal_components"),
     )
     began = perf_counter()
     with stopwatch(*watched) as times:
         teacher.fit(X)
     total = perf_counter() - began
-    neighbors = sum(times["_nearest"])
+    neighbors = sum(times["nearest"])
     stages = {
         "neighbors": neighbors,
-        "bottom": sum(times["_assign_bottom"]) - neighbors,
-        "upper": sum(times["_assign_upper"]),
+        "bottom": sum(times["assign_bottom"]) - neighbors,
+        "upper": sum(times["assign_upper"]),
         "output": sum(times["principal_components"]),
         "total": total,
-        "upper_layers": times["_assign_upper"],
+        "upper_layers": times["assign_upper"],
         "k": teacher[0].k_,
     }
     return teacher, stages
@@ -218,9 +219,9 @@ def exact_share(model, X, n_clusterings=40):
         "rows": state["rows"][:n_clusterings],
         "used": state["used"][:n_clusterings],
     }
-    X = network._apply_preparation(X, model._preparation)
-    near = network._assign_bottom(X, part, "euclidean", "neighbors", model.n_neighbors, -1, "cpu")
-    direct = network._assign_bottom(X, part, "euclidean", "direct", model.n_neighbors, -1, "cpu")
+    X = Rows(X, model._preparation).whole()
+    near = layers.assign_bottom(X, part, "euclidean", "neighbors", model.n_neighbors, -1, "cpu")
+    direct = layers.assign_bottom(X, part, "euclidean", "direct", model.n_neighbors, -1, "cpu")
     return float(np.mean(near == direct))
 
 

@@ -109,7 +109,7 @@ def in_own_process(kind, n_rows, options):
 
 def fit_once(kind, n_rows, options):
     """Fit once, and send the rows through where the fit did not; seconds of each stage and peak memory."""
-    from mbn import MultilayerBootstrapNetwork, neighbors, network, output
+    from mbn import MultilayerBootstrapNetwork, layers, neighbors, output
 
     settings = {} if kind == "mnist" else {"n_estimators": options.n_estimators}
     if kind == "landmarks":
@@ -120,9 +120,9 @@ def fit_once(kind, n_rows, options):
     warm_up(approximate)
     model = MultilayerBootstrapNetwork(n_jobs=options.n_jobs, random_state=0, **settings)
     watched = (
-        (network, "_nearest"),
-        (network, "_assign_bottom"),
-        (network, "_assign_upper"),
+        (layers, "nearest"),
+        (layers, "assign_bottom"),
+        (layers, "assign_upper"),
         (output, "principal_components"),
     )
     clock = process_time if options.clock == "cpu" else perf_counter
@@ -133,13 +133,13 @@ def fit_once(kind, n_rows, options):
             with mock.patch("common.perf_counter", clock), stopwatch(*watched) as times:
                 model.fit(X)
             fitted = clock()
-            nearest = sum(times["_nearest"])
+            nearest = sum(times["nearest"])
             run = {
                 "rows": n_rows,
                 "k": model.k_,
                 "neighbors": nearest,
-                "bottom": sum(times["_assign_bottom"]) - nearest,
-                "upper": sum(times["_assign_upper"]),
+                "bottom": sum(times["assign_bottom"]) - nearest,
+                "upper": sum(times["assign_upper"]),
                 "output": sum(times["principal_components"]),
                 "fit": fitted - began,
             }
@@ -296,7 +296,7 @@ def dask_workers(options):
     from joblib import parallel_config
     from threadpoolctl import threadpool_limits
 
-    from mbn import network
+    from mbn import layers
 
     X = some_rows(options.dask_rows)
     seconds = {1: [], 2: []}
@@ -305,9 +305,9 @@ def dask_workers(options):
         for n_workers in (1, 2):
             with cluster(n_workers) as local, Client(local), parallel_config(backend="dask"), threadpool_limits(1):
                 a_network(options).fit(X[:2000])  # kernels load in every worker
-                with stopwatch((network, "_assign_bottom"), (network, "_assign_upper")) as times:
+                with stopwatch((layers, "assign_bottom"), (layers, "assign_upper")) as times:
                     answers[n_workers] = a_network(options).fit_transform(X)
-            seconds[n_workers].append([sum(times["_assign_bottom"]), sum(times["_assign_upper"])])
+            seconds[n_workers].append([sum(times["assign_bottom"]), sum(times["assign_upper"])])
     best = {n: np.min(np.sum(values, axis=1)) for n, values in seconds.items()}
     result = {
         "rows": options.dask_rows,

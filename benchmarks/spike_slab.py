@@ -32,8 +32,8 @@ from distill import load
 from distill.compressors.answers import encode_answers, outputs_as_answers, scale_input
 from distill.compressors.base import calibration_rows, network_of
 from distill.compressors.codebook import CodebookCompressor
+from distill.compressors.pruned_file import write
 from distill.compressors.spike_slab import SpikeSlabCompressor
-from distill.solvers.pruned_file import write
 from distill.solvers.pruning import largest
 from distill.solvers.remains import fine_tune, leave
 from distill.solvers.selection import Likelihood, SelectionSettings

@@ -76,6 +76,11 @@ def activate(sums: np.ndarray, activation: str) -> np.ndarray:
     return sums
 
 
+def activated(sums: np.ndarray, activation: str) -> np.ndarray:
+    """Return what the next layer gets for these sums, which stay as they are."""
+    return activate(sums.copy(), activation)
+
+
 def logistic(sums: np.ndarray) -> np.ndarray:
     """Replace float32 sums by 1 / (1 + exp(-sums)), in place and without overflow."""
     np.multiply(sums, _HALF, out=sums)

@@ -6,19 +6,16 @@ import warnings
 from numbers import Integral, Real
 
 import numpy as np
-from joblib import effective_n_jobs
-from scipy import sparse
-from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state, metadata_routing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mbn import accelerator, bottom, neighbors, output, upper
+from mbn import accelerator, layers, output
 from mbn.checkpoint import Checkpoint
-from mbn.parallel import blocks, run
+from mbn.parallel import run
 from mbn.rows import Rows, fit_preparation
-from mbn.schedule import automatic_schedule, draw
+from mbn.schedule import automatic_schedule, schedule_from
 
 # Direct assignment pays for every centroid of the bottom layer: the automatic schedule stays within this many
 # multiplications and additions there (a few minutes on two cores).
@@ -26,18 +23,7 @@ _DIRECT_OPERATIONS = 5e13
 # Among this many drawn candidates the nearest centroid is found for about 99.6 % of all codes, among twice as many
 # (the defaults) for 99.94 %.
 _DRAWN_CANDIDATES = 16
-_ROW_BLOCK = 1024
-_DIRECT_ROWS = 8192  # whose centroids are gathered once for each block
-# Few rows are cut into so many tasks, of no less rows than that.
-_TASKS, _LEAST_ROWS = 16, 128
-# New rows go through the layers so many at a time, which bounds the memory for their codes.
-_TRANSFORM_ROWS = 1 << 16
-_CLUSTERINGS_PER_TASK = 8
-# Which kernel of the upper layers is fastest where; they all give the same codes.
-_COMPARED_ROWS = 8
-_INDEXED_CENTROIDS = 1500
-_RANKED_SHARE = 40
-_DENSE_CENTROIDS = 64
+_LANDMARK_STREAM = 1 << 20
 
 
 def all_or_nothing(fit):
@@ -333,22 +319,24 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             "n_estimators": int(self.n_estimators), "max_features": float(self.max_features), "entropy": entropy,
             "metric": self.metric, "assignment": assignment, "n_neighbors": int(self.n_neighbors),
         }  # fmt: skip
-        codes, layers = None, []
+        codes, fitted = None, []
         for index, k in enumerate(schedule):
             report.start(index, k)
             parameters = {"layer": index, "k": list(schedule[: index + 1]), **settings}
             known = kept.load(parameters)
             arguments = (index, k, self.n_estimators, self.max_features, entropy)
             if index == 0:
-                codes, layer = _fit_bottom(
+                codes, layer = layers.fit_bottom(
                     rows, *arguments, self.metric, assignment, self.n_neighbors,
                     n_jobs=self.n_jobs, device=self.device, codes=known,
                 )  # fmt: skip
             else:
-                codes, layer = _fit_upper(codes, *arguments, schedule[index - 1], n_jobs=self.n_jobs, codes_above=known)
+                codes, layer = layers.fit_upper(
+                    codes, *arguments, schedule[index - 1], n_jobs=self.n_jobs, codes_above=known
+                )
             if known is None:
                 kept.save(parameters, codes)
-            layers.append(layer)
+            fitted.append(layer)
             report.end(known is not None)
         if self.output == "pca":
             self.components_, self.mean_, self.explained_variance_ratio_ = output.principal_components(
@@ -357,7 +345,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.k_ = schedule
         self.assignment_ = assignment
         self._preparation = preparation
-        self._layers = layers
+        self._layers = fitted
         self._n_features_out = self.n_estimators * schedule[-1] if self.output == "codes" else n_components
         return X, codes
 
@@ -394,17 +382,14 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             schedule = tuple(int(k) for k in np.asarray(self.k).reshape(-1))
             if not schedule or not all(isinstance(k, (Integral, np.integer)) for k in np.asarray(self.k).reshape(-1)):
                 raise ValueError(f"k={self.k!r} must hold one integer or more, one per layer")
+        elif isinstance(self.k, Integral):
+            schedule = schedule_from(int(self.k), self.n_clusters, self.delta)
         else:
             k_max = None
-            if isinstance(self.k, Integral):
-                k_max = int(self.k)
-            elif self.assignment == "direct":
+            if self.assignment == "direct":
                 per_centroid = n_landmarks * max(1, round(self.max_features * n_features)) * self.n_estimators * 2
                 k_max = max(int(_DIRECT_OPERATIONS / per_centroid), int(np.ceil(1.5 * self.n_clusters)))
-            if k_max is not None and isinstance(self.k, Integral):
-                schedule = _schedule_from(k_max, n_landmarks, self.n_clusters, self.delta)
-            else:
-                schedule = automatic_schedule(n_landmarks, self.n_clusters, delta=self.delta, k_max=k_max)
+            schedule = automatic_schedule(n_landmarks, self.n_clusters, delta=self.delta, k_max=k_max)
         if min(schedule) < 1 or max(schedule) > n_landmarks:
             raise ValueError(
                 f"k={self.k!r} asks for {max(schedule)} centroids in a layer, but only {n_landmarks} rows can become "
@@ -448,11 +433,8 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         projection = (self.components_, self.mean_) if kind == "components" else None
         model = (self._layers, self.k_, self.metric, self.assignment_, self.n_neighbors, self.device, projection)
         rows = Rows(X, self._preparation)
-        n_rows = max(_ROW_BLOCK, -(-n_samples // effective_n_jobs(self.n_jobs)))
-        n_rows = min(n_rows, _rows_at_once(self.n_estimators, X.shape[1], self.n_neighbors))
-        for block, answer in run(
-            _transform_block, model, blocks(n_samples, n_rows), lambda block: (rows[block],), n_jobs=self.n_jobs
-        ):
+        keys = layers.transform_blocks(n_samples, X.shape[1], self.n_estimators, self.n_neighbors, self.n_jobs)
+        for block, answer in run(layers.transform_block, model, keys, lambda block: (rows[block],), n_jobs=self.n_jobs):
             (out if kind == "components" else codes)[block] = answer
         return output.one_hot(codes, self.k_[-1]) if kind == "one-hot" else out if out is not None else codes
 
@@ -466,186 +448,6 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-_LANDMARK_STREAM = 1 << 20
-
-
-def _schedule_from(k, n_landmarks, n_clusters, delta):
-    if k > n_landmarks:
-        return (k,)
-    schedule = [k]
-    while int(delta * schedule[-1]) >= max(1, 1.5 * n_clusters):
-        schedule.append(int(delta * schedule[-1]))
-    return tuple(schedule)
-
-
-def _draw_layer(layer, k, n_estimators, max_features, entropy, n_rows, n_inputs):
-    """Draw all clusterings of a layer; rows are numbered within the sorted `drawn` ones."""
-    n_used = max(1, round(max_features * n_inputs))
-    rows = np.empty((n_estimators, k), np.min_scalar_type(n_rows))
-    used = np.empty((n_estimators, n_used), np.min_scalar_type(n_inputs))
-    for v in range(n_estimators):
-        rows[v], used[v] = draw(entropy, layer, v, n_rows=n_rows, k=k, n_inputs=n_inputs, n_used=n_used)
-    flags = np.zeros(n_rows, bool)
-    for v in range(n_estimators):
-        flags[rows[v]] = True
-    numbers = (np.cumsum(flags) - 1).astype(rows.dtype)
-    for v in range(n_estimators):
-        rows[v] = numbers[rows[v]]
-    return np.flatnonzero(flags), rows, used
-
-
-def _fit_bottom(
-    X, layer, k, n_estimators, max_features, entropy, metric, assignment, n_neighbors, *, n_jobs, device, codes=None
-):
-    """Draw the bottom layer from the rows X, and compute its codes if they are not known."""
-    drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, *X.shape)
-    complete = len(drawn) == X.shape[0]
-    state = {"reference": X.whole() if complete else X[drawn], "rows": rows, "used": used}
-    if codes is None:
-        codes = _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy, complete)
-    return codes, state
-
-
-def _assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy=0, complete=False):
-    """Codes of the rows X, which are a matrix or `Rows`; `complete` says that the reference is all of them."""
-    reference, rows, used = state["reference"], state["rows"], state["used"]
-    n_samples, k = X.shape[0], rows.shape[1]
-    codes = np.empty((n_samples, len(rows)), np.min_scalar_type(k - 1))
-    if device != "cpu":
-        device = accelerator.resolve_device(device)
-        on_device = metric == "euclidean" and not sparse.issparse(reference)
-    else:
-        on_device = False
-    if assignment == "direct":
-        if on_device:
-            for block in blocks(n_samples, _TRANSFORM_ROWS):
-                codes[block] = accelerator.assign_direct(X[block], reference, rows, used, device).T
-            return codes
-        shared = (reference, rows, used, metric)
-        for block, found in run(
-            _assign_direct, shared, _tasks(n_samples, _DIRECT_ROWS), lambda b: (X[b],), n_jobs=n_jobs
-        ):
-            codes[block] = found
-        return codes
-    n_neighbors = min(n_neighbors, reference.shape[0])
-    nearest = _nearest(X, reference, metric, n_neighbors, n_jobs, device if on_device else None, entropy, complete)
-    masks = np.zeros((X.shape[1], len(rows)), np.float32)
-    np.put_along_axis(masks, used.T.astype(np.int64), 1, axis=0)
-    positions = bottom.position_table(rows, reference.shape[0])
-    if on_device:
-        for block in blocks(n_samples, _TRANSFORM_ROWS):
-            codes[block] = accelerator.assign_neighbors(
-                X[block], reference, nearest[block], positions, rows, masks, device
-            )
-        return codes
-    shared = (reference, positions, rows, masks, metric)
-    for block, found in run(_assign_neighbors, shared, _tasks(n_samples), lambda b: (X[b], nearest[b]), n_jobs=n_jobs):
-        codes[block] = found
-    return codes
-
-
-def _assign_direct(reference, rows, used, metric, X):
-    return bottom.assign_direct(X, reference, rows, used, metric).T
-
-
-def _assign_neighbors(reference, positions, rows, masks, metric, X, nearest):
-    return bottom.assign_neighbors(X, reference, nearest, positions, rows, masks, metric)
-
-
-def _nearest(X, reference, metric, n_neighbors, n_jobs, device, entropy, complete):
-    nearness = "euclidean" if metric == "euclidean" else "linear"
-    if device is None and complete and metric != "linear" and neighbors.is_large(X.shape[0], reference):
-        return neighbors.approximate_rows(reference, n_neighbors, metric, entropy, n_jobs)
-    nearest = np.empty((X.shape[0], n_neighbors), np.int32)
-    if device is not None:
-        for block in blocks(X.shape[0], _TRANSFORM_ROWS):
-            nearest[block] = accelerator.nearest_rows(X[block], reference, n_neighbors, nearness, device)
-        return nearest
-    norms = np.concatenate([neighbors.row_squares(reference[b]) for b in blocks(reference.shape[0], _TRANSFORM_ROWS)])
-    shared = (reference, n_neighbors, nearness, norms)
-    for block, found in run(_nearest_rows, shared, _tasks(X.shape[0]), lambda b: (X[b],), n_jobs=n_jobs):
-        nearest[block] = found
-    return nearest
-
-
-def _nearest_rows(reference, n_neighbors, nearness, norms, X):
-    return neighbors.nearest_rows(X, reference, n_neighbors, nearness, norms)
-
-
-def _fit_upper(codes, layer, k, n_estimators, max_features, entropy, n_codes, *, n_jobs, codes_above=None):
-    """Draw an upper layer from the codes below it, and compute its codes if they are not known."""
-    drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, *codes.shape)
-    state = {"codes": codes if len(drawn) == len(codes) else codes[drawn], "rows": rows, "used": used}
-    if codes_above is None:
-        codes_above = _assign_upper(codes, state, n_codes, n_jobs)
-    return codes_above, state
-
-
-def _assign_upper(codes, state, n_codes, n_jobs):
-    centroid_codes, rows, used = state["codes"], state["rows"], state["used"]
-    n_samples, n_inputs = codes.shape
-    k = rows.shape[1]
-    if n_samples <= _COMPARED_ROWS:
-        bits = upper.pack_used(used, n_inputs)
-        return upper.match_compared(codes, centroid_codes, rows, bits)
-    found = np.empty((n_samples, len(rows)), np.min_scalar_type(k - 1))
-    if k > _INDEXED_CENTROIDS and _RANKED_SHARE * k > len(centroid_codes):
-        bits = upper.pack_used(used, n_inputs)
-        index = upper.index_all(np.ascontiguousarray(centroid_codes.T), n_codes)
-        positions = bottom.position_table(rows, len(centroid_codes))
-        shared = (index, positions, k, bits)
-        for block, part in run(_match_ranked, shared, _tasks(n_samples), lambda b: (codes[b],), n_jobs=n_jobs):
-            found[block] = part
-        return found
-    dense = k <= _DENSE_CENTROIDS and n_codes <= 256 and used.shape[1] <= 255
-    dtype = np.uint8 if dense else codes.dtype
-    shared = (np.ascontiguousarray(centroid_codes.T, dtype), rows, used, n_codes, dense)
-    groups = blocks(len(rows), _CLUSTERINGS_PER_TASK)
-    keys = [(block, group) for block in blocks(n_samples, _TRANSFORM_ROWS) for group in groups]
-    lines = functools.lru_cache(maxsize=1)(lambda first, last: np.ascontiguousarray(codes[first:last].T, dtype))
-    for (block, group), part in run(
-        _match_lines, shared, keys, lambda key: (lines(key[0].start, key[0].stop), key[1]), n_jobs=n_jobs
-    ):
-        found[block, group] = part
-    return found
-
-
-def _match_ranked(index, positions, k, bits, codes):
-    return upper.match_ranked(codes, index, positions, k, bits)
-
-
-def _match_lines(centroid_lines, rows, used, n_codes, dense, lines, group):
-    """Codes of some clusterings, for codes below that stand in one line per clustering."""
-    found = np.empty((lines.shape[1], group.stop - group.start), np.min_scalar_type(rows.shape[1] - 1))
-    for place, v in enumerate(range(group.start, group.stop)):
-        if dense:
-            found[:, place] = upper.match_dense(lines, centroid_lines, rows[v], used[v])
-        else:
-            found[:, place] = upper.match_indexed(lines, centroid_lines, rows[v], used[v], n_codes)
-    return found
-
-
-def _transform_block(layers, n_centroids, metric, assignment, n_neighbors, device, projection, X):
-    """Send prepared rows through all layers; on to the principal components if there is a projection."""
-    if sparse.issparse(layers[0]["reference"]) != sparse.issparse(X):  # fitted on rows of the other kind
-        X = X.toarray() if sparse.issparse(X) else sparse.csr_array(X)
-    codes = _assign_bottom(X, layers[0], metric, assignment, n_neighbors, 1, device)
-    for n_codes, layer in zip(n_centroids, layers[1:]):
-        codes = _assign_upper(codes, layer, n_codes, 1)
-    return codes if projection is None else output.project(codes, n_centroids[-1], *projection)
-
-
-def _tasks(n_samples, most=None):
-    """Blocks of rows, of which there are enough for several workers."""
-    return blocks(n_samples, max(_LEAST_ROWS, min(most or _ROW_BLOCK, -(-n_samples // _TASKS))))
-
-
-def _rows_at_once(n_estimators, n_features, n_neighbors):
-    """Rows that go through the layers together, for some quarter of scikit-learn's working_memory."""
-    per_row = 12 * n_estimators + 8 * n_features + 16 * n_neighbors
-    return int(np.clip(get_config()["working_memory"] * 2**18 // per_row, _LEAST_ROWS, _TRANSFORM_ROWS))
 
 
 def _output_array(out, shape, dtype):

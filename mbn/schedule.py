@@ -40,16 +40,29 @@ def automatic_schedule(n_rows, n_clusters, *, delta=0.5, k_max=None):
     smallest = 1.5 * n_clusters
     k = n_rows // 2 if k_max is None else min(n_rows // 2, k_max)
     k = max(k, min(n_rows, int(np.ceil(smallest))), 1)
-    schedule = [k]
-    while int(delta * schedule[-1]) >= smallest and int(delta * schedule[-1]) < schedule[-1]:
-        schedule.append(int(delta * schedule[-1]))
+    schedule = schedule_from(k, n_clusters, delta)
     if len(schedule) == 1:
         warnings.warn(
-            f"The schedule has collapsed to the single layer {schedule}: {n_rows} rows with n_clusters={n_clusters} "
-            f"and delta={delta} leave no room for a second one. Give more rows, a smaller n_clusters, a larger "
-            "delta, or an explicit k.",
+            f"The schedule has collapsed to the single layer {list(schedule)}: {n_rows} rows with "
+            f"n_clusters={n_clusters} and delta={delta} leave no room for a second one. Give more rows, a "
+            "smaller n_clusters, a larger delta, or an explicit k.",
             stacklevel=3,
         )
+    return schedule
+
+
+def schedule_from(k, n_clusters, delta):
+    """Number of centroids per layer, bottom first, from k on down; see `automatic_schedule`.
+
+    Examples
+    --------
+    >>> from mbn.schedule import schedule_from
+    >>> schedule_from(100, n_clusters=10, delta=0.5)
+    (100, 50, 25)
+    """
+    schedule = [k]
+    while int(delta * schedule[-1]) >= 1.5 * n_clusters:
+        schedule.append(int(delta * schedule[-1]))
     return tuple(schedule)
 
 
@@ -69,8 +82,3 @@ def draw(entropy, layer, clustering, *, n_rows, k, n_inputs, n_used):
     rows = rng.permutation(n_rows)[:k]
     used = np.sort(rng.permutation(n_inputs)[:n_used])
     return rows, used
-
-
-def smallest_dtype(n_values):
-    """The smallest unsigned integer type for the values 0 .. n_values, the last one meaning 'none'."""
-    return np.min_scalar_type(n_values)

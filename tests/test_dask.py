@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from mbn import MultilayerBootstrapNetwork, bottom, network, parallel
+from mbn import MultilayerBootstrapNetwork, bottom, layers, parallel
 
 distributed = pytest.importorskip("distributed")
 
@@ -97,7 +97,7 @@ def test_a_fit_survives_the_death_of_a_worker(tmp_path, monkeypatch):
     X = DIGITS[:800]
     Z = a_network().fit_transform(X)
     marker = tmp_path / "killed"
-    match = network._match_lines
+    match = layers._match_lines
 
     with (
         warnings.catch_warnings(action="ignore"),
@@ -105,7 +105,7 @@ def test_a_fit_survives_the_death_of_a_worker(tmp_path, monkeypatch):
         distributed.Client(cluster),
         parallel_config(backend="dask"),
     ):
-        monkeypatch.setattr(network, "_match_lines", _Deadly(match, marker))
+        monkeypatch.setattr(layers, "_match_lines", _Deadly(match, marker))
         assert_array_equal(a_network().fit_transform(X), Z)
     assert marker.exists()
 

@@ -20,9 +20,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from distill import Distiller, MatrixGaussianCompressor, load
 from distill.codecs import container, grid
+from distill.compressors import matrix_gaussian_file as files
 from distill.network import Network
 from distill.solvers import matrix_gaussian as solver
-from distill.solvers import matrix_gaussian_file as files
 from distill.solvers import matrix_gaussian_rounding as rounding
 from distill.solvers.frame import fit_frame
 from distill.students.network import initial_network

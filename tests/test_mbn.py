@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.pipeline import make_pipeline
 
-from mbn import MultilayerBootstrapNetwork, accelerator, bottom, neighbors, network, output, upper
+from mbn import MultilayerBootstrapNetwork, accelerator, bottom, layers, neighbors, network, output, upper
 from mbn.schedule import automatic_schedule, draw
 
 DIGITS = load_digits().data.astype(np.float32)
@@ -160,8 +160,8 @@ def test_few_candidates_fall_back_on_all_centroids():
     settings = dict(n_estimators=20, k=[20, 15], random_state=0, n_clusters=8)
     model = MultilayerBootstrapNetwork(assignment="neighbors", n_neighbors=1, **settings).fit(X)
     X, state = X[:, model._preparation.keep], model._layers[0]
-    codes = network._assign_bottom(X, state, "euclidean", "neighbors", 1, None, "cpu")
-    expected = network._assign_bottom(X, state, "euclidean", "direct", 1, None, "cpu")
+    codes = layers.assign_bottom(X, state, "euclidean", "neighbors", 1, None, "cpu")
+    expected = layers.assign_bottom(X, state, "euclidean", "direct", 1, None, "cpu")
     only = neighbors.nearest_rows(X, state["reference"], 1)[:, 0]
     alone = bottom.position_table(state["rows"], len(state["reference"]))[only]
     assert 0.02 < (alone == 20).mean() < 0.98
@@ -172,7 +172,7 @@ def test_every_centroid_is_nearest_to_itself():
     X = np.random.default_rng(0).random((300, 6)).astype(np.float32)
     model = MultilayerBootstrapNetwork(n_estimators=15, n_clusters=3, random_state=0).fit(X)
     state = model._layers[0]
-    codes = network._assign_bottom(X, state, "euclidean", "neighbors", 64, None, "cpu")
+    codes = layers.assign_bottom(X, state, "euclidean", "neighbors", 64, None, "cpu")
     for v, rows in enumerate(state["rows"]):
         assert_array_equal(codes[rows, v], np.arange(len(rows)))
 
@@ -189,10 +189,10 @@ def test_a_row_is_answered_alike_in_every_batch(assignment, monkeypatch):
     for array in (np.asfortranarray(new), new.astype(np.float64), new[::-1][::-1]):
         assert_array_equal(model.transform(array), whole)
     codes = model.encode(new)
-    monkeypatch.setattr(network, "_TRANSFORM_ROWS", 50)
+    monkeypatch.setattr(layers, "_TRANSFORM_ROWS", 50)
     assert_array_equal(model.encode(new).indices, codes.indices)
-    monkeypatch.setattr(network, "_ROW_BLOCK", 17)
-    monkeypatch.setattr(network, "_CLUSTERINGS_PER_TASK", 3)
+    monkeypatch.setattr(layers, "_ROW_BLOCK", 17)
+    monkeypatch.setattr(layers, "_CLUSTERINGS_PER_TASK", 3)
     monkeypatch.setattr(bottom, "_DIRECT_ROWS", 11)
     monkeypatch.setattr(neighbors, "_QUERY_ROWS", 5)
     monkeypatch.setattr(neighbors, "_REFERENCE_ROWS", 101)
@@ -203,9 +203,9 @@ def test_a_row_is_answered_alike_in_every_batch(assignment, monkeypatch):
 def test_every_kernel_gives_the_same_network(kernel, monkeypatch):
     X = DIGITS[:300]
     expected = MultilayerBootstrapNetwork(n_estimators=30, random_state=0).fit_transform(X)
-    monkeypatch.setattr(network, "_COMPARED_ROWS", 10**9 if kernel == "compared" else 0)
-    monkeypatch.setattr(network, "_INDEXED_CENTROIDS", 0 if kernel == "ranked" else 10**9)
-    monkeypatch.setattr(network, "_DENSE_CENTROIDS", 0)
+    monkeypatch.setattr(layers, "_COMPARED_ROWS", 10**9 if kernel == "compared" else 0)
+    monkeypatch.setattr(layers, "_INDEXED_CENTROIDS", 0 if kernel == "ranked" else 10**9)
+    monkeypatch.setattr(layers, "_DENSE_CENTROIDS", 0)
     assert_array_equal(MultilayerBootstrapNetwork(n_estimators=30, random_state=0).fit_transform(X), expected)
 
 
@@ -324,8 +324,8 @@ def test_the_model_holds_each_drawn_row_once():
 def test_cached_layers_are_not_computed_again(tmp_path, monkeypatch):
     model = MultilayerBootstrapNetwork(n_estimators=10, memory=str(tmp_path), random_state=0)
     Z = model.fit_transform(DIGITS[:200])
-    monkeypatch.setattr(network, "_assign_bottom", None)
-    monkeypatch.setattr(network, "_assign_upper", None)
+    monkeypatch.setattr(layers, "assign_bottom", None)
+    monkeypatch.setattr(layers, "assign_upper", None)
     assert_array_equal(clone(model).fit_transform(DIGITS[:200]), Z)
 
 

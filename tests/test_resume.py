@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 
-from mbn import MultilayerBootstrapNetwork, checkpoint, network
+from mbn import MultilayerBootstrapNetwork, checkpoint, layers
 
 DIGITS = load_digits().data.astype(np.float32)[:600]
 
@@ -31,9 +31,9 @@ Z = a_network().fit_transform(DIGITS)
 def layers_computed(monkeypatch):
     """A list that grows with every layer that is computed and not read."""
     computed = []
-    for name in ("_assign_bottom", "_assign_upper"):
-        function = getattr(network, name)
-        monkeypatch.setattr(network, name, lambda *args, f=function: (computed.append(f), f(*args))[1])
+    for name in ("assign_bottom", "assign_upper"):
+        function = getattr(layers, name)
+        monkeypatch.setattr(layers, name, lambda *args, f=function: (computed.append(f), f(*args))[1])
     return computed
 
 
@@ -231,7 +231,7 @@ def test_memory_of_another_kind_is_an_error():
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_an_interrupted_fit_leaves_the_estimator_as_it_was(tmp_path, monkeypatch, n_jobs):
     fresh, fitted = a_network(tmp_path, n_jobs=n_jobs), a_network(n_jobs=n_jobs).fit(DIGITS)
-    assign, calls = network._assign_upper, []
+    assign, calls = layers.assign_upper, []
 
     def interrupted(*args):
         calls.append(args)
@@ -239,7 +239,7 @@ def test_an_interrupted_fit_leaves_the_estimator_as_it_was(tmp_path, monkeypatch
             signal.raise_signal(signal.SIGINT)
         return assign(*args)
 
-    monkeypatch.setattr(network, "_assign_upper", interrupted)
+    monkeypatch.setattr(layers, "assign_upper", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fresh.fit(DIGITS)
     assert vars(fresh) == vars(a_network(tmp_path, n_jobs=n_jobs))

@@ -82,7 +82,7 @@ def test_sliced_network_answers_as_the_masked_one(activation):
             hidden = activate(hidden) if index < 2 else hidden
         return hidden
 
-    sliced = slice_network(network, masks, activate)
+    sliced = slice_network(network, masks)
     assert sliced.network.n_parameters < network.n_parameters
     masked = [weight * mask for weight, mask in zip(network.weights, masks)]
     np.testing.assert_allclose(
@@ -103,7 +103,6 @@ def test_elimination_removes_what_the_answers_do_not_need():
         [np.full((4, 1), 3.0)],
         rows,
         lambda outputs: -0.5 * float(np.square(outputs - answers).sum()),
-        np.tanh,
         -5.0,
         0.5,
         [0],

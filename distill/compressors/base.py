@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from distill import teachers
+from distill.arithmetic import activated
 from distill.base import StudentMixin, all_or_nothing
 from distill.caching import cached_call, call_key
 from distill.distiller import Distiller
@@ -29,13 +30,6 @@ from distill.parameters import LARGEST_SEED, check_float32, routes, seeded
 from distill.progress import CallbackSupport, Progress, Stage, with_callbacks
 from distill.runtime import Student
 from distill.students import training
-
-_ACTIVATIONS = {
-    "identity": lambda sums: sums,
-    "relu": lambda sums: np.maximum(sums, 0),
-    "tanh": np.tanh,
-    "logistic": lambda sums: np.float32(0.5) * np.tanh(np.float32(0.5) * sums) + np.float32(0.5),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,13 +184,8 @@ def layer_outputs(network: Network, inputs: np.ndarray) -> list[np.ndarray]:
     outputs = []
     for weight, bias in zip(network.weights, network.biases):
         outputs.append(inputs @ weight + bias)
-        inputs = activate(network.activation, outputs[-1])
+        inputs = activated(outputs[-1], network.activation)
     return outputs
-
-
-def activate(activation: str, sums: np.ndarray) -> np.ndarray:
-    """Return what the next layer gets for these sums."""
-    return _ACTIVATIONS[activation](sums)
 
 
 class Compressor(CallbackSupport, StudentMixin, BaseEstimator):

@@ -10,10 +10,11 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_scalar
 
+from distill.arithmetic import activated
 from distill.codecs import codebook as codec
 from distill.codecs import container
 from distill.codecs.codebook import CodebookLayer, round_to_half
-from distill.compressors.base import Calibration, Compressor, Imitation, activate, layer_outputs
+from distill.compressors.base import Calibration, Compressor, Imitation, layer_outputs
 from distill.network import Network
 from distill.progress import Stage
 from distill.solvers.codebook import coordinate_descent, nearest_codewords, stored_layer
@@ -313,7 +314,7 @@ def learn_layers(
             stage.say(
                 f"layer {index + 1}/{len(network.weights)}: output error {_relative_error(sums, wanted[index]):.5f}"
             )
-        inputs = activate(network.activation, sums)
+        inputs = activated(sums, network.activation)
     return tuple(layers)
 
 
@@ -400,7 +401,7 @@ def measure(network: Network, layers: Sequence[CodebookLayer], rows: np.ndarray)
                 "output_error": _relative_error(sums, expected),
             }
         )
-        inputs = activate(network.activation, sums)
+        inputs = activated(sums, network.activation)
     agreement = Imitation(network, wanted[-1]).agreement(wanted[-1], sums)
     return {"layers": of_layers, "agreement": agreement}
 
@@ -433,7 +434,7 @@ def _fit_budget(
     def loss(layers: Sequence[CodebookLayer]) -> float:
         inputs = calibration.held_out
         for index, layer in enumerate(layers):
-            inputs = activate(network.activation, inputs) if index else inputs
+            inputs = activated(inputs, network.activation) if index else inputs
             inputs = inputs @ layer.weight + layer.bias
         return float(imitation.loss(torch.from_numpy(inputs), targets))
 

@@ -16,11 +16,11 @@ from distill.base import where_offered
 from distill.codecs import container
 from distill.compressors.answers import LEARN_FROM, LearnsAnswers, agreement, probabilities, scale_input
 from distill.compressors.base import Calibration, Compressor
+from distill.compressors.pruned_file import density_within, masks_within, trim, write
 from distill.network import Network
 from distill.parameters import LARGEST_SEED
 from distill.posteriors.spike_slab import GRANULARITIES, SpikeSlabPerceptron, path_inclusion
 from distill.progress import Stage
-from distill.solvers.pruned_file import density_within, masks_within, trim, write
 from distill.solvers.pruning import count, largest, without_dead_ends
 from distill.solvers.remains import eliminate, fine_tune, kept_weights, leave, means_of, tuned
 from distill.solvers.selection import SelectionSettings, learn_posterior

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from distill.students.network import TORCH_ACTIVATIONS
+
 MODES = ("mean", "local", "joint", "weight")
 
 _JITTERS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
@@ -408,7 +410,7 @@ class MatrixGaussianNetwork(nn.Module):
         for (_, n_outputs), (n_inputs, _) in itertools.pairwise(mean.shape[-2:] for mean in means):
             if n_inputs != n_outputs + 1:
                 raise ValueError(f"a layer of {n_outputs} outputs cannot feed one of {n_inputs - 1} inputs")
-        self.activate = _ACTIVATIONS[activation]
+        self.activate = TORCH_ACTIVATIONS[activation]
         self.layers = nn.ModuleList(MatrixGaussianLayer(mean, **settings) for mean in means)
 
     def posteriors(self) -> tuple[list[MatrixGaussian], list[MatrixGaussian]]:
@@ -426,6 +428,3 @@ class MatrixGaussianNetwork(nn.Module):
             if index < last:
                 X = self.activate(X)
         return X
-
-
-_ACTIVATIONS = {"identity": lambda sums: sums, "relu": torch.relu, "tanh": torch.tanh, "logistic": torch.sigmoid}

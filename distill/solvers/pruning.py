@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distill.arithmetic import activated
 from distill.network import Network
 from distill.posteriors.spike_slab import fixed_point
 
@@ -94,7 +95,7 @@ def without_dead_ends(masks: Masks) -> list[np.ndarray]:
     return masks
 
 
-def slice_network(network: Network, masks: Masks, activate: Callable[[np.ndarray], np.ndarray]) -> Sliced:
+def slice_network(network: Network, masks: Masks) -> Sliced:
     """Drop hidden units that are constant or lead nowhere.
 
     Parameters
@@ -102,8 +103,6 @@ def slice_network(network: Network, masks: Masks, activate: Callable[[np.ndarray
     network : Network
     masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
         Weights that are False are taken as zero.
-    activate : callable
-        What follows every layer but the last, as a function of arrays.
 
     Returns
     -------
@@ -118,7 +117,7 @@ def slice_network(network: Network, masks: Masks, activate: Callable[[np.ndarray
     >>> network = Network((np.ones((1, 3), np.float32), np.ones((3, 1), np.float32)),
     ...                   (np.array([0, 2, 0], np.float32), np.zeros(1, np.float32)))
     >>> masks = [np.array([[True, False, True]]), np.array([[True], [True], [False]])]
-    >>> sliced = slice_network(network, masks, lambda sums: np.maximum(sums, 0)).network
+    >>> sliced = slice_network(network, masks).network
     >>> sliced.layer_sizes, sliced.biases[1]
     ((1, 1, 1), array([2.], dtype=float32))
     """
@@ -127,7 +126,7 @@ def slice_network(network: Network, masks: Masks, activate: Callable[[np.ndarray
     reached = [mask.copy() for mask in masks]
     for index in range(len(weights) - 1):
         constant = ~reached[index].any(axis=0)
-        biases[index + 1] += activate(biases[index][constant]) @ weights[index + 1][constant]
+        biases[index + 1] += activated(biases[index][constant], network.activation) @ weights[index + 1][constant]
         reached[index + 1][constant] = False
     alive = without_dead_ends(reached)
     kept = np.arange(network.n_features)
@@ -151,7 +150,6 @@ def eliminate_units(
     divergences: Sequence[np.ndarray],
     rows: np.ndarray,
     log_likelihood: Callable[[np.ndarray], float],
-    activate: Callable[[np.ndarray], np.ndarray],
     prior_logit: float,
     threshold: float,
     layers: Sequence[int],
@@ -170,8 +168,6 @@ def eliminate_units(
         As they enter the first layer.
     log_likelihood : callable(outputs) -> float
         Of all rows, for the last sums of the network.
-    activate : callable
-        What follows every layer but the last, as a function of arrays.
     prior_logit : float
         Log-odds of a unit before the data.
     threshold : float in (0, 1)
@@ -188,14 +184,16 @@ def eliminate_units(
     for index in layers:
         incoming = rows
         for layer in range(index):
-            incoming = activate(incoming @ np.where(masks[layer], network.weights[layer], 0) + biases[layer])
+            sums = incoming @ np.where(masks[layer], network.weights[layer], 0) + biases[layer]
+            incoming = activated(sums, network.activation)
         inclusions[index] = inclusion = np.full(len(masks[index]), np.nan)
         weight = np.where(masks[index], network.weights[index], 0).astype(np.float64)
         means = incoming.mean(axis=0, dtype=np.float64)
 
         def score(sums: np.ndarray, index: int = index) -> float:
             for layer in range(index + 1, len(masks)):
-                sums = activate(sums) @ np.where(masks[layer], network.weights[layer], 0) + biases[layer]
+                inputs = activated(sums, network.activation)
+                sums = inputs @ np.where(masks[layer], network.weights[layer], 0) + biases[layer]
             return log_likelihood(sums)
 
         while True:

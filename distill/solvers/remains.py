@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distill.arithmetic import activated
 from distill.network import Network
 from distill.posteriors.spike_slab import SpikeSlabPerceptron, slab_divergence
 from distill.solvers.frame import Frame
 from distill.solvers.pruning import Elimination, eliminate_units, slice_network
-from distill.solvers.selection import LEAST_STEPS, Likelihood, Report, SelectionSettings, batches, numpy_activation
+from distill.solvers.selection import LEAST_STEPS, Likelihood, Report, SelectionSettings, batches
 from distill.solvers.task import Task
 from distill.students import training
 from distill.students.network import TORCH_ACTIVATIONS
@@ -65,12 +66,12 @@ class Remains:
         ndarray of shape (n_samples, n_outputs), float32
             In the units of the unpruned network.
         """
-        activate, layers = numpy_activation(self.network.activation), len(self.masks)
+        layers = len(self.masks)
         for index in range(layers):
             noise = random.standard_normal(self.masks[index].shape, dtype=np.float32)
             weight = np.where(self.masks[index], self.network.weights[index] + self.deviations[index] * noise, 0)
             inputs = inputs @ weight + self.network.biases[index]
-            inputs = activate(inputs) if index < layers - 1 else inputs
+            inputs = activated(inputs, self.network.activation) if index < layers - 1 else inputs
         return inputs * self.frame.unit + self.frame.mean
 
 
@@ -85,7 +86,7 @@ def leave(task: Task, network: Network, deviations: Sequence[np.ndarray], masks:
     deviations : sequence of ndarray of shape (n_inputs, n_outputs)
     masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
     """
-    sliced = slice_network(network, masks, numpy_activation(network.activation))
+    sliced = slice_network(network, masks)
     used = np.flatnonzero(sliced.masks[0].any(axis=1))
     used = used if len(used) else np.array([0])
     places = (used, *sliced.units)
@@ -192,7 +193,6 @@ def eliminate(
         [divergence.numpy() + price for divergence in divergences],
         rows.numpy(),
         log_likelihood,
-        numpy_activation(network.activation),
         posterior.prior_logit if by_units else 0.0,
         threshold,
         range(len(network.weights)),

@@ -195,12 +195,6 @@ def learn_posterior(
     return posterior, likelihood, weight.value
 
 
-def numpy_activation(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return an activation as a function of arrays."""
-    activate = TORCH_ACTIVATIONS[name]
-    return lambda sums: activate(torch.from_numpy(sums)).numpy()
-
-
 def batches(n_rows: int, asked: int) -> tuple[int, int]:
     """Return the batch size for so many rows, and the steps that a pass then has."""
     size = min(asked, max(_SMALL_BATCH, n_rows // LEAST_STEPS))

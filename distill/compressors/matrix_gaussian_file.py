@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from distill.arithmetic import activated
 from distill.codecs import container, grid
 from distill.codecs.grid import GridLayer
 from distill.network import Network
@@ -14,7 +15,6 @@ from distill.solvers.frame import Frame
 from distill.solvers.matrix_gaussian import Posterior
 from distill.solvers.matrix_gaussian_rounding import input_correlations, round_together
 from distill.solvers.pruning import slice_network, without_dead_ends
-from distill.solvers.selection import numpy_activation
 from distill.students.network import scale_outputs
 
 _MOST_ROUNDS = 4
@@ -130,7 +130,7 @@ def reduce(belief: Belief, masks: Sequence[np.ndarray]) -> Belief:
     Belief
         Fewer hidden units. Units that nothing reaches are constant, and are added to the biases behind them.
     """
-    sliced = slice_network(belief.network, masks, numpy_activation(belief.network.activation))
+    sliced = slice_network(belief.network, masks)
     rows, columns, kept = [], [], np.arange(belief.network.n_features)
     for row, column, units in zip(belief.rows, belief.columns, sliced.units):
         rows.append(np.append(row[kept], row[-1]))
@@ -180,7 +180,7 @@ def quantize(
 def _rounded_together(
     belief: Belief, layers: list[GridLayer], inputs: np.ndarray, rate_weight: float
 ) -> list[GridLayer]:
-    activate = numpy_activation(belief.network.activation)
+    activation = belief.network.activation
     wanted_inputs = given_inputs = inputs
     rounded = []
     for matrix, layer, rows, columns in zip(belief.matrices, layers, belief.rows, belief.columns):
@@ -189,9 +189,9 @@ def _rounded_together(
         if rounded:
             matrix = refitted(matrix, given_inputs, sums)
         rounded.append(round_together(layer, matrix, rows, columns, correlations, rate_weight))
-        wanted_inputs = activate(sums)
+        wanted_inputs = activated(sums, activation)
         matrix = rounded[-1].matrix
-        given_inputs = activate(given_inputs @ matrix[:-1] + matrix[-1])
+        given_inputs = activated(given_inputs @ matrix[:-1] + matrix[-1], activation)
     return rounded
 
 
