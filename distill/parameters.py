@@ -1,6 +1,8 @@
 """What estimators do with their parameters before they fit: check, seed, route."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,13 @@ def check_choice(name: str, value: Any, choices: Sequence) -> None:
     """Refuse a value that is none of the choices; ValueError."""
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_finite(parameters: Mapping[str, Any]) -> None:
+    """Refuse numbers that are NaN or infinite, which no comparison with a range finds; ValueError."""
+    for name, value in parameters.items():
+        if isinstance(value, Real) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
 def check_float32(X: np.ndarray | sparse.csr_array) -> None:

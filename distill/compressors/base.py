@@ -26,7 +26,7 @@ from distill.base import StudentMixin, all_or_nothing
 from distill.caching import cached_call, call_key
 from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
-from distill.parameters import LARGEST_SEED, check_float32, routes, seeded
+from distill.parameters import LARGEST_SEED, check_finite, check_float32, routes, seeded
 from distill.progress import CallbackSupport, Progress, Stage, with_callbacks
 from distill.runtime import Student
 from distill.students import training
@@ -242,6 +242,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
     def _admit(self, X, y) -> tuple[np.ndarray | sparse.csr_array, int, int]:
         """Check parameters and rows; return the rows, a seed for what is wrapped and one for all else."""
         inner = unwrap(self.estimator)
+        check_finite(self.get_params(deep=False))
         self._check_parameters()
         inner_seed, seed = check_random_state(self.random_state).randint(LARGEST_SEED, size=2).tolist()
         rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_min_samples=2)

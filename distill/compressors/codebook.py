@@ -211,7 +211,7 @@ class CodebookCompressor(Compressor):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
-        for bits in (self.bits,) if isinstance(self.bits, Real) else self.bits:
+        for bits in self.bits if isinstance(self.bits, (Sequence, np.ndarray)) else (self.bits,):
             check_scalar(bits, "bits", Integral, min_val=1, max_val=_MOST_BITS)
         check_scalar(self.n_groups, "n_groups", Integral, min_val=1)
         check_scalar(self.rate_weight, "rate_weight", Real, min_val=0)
