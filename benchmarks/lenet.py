@@ -1,9 +1,14 @@
-"""The networks on MNIST that several benchmarks compress: LeNet-300-100, and students of an unlabelled teacher."""
+"""The networks on MNIST that several benchmarks compress, and how settings are chosen for them.
 
+LeNet-300-100, and students of an unlabelled teacher.
+"""
+
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import table
 from joblib import Memory
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans
@@ -16,6 +21,7 @@ from distill.students.network import Perceptron, initial_network
 from mbn import MultilayerBootstrapNetwork
 
 N_VALIDATION = 5000
+N_JUDGED = 10_000
 
 
 class DropoutPerceptron(Perceptron):
@@ -100,3 +106,29 @@ def fit_teacher(X, X_test):
 def fit_student(X, labels, seed):
     """A student 784-256-64-10 of an unlabelled teacher."""
     return Distiller(Remembered(labels), max_iter=30, random_state=seed).fit(X)
+
+
+def without_judged(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The training images without the last 10000, and these, on which settings are chosen; no test image."""
+    return X[:-N_JUDGED], y[:-N_JUDGED], X[-N_JUDGED:], y[-N_JUDGED:]
+
+
+def choose(target, tried, *, smallest="error", most_bytes=math.inf, most_error=math.inf):
+    """Print what settings came to on validation images; say which are chosen.
+
+    The rule: of the files that have no more than `most_bytes` and err in no more than `most_error` percent of the
+    images, the one with the smallest error (or the fewest bytes), of equal ones the smaller.
+    """
+    rule = f"the smallest {smallest}"
+    rule += f", of files with at most {most_bytes} bytes" if most_bytes < math.inf else ""
+    rule += f", of files with an error of at most {most_error:.2f} %" if most_error < math.inf else ""
+    allowed = [run for run in tried if run["bytes"] <= most_bytes and run["error"] <= most_error]
+    if not allowed:
+        raise SystemExit(f"{target}: none of the settings gives {rule}")
+    winner = min(allowed, key=lambda run: (run[smallest], run["bytes"]))
+    rows = [
+        [run["settings"], run["bytes"], f"{run['error']:.2f}", f"{run['seconds']:.0f}", "chosen" * (run is winner)]
+        for run in tried
+    ]
+    table(f"{target}: {rule}", ["settings", "bytes", "error %", "seconds", ""], rows)
+    return {"rule": rule, "tried": tried, "chosen": winner["settings"]}
