@@ -49,7 +49,7 @@ def nearest_rows(X, reference, n_neighbors, metric, device):
     return out
 
 
-def assign_neighbors(X, reference, candidates, positions, rows, masks, device):
+def assign_neighbors(X, reference, candidates, positions, rows, masks, n_first, device):
     """As `mbn.bottom.assign_neighbors`, for dense rows and squared distances, with the products on a device."""
     import torch
 
@@ -58,26 +58,49 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, device):
     doubtful = np.empty(len(X), bool)
     reference_there, masks_there = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (reference, masks))
     positions_there = torch.from_numpy(positions.astype(np.int32)).to(device)
+    flags = np.empty(codes.shape, np.uint8)
+    slope = float(bottom.cost_share(masks, "euclidean"))
     relative = 2 * (X.shape[1] + 4) * float(np.finfo(np.float32).eps)
-    n_rows = max(1, _VALUES_PER_BLOCK // (candidates.shape[1] * max(X.shape[1], len(rows))))
+    n_rows = max(1, _VALUES_PER_BLOCK // (n_first * max(X.shape[1], len(rows))))
     for first in range(0, len(X), n_rows):
-        near = torch.from_numpy(candidates[first : first + n_rows].astype(np.int64)).to(device)
+        near = torch.from_numpy(candidates[first : first + n_rows, :n_first].astype(np.int64)).to(device)
         block = torch.from_numpy(np.ascontiguousarray(X[first : first + n_rows])).to(device)
-        costs = (reference_there[near] - block[:, None]).square() @ masks_there
+        terms = (reference_there[near] - block[:, None]).square()
+        costs, totals = terms @ masks_there, terms.sum(2)
         place = positions_there[near]
+        rest = costs - slope * totals[:, :, None]
         costs = torch.where(place == none, torch.inf, costs)
         two, which = torch.topk(costs, min(2, costs.shape[1]), dim=1, largest=False)
         choice = torch.gather(place, 1, which[:, :1]).squeeze(1)
         clear = two[:, -1] > two[:, 0] * (1 + relative) if two.shape[1] > 1 else torch.ones_like(choice, dtype=bool)
         clear |= torch.isinf(two[:, -1])
+        flags[first : first + n_rows] = _doubt(two[:, 0], slope * totals, rest, relative).cpu().numpy()
         codes[first : first + n_rows] = torch.where(torch.isinf(two[:, 0]), none, choice).cpu().numpy()
         doubtful[first : first + n_rows] = (~clear | torch.isinf(two[:, 0])).any(dim=1).cpu().numpy()
     again = np.flatnonzero(doubtful)
     if len(again):
         codes[again] = bottom.assign_neighbors(
-            X[again], reference, candidates[again], positions, rows, masks, "euclidean"
+            X[again], reference, candidates[again], positions, rows, masks, "euclidean", n_first
         )
+    flags[again] = 0
+    bottom.look_further(X, reference, candidates, n_first, positions, rows, masks, "euclidean", flags, codes)
     return codes
+
+
+def _doubt(best, expected, rest, relative):
+    """Which codes are doubtful, as `mbn.bottom` marks them, by the costs of the first candidates in float32."""
+    import torch
+
+    error = 4 * relative * expected.amax(1, keepdim=True)
+    mean, square = rest.mean(1), rest.square().mean(1)
+    margin = expected[:, -1:] + mean - best
+    apart = margin * margin.abs() - bottom.CLEAR**2 * (square - mean**2)
+    n_first, epsilon = rest.shape[1], float(np.finfo(np.float32).eps)
+    unsure = 4 * error * (margin.abs() + error)
+    unsure += bottom.CLEAR**2 * (4 * error * (square.sqrt() + error) + 4 * n_first * epsilon * square)
+    flags = torch.where(apart < 0, bottom.YES, bottom.NO)
+    flags = torch.where(apart.abs() <= unsure, bottom.CLOSE, flags)
+    return torch.where(torch.isinf(best), bottom.NO, flags)
 
 
 def assign_direct(X, reference, rows, used, device):

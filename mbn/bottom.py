@@ -4,6 +4,11 @@ Costs are squared distances ("euclidean"), negative inner products ("linear"), o
 of the centroid ("cosine"), always in the subspace of the clustering. Matrix products give them in float32; where
 two centroids come closer to each other than such a product can tell, the costs are computed again, in float64 and
 feature by feature. A code is therefore a function of its row alone: of no block, batch or thread.
+
+Assignment by neighbours looks among the nearest rows first. In the subspace of one clustering they spread: the costs of
+all of them, drawn or not, lie about a multiple of their distances in the whole space, with a standard deviation. Where
+the best drawn one costs no clear number of these deviations less than what the last of the nearest rows would cost on
+average, a row from beyond may well be nearer, and the next nearest rows are looked at too.
 """
 
 import numpy as np
@@ -18,7 +23,13 @@ _EPSILON = np.float32(2.0**-23)
 _METRICS = {"euclidean": 0, "linear": 1, "cosine": 2}
 
 
-def assign_neighbors(X, reference, candidates, positions, rows, masks, metric):
+# A code is clear if its cost lies so many deviations below. On MNIST one code in 30 does not, two thirds of the wrong
+# ones among them.
+CLEAR = np.float32(3.25)
+NO, YES, CLOSE = 0, 1, 2
+
+
+def assign_neighbors(X, reference, candidates, positions, rows, masks, metric, n_first=None):
     """Codes of rows whose centroids are looked for among `candidates` only.
 
     Parameters
@@ -27,14 +38,16 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, metric):
     reference : ndarray or CSR of shape (n_reference, n_features), float32
         The rows that clusterings drew from.
     candidates : ndarray of shape (n_samples, n_candidates), int32
-        Rows of `reference` near each row.
+        Rows of `reference` near each row, nearest first.
     positions : ndarray of shape (n_reference, n_estimators)
         From `position_table`.
     rows : ndarray of shape (n_estimators, k)
         The rows of `reference` that each clustering drew.
     masks : ndarray of shape (n_features, n_estimators), float32
         One where a clustering uses a feature, zero elsewhere.
-    metric : {"euclidean", "linear", "cosine"}
+    metric : {"euclidean", "cosine", "linear"}
+    n_first : int, default=None
+        How many candidates are looked at for every code; the others only where a code is doubtful. None: all.
 
     Returns
     -------
@@ -42,38 +55,74 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, metric):
         The position in `rows` of the nearest centroid. A row of which no candidate was drawn is compared
         with all the centroids.
     """
-    n_samples, n_candidates = candidates.shape
+    n_samples = len(candidates)
+    n_first = candidates.shape[1] if n_first is None else min(n_first, candidates.shape[1])
     k = rows.shape[1]
+    slope = cost_share(masks, metric)
     codes = np.empty((n_samples, rows.shape[0]), positions.dtype)
     kind = _METRICS[metric]
     if sparse.issparse(X):
         _choose_sparse(
             X.indptr, X.indices, X.data, reference.indptr, reference.indices, reference.data,
-            candidates, positions, masks, kind, k, codes,
+            candidates, n_first, positions, masks, slope, kind, k, codes,
         )  # fmt: skip
     else:
-        terms = np.empty((_ROWS_PER_PRODUCT * n_candidates, X.shape[1]), np.float32)
-        relative = np.float32(2 * (X.shape[1] + 4)) * _EPSILON
+        terms = np.empty((_ROWS_PER_PRODUCT * n_first, X.shape[1]), np.float32)
+        totals = np.empty(len(terms), np.float32)
+        relative = _relative(X)
+        lines = np.ascontiguousarray(masks.T)
         for first in range(0, n_samples, _ROWS_PER_PRODUCT):
             block = slice(first, min(first + _ROWS_PER_PRODUCT, n_samples))
-            _terms(X[block], reference, candidates[block], kind, terms)
+            _terms(X[block], reference, candidates[block], n_first, kind, terms, totals)
             costs = terms @ masks
             if metric == "euclidean":
                 slack = np.zeros((len(terms), 1), np.float32)
             else:
                 squares = np.zeros_like(terms)
-                _squares(reference, candidates[block], squares)
+                _squares(reference, candidates[block], n_first, squares)
                 lengths = np.sqrt(squares @ masks)
-                slack = np.sqrt(row_squares(X[block])).repeat(n_candidates)[:, None]
+                slack = np.sqrt(row_squares(X[block])).repeat(n_first)[:, None]
                 slack = slack if metric == "cosine" else slack * np.sqrt(squares.sum(axis=1))[: len(slack), None]
                 if metric == "cosine":
                     np.divide(costs, lengths, out=costs, where=lengths > 0)
-            _choose(X[block], reference, candidates[block], positions, masks, costs, slack, relative, kind, k,
-                    codes[block])  # fmt: skip
+            doubtful = np.zeros((len(codes[block]), len(rows)), np.uint8)
+            _choose(X[block], reference, candidates[block], n_first, positions, lines, costs, totals, slack, slope,
+                    relative, kind, k, codes[block], doubtful)  # fmt: skip
+            if n_first < candidates.shape[1]:
+                _look_further(X[block], reference, candidates[block], n_first, positions, rows, lines, slope, relative,
+                              kind, k, doubtful, codes[block])  # fmt: skip
     missing = np.argwhere(codes == k)
     if len(missing):
         _search_all(X, reference, rows, masks, metric, missing, codes)
     return codes
+
+
+def look_further(X, reference, candidates, n_first, positions, rows, masks, metric, doubtful, codes):
+    """Replace codes that are `doubtful` (YES, or CLOSE where it is still to be decided) if a later candidate is nearer.
+
+    Parameters
+    ----------
+    X, reference, candidates, positions, rows, masks, metric, n_first
+        As in `assign_neighbors`, for dense rows.
+    doubtful : ndarray of shape (n_samples, n_estimators), uint8
+    codes : ndarray of shape (n_samples, n_estimators)
+        Nearest among the first candidates; changed in place.
+    """
+    _look_further(
+        X, reference, candidates, n_first, positions, rows, np.ascontiguousarray(masks.T), cost_share(masks, metric),
+        _relative(X), _METRICS[metric], rows.shape[1], doubtful, codes,
+    )  # fmt: skip
+
+
+def _relative(X):
+    """Largest relative error of a sum over features, in float32."""
+    return np.float32(2 * (X.shape[1] + 4)) * _EPSILON
+
+
+def cost_share(masks, metric):
+    """What a clustering's cost is of the cost in all features, on average."""
+    share = masks[:, 0].mean(dtype=np.float64)
+    return np.float32(np.sqrt(share) if metric == "cosine" else share)
 
 
 def position_table(rows, n_reference):
@@ -177,73 +226,217 @@ def _search_all(X, reference, rows, masks, metric, missing, codes):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _terms(X, reference, candidates, kind, out):
-    """What each feature adds to the cost of each candidate."""
-    n_rows, n_candidates = candidates.shape
-    n_features = X.shape[1]
+def _terms(X, reference, candidates, n_first, kind, out, totals):
+    """What each feature adds to the cost of each of the first candidates, and the sum over all features."""
+    n_rows = len(candidates)
     for i in range(n_rows):
-        x = X[i]
-        for m in range(n_candidates):
-            y = reference[candidates[i, m]]
-            line = out[i * n_candidates + m]
-            if kind == 0:
-                for f in range(n_features):
-                    difference = x[f] - y[f]
-                    line[f] = difference * difference
-            else:
-                for f in range(n_features):
-                    line[f] = -x[f] * y[f]
-    out[n_rows * n_candidates :] = 0
+        for m in range(n_first):
+            _add_terms(X[i], reference[candidates[i, m]], kind, out[i * n_first + m])
+            totals[i * n_first + m] = _sum(out[i * n_first + m])
+    out[n_rows * n_first :] = 0
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _add_terms(x, y, kind, line):
+    if kind == 0:
+        for f in range(len(line)):
+            difference = x[f] - y[f]
+            line[f] = difference * difference
+    else:
+        for f in range(len(line)):
+            line[f] = -x[f] * y[f]
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, boundscheck=False)
+def _sum(line):
+    total = np.float32(0)
+    for f in range(len(line)):
+        total += line[f]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, boundscheck=False)
+def _product(line, other):
+    total = np.float32(0)
+    for f in range(len(line)):
+        total += line[f] * other[f]
+    return total
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _squares(reference, candidates, out):
-    n_rows, n_candidates = candidates.shape
-    for i in range(n_rows):
-        for m in range(n_candidates):
+def _squares(reference, candidates, n_first, out):
+    for i in range(len(candidates)):
+        for m in range(n_first):
             y = reference[candidates[i, m]]
-            line = out[i * n_candidates + m]
+            line = out[i * n_first + m]
             for f in range(len(y)):
                 line[f] = y[f] * y[f]
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _choose(X, reference, candidates, positions, masks, costs, slack, relative, kind, none, codes):
-    n_rows, n_candidates = candidates.shape
+def _choose(
+    X,
+    reference,
+    candidates,
+    n_first,
+    positions,
+    lines,
+    costs,
+    totals,
+    slack,
+    slope,
+    relative,
+    kind,
+    none,
+    codes,
+    doubtful,
+):
+    """The nearest of the first candidates, and which codes are `doubtful`: CLOSE where float32 cannot tell."""
+    n_rows = len(candidates)
     n_estimators = positions.shape[1]
     infinity = np.float32(np.inf)
     best = np.empty(n_estimators, np.float32)
     second = np.empty(n_estimators, np.float32)
+    sums = np.empty(n_estimators, np.float32)
+    squares = np.empty(n_estimators, np.float32)
     for i in range(n_rows):
         choice = codes[i]
         for v in range(n_estimators):
             best[v] = infinity
             second[v] = infinity
             choice[v] = none
+            sums[v] = 0
+            squares[v] = 0
         loosest = np.float32(0)
-        for m in range(n_candidates):
-            cost = costs[i * n_candidates + m]
+        largest = np.float32(0)
+        for m in range(n_first):
+            cost = costs[i * n_first + m]
+            expected = slope * totals[i * n_first + m]
             position = positions[candidates[i, m]]
-            loosest = max(loosest, slack[i * n_candidates + m, 0])
+            loosest = max(loosest, slack[i * n_first + m, 0])
+            largest = max(largest, abs(totals[i * n_first + m]))
             for v in range(n_estimators):
                 value = cost[v] if position[v] != none else infinity
                 better = value < best[v]
                 second[v] = best[v] if better else min(second[v], value)
                 choice[v] = position[v] if better else choice[v]
                 best[v] = value if better else best[v]
+                rest = cost[v] - expected
+                sums[v] += rest
+                squares[v] += rest * rest
         for v in range(n_estimators):
             limit = best[v] + relative * (abs(best[v]) if kind == 0 else loosest)
             if second[v] <= limit and second[v] < infinity:
                 winner = np.inf
-                used = masks[:, v]
-                for m in range(n_candidates):
+                for m in range(n_first):
                     position = positions[candidates[i, m], v]
-                    if position == none or costs[i * n_candidates + m, v] > limit:
+                    if position == none or costs[i * n_first + m, v] > limit:
                         continue
-                    value = _exact_masked(X[i], reference[candidates[i, m]], used, kind)
+                    value = _exact_masked(X[i], reference[candidates[i, m]], lines[v], kind)
                     if value < winner or (value == winner and position < choice[v]):
                         winner = value
                         choice[v] = position
+        # Of the sums above, and of all that follows from them, the error of float32 is less than that of the costs
+        error = np.float32(2) * relative * (largest if kind == 0 else max(loosest, largest))
+        for v in range(n_estimators):
+            mean = sums[v] / n_first
+            square = squares[v] / n_first
+            margin = expected + mean - best[v]
+            spread = CLEAR * CLEAR * (square - mean * mean)
+            unsure = np.float32(4) * error * (abs(margin) + error) + CLEAR * CLEAR * (
+                np.float32(4) * error * (np.sqrt(square) + error) + np.float32(4) * n_first * _EPSILON * square
+            )
+            apart = margin * abs(margin) - spread
+            flag = YES if apart < 0 else NO
+            flag = CLOSE if abs(apart) <= unsure else flag
+            doubtful[i, v] = flag if best[v] < infinity else NO
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _look_further(
+    X, reference, candidates, n_first, positions, rows, lines, slope, relative, kind, none, doubtful, codes
+):
+    """Look for a nearer centroid among the candidates after the first, for doubtful codes."""
+    n_features = X.shape[1]
+    everything = np.ones(n_features, np.float32)
+    terms = np.empty(n_features, np.float32)
+    squares = np.empty(n_features, np.float32)
+    expected = np.empty(n_first)
+    for i in range(len(X)):
+        x = X[i]
+        clusterings = np.flatnonzero(doubtful[i])
+        winners = np.empty(len(clusterings))
+        n_doubtful = 0
+        expected[0] = np.nan
+        for v in clusterings:
+            winner = _precise_cost(x, reference[rows[v, codes[i, v]]], lines[v], kind)
+            if doubtful[i, v] == CLOSE:
+                if np.isnan(expected[0]):
+                    for m in range(n_first):
+                        y = reference[candidates[i, m]]
+                        expected[m] = slope * _precise_cost(x, y, everything, min(kind, 1))
+                sums, rests = 0.0, 0.0
+                for m in range(n_first):
+                    rest = _precise_cost(x, reference[candidates[i, m]], lines[v], kind) - expected[m]
+                    sums += rest
+                    rests += rest * rest
+                if not _is_near(winner, expected[n_first - 1], sums / n_first, rests / n_first):
+                    continue
+            clusterings[n_doubtful] = v
+            winners[n_doubtful] = winner
+            n_doubtful += 1
+        if n_doubtful == 0:
+            continue
+        length = np.sqrt(_product(x, x))
+        for m in range(n_first, candidates.shape[1]):
+            y = reference[candidates[i, m]]
+            _add_terms(x, y, kind, terms)
+            slack = np.float32(0)
+            if kind == 1:
+                slack = length * np.sqrt(_product(y, y))
+            elif kind == 2:
+                slack = length
+                _add_terms(y, y, 1, squares)
+            for a in range(n_doubtful):
+                v = clusterings[a]
+                value = _product(terms, lines[v])
+                if kind == 2:
+                    square = -_product(squares, lines[v])
+                    value = value / np.sqrt(square) if square > 0 else value
+                if value - relative * (abs(value) if kind == 0 else slack) > winners[a]:
+                    continue
+                position = positions[candidates[i, m], v]
+                if position == none:
+                    continue
+                exact = _exact_masked(x, y, lines[v], kind)
+                before = _exact_masked(x, reference[rows[v, codes[i, v]]], lines[v], kind)
+                if exact < before or (exact == before and position < codes[i, v]):
+                    winners[a] = exact
+                    codes[i, v] = position
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, boundscheck=False)
+def _precise_cost(x, y, used, kind):
+    """As `_exact_masked`, but for the order of the sum, and many times as fast."""
+    total, square = 0.0, 0.0
+    if kind == 0:
+        for f in range(len(x)):
+            difference = np.float64(x[f]) - np.float64(y[f])
+            total += difference * difference * np.float64(used[f])
+        return total
+    for f in range(len(x)):
+        total -= np.float64(x[f]) * np.float64(y[f]) * np.float64(used[f])
+    if kind == 2:
+        for f in range(len(x)):
+            square += np.float64(y[f]) * np.float64(y[f]) * np.float64(used[f])
+        total = total / np.sqrt(square) if square > 0 else total
+    return total
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _is_near(best, expected, mean, square):
+    margin = expected + mean - best
+    return margin * abs(margin) < CLEAR * CLEAR * (square - mean * mean)
 
 
 @njit(cache=True, nogil=True)
@@ -310,41 +503,64 @@ def _smallest(products, offsets, slack, codes, near):
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _choose_sparse(
-    x_starts, x_columns, x_values, y_starts, y_columns, y_values, candidates, positions, masks, kind, none, codes
-):
+    x_starts, x_columns, x_values, y_starts, y_columns, y_values, candidates, n_first, positions, masks, slope, kind,
+    none, codes,
+):  # fmt: skip
     n_rows, n_candidates = candidates.shape
     n_estimators = positions.shape[1]
-    cost = np.empty(n_estimators, np.float32)
-    square = np.empty(n_estimators, np.float32)
-    best = np.empty(n_estimators, np.float32)
+    cost = np.empty(n_estimators)
+    square = np.empty(n_estimators)
+    best = np.empty(n_estimators)
+    sums = np.empty(n_estimators)
+    squares = np.empty(n_estimators)
     for i in range(n_rows):
         choice = codes[i]
         choice[:] = none
         best[:] = np.inf
+        sums[:] = 0
+        squares[:] = 0
+        looking = np.arange(n_estimators)
+        expected = 0.0
         for m in range(n_candidates):
+            if m == n_first:
+                n_doubtful = 0
+                for v in range(n_estimators):
+                    if best[v] < np.inf and _is_near(best[v], expected, sums[v] / n_first, squares[v] / n_first):
+                        looking[n_doubtful] = v
+                        n_doubtful += 1
+                looking = looking[:n_doubtful]
+                if n_doubtful == 0:
+                    break
             row = candidates[i, m]
             cost[:] = 0
             square[:] = 0
+            total = 0.0
             a, b = x_starts[i], y_starts[row]
             while a < x_starts[i + 1] or b < y_starts[row + 1]:
                 in_x = a < x_starts[i + 1] and (b >= y_starts[row + 1] or x_columns[a] <= y_columns[b])
                 in_y = b < y_starts[row + 1] and (a >= x_starts[i + 1] or y_columns[b] <= x_columns[a])
-                x = x_values[a] if in_x else np.float32(0)
-                y = y_values[b] if in_y else np.float32(0)
+                x = np.float64(x_values[a]) if in_x else 0.0
+                y = np.float64(y_values[b]) if in_y else 0.0
                 mask = masks[x_columns[a] if in_x else y_columns[b]]
                 term = (x - y) * (x - y) if kind == 0 else -x * y
-                for v in range(n_estimators):
+                total += term
+                for v in looking:
                     cost[v] += term * mask[v]
                 if kind == 2 and in_y:
-                    for v in range(n_estimators):
+                    for v in looking:
                         square[v] += y * y * mask[v]
                 a += in_x
                 b += in_y
+            expected = slope * total if m < n_first else expected
             position = positions[row]
-            for v in range(n_estimators):
+            for v in looking:
+                value = cost[v] / np.sqrt(square[v]) if kind == 2 and square[v] > 0 else cost[v]
+                if m < n_first:
+                    rest = value - expected
+                    sums[v] += rest
+                    squares[v] += rest * rest
                 if position[v] == none:
                     continue
-                value = cost[v] / np.sqrt(square[v]) if kind == 2 and square[v] > 0 else cost[v]
                 if value < best[v] or (value == best[v] and position[v] < choice[v]):
                     best[v] = value
                     choice[v] = position[v]

@@ -18,6 +18,8 @@ _TASKS, _LEAST_ROWS = 16, 128
 # Rows go through all layers so many at a time at most, which bounds the memory for their codes.
 _TRANSFORM_ROWS = 1 << 16
 _CLUSTERINGS_PER_TASK = 8
+# Where a code is doubtful, so many times as many nearest rows are looked at.
+_FURTHER = 2
 # Which kernel of the upper layers is fastest where; they all give the same codes.
 _COMPARED_ROWS = 8
 _INDEXED_CENTROIDS = 1500
@@ -82,10 +84,10 @@ def assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, ent
     if on_device:
         for block in blocks(n_samples, _TRANSFORM_ROWS):
             codes[block] = accelerator.assign_neighbors(
-                X[block], reference, near[block], positions, rows, masks, device
+                X[block], reference, near[block], positions, rows, masks, n_neighbors, device
             )
         return codes
-    shared = (reference, positions, rows, masks, metric)
+    shared = (reference, positions, rows, masks, metric, n_neighbors)
     for block, found in run(_assign_neighbors, shared, _tasks(n_samples), lambda b: (X[b], near[b]), n_jobs=n_jobs):
         codes[block] = found
     return codes
@@ -95,14 +97,16 @@ def _assign_direct(reference, rows, used, metric, X):
     return bottom.assign_direct(X, reference, rows, used, metric).T
 
 
-def _assign_neighbors(reference, positions, rows, masks, metric, X, nearest):
-    return bottom.assign_neighbors(X, reference, nearest, positions, rows, masks, metric)
+def _assign_neighbors(reference, positions, rows, masks, metric, n_neighbors, X, nearest):
+    return bottom.assign_neighbors(X, reference, nearest, positions, rows, masks, metric, n_neighbors)
 
 
 def nearest(X, reference, metric, n_neighbors, n_jobs, device, entropy, complete):
+    """The nearest rows of every row; where the search is exact, more than are always looked at."""
     nearness = "euclidean" if metric == "euclidean" else "linear"
     if device is None and complete and metric != "linear" and neighbors.is_large(X.shape[0], reference):
         return neighbors.approximate_rows(reference, n_neighbors, metric, entropy, n_jobs)
+    n_neighbors = min(_FURTHER * n_neighbors, reference.shape[0])
     found = np.empty((X.shape[0], n_neighbors), np.int32)
     if device is not None:
         for block in blocks(X.shape[0], _TRANSFORM_ROWS):
@@ -189,6 +193,6 @@ def _tasks(n_samples, most=None):
 
 def transform_blocks(n_samples, n_features, n_estimators, n_neighbors, n_jobs):
     """Cut rows for `transform_block`: a block for each worker, within a quarter of scikit-learn's working_memory."""
-    per_row = 12 * n_estimators + 8 * n_features + 16 * n_neighbors
+    per_row = 12 * n_estimators + 8 * n_features + 16 * _FURTHER * n_neighbors
     most = np.clip(get_config()["working_memory"] * 2**18 // per_row, _LEAST_ROWS, _TRANSFORM_ROWS)
     return blocks(n_samples, min(max(_ROW_BLOCK, -(-n_samples // effective_n_jobs(n_jobs))), int(most)))

@@ -146,13 +146,13 @@ def test_approximate_neighbours_are_mostly_the_exact_ones():
 
 @pytest.mark.slow
 def test_approximate_neighbours_take_over_past_the_budget(monkeypatch):
-    settings = dict(n_estimators=40, random_state=0, output="codes")
+    settings = dict(n_estimators=40, k=[898], random_state=0, output="codes")
     exact = codes_of(MultilayerBootstrapNetwork(**settings).fit(DIGITS), DIGITS)
     monkeypatch.setattr(neighbors, "_EXACT_OPERATIONS", 1e6)
     model = MultilayerBootstrapNetwork(**settings)
     Z = model.fit_transform(DIGITS)
     found = Z.indices.reshape(len(DIGITS), -1) - np.arange(40) * model.k_[-1]
-    assert (found == exact).mean() > 0.9
+    assert (found == exact).mean() > 0.97  # .993 when written: the approximate search looks no further
 
 
 def test_few_candidates_fall_back_on_all_centroids():
@@ -304,7 +304,45 @@ def test_neighbours_find_nearly_every_nearest_centroid():
     settings = dict(n_estimators=40, k=[898], output="codes", random_state=0)
     direct = MultilayerBootstrapNetwork(assignment="direct", **settings).fit_transform(DIGITS)
     near = MultilayerBootstrapNetwork(assignment="neighbors", **settings).fit_transform(DIGITS)
-    assert (direct.indices == near.indices).mean() > 0.98  # 0.985 when written
+    assert (direct.indices == near.indices).mean() > 0.985  # .9915 when written
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "linear"])
+def test_doubtful_codes_look_at_more_neighbours(metric):
+    """Against the rule in float64: a code is clear if its cost lies CLEAR deviations below what a row beyond costs."""
+    X = DIGITS / np.linalg.norm(DIGITS, axis=1, keepdims=True) if metric == "cosine" else DIGITS
+    random, n_first, n_used = np.random.default_rng(0), 24, 32
+    rows = np.stack([random.permutation(len(X))[:900] for _ in range(12)])
+    masks = np.zeros((64, 12), np.float32)
+    for v in range(12):
+        masks[random.permutation(64)[:n_used], v] = 1
+    near = neighbors.nearest_rows(X[:400], X, 72, "euclidean" if metric == "euclidean" else "linear")
+    positions = bottom.position_table(rows, len(X))
+    settings = (positions, rows, masks, metric)
+    found = bottom.assign_neighbors(X[:400], X, near, *settings, n_first)
+    assert_array_equal(
+        found, bottom.assign_neighbors(sparse.csr_array(X[:400]), sparse.csr_array(X), near, *settings, n_first)
+    )
+    direct = bottom.assign_direct(X[:400], X, rows, np.nonzero(masks.T)[1].reshape(12, n_used), metric).T
+    first = bottom.assign_neighbors(X[:400], X, near[:, :n_first], *settings)
+    assert (first == direct).mean() + 0.01 < (found == direct).mean()
+
+    wide, slope = X.astype(float), n_used / 64 if metric != "cosine" else np.sqrt(n_used / 64)
+    expected = np.empty_like(found)
+    for i in range(400):
+        y = wide[near[i]]
+        terms = (wide[i] - y) ** 2 if metric == "euclidean" else -wide[i] * y
+        costs, totals = terms @ masks, terms.sum(1)
+        if metric == "cosine":
+            costs /= np.sqrt(y**2 @ masks)
+        rest = costs[:n_first] - slope * totals[:n_first, None]
+        own = np.where(positions[near[i]] == 900, np.inf, costs)
+        best = own[:n_first].min(axis=0)
+        usual = slope * totals[n_first - 1] + rest.mean(axis=0)
+        clear = usual - best >= float(bottom.CLEAR) * rest.std(axis=0)
+        own[n_first:, clear] = np.inf
+        expected[i] = np.where(own == own.min(axis=0), positions[near[i]], 900).min(axis=0)  # ties: drawn first
+    assert_array_equal(found[first != 900], expected[first != 900])
 
 
 def test_landmarks_are_the_only_centroids():
@@ -361,11 +399,10 @@ def test_the_torch_device_gives_the_same_codes():
     X, reference, rows, used = X[:, X.std(0) > 0], state["reference"], state["rows"], state["used"]
     masks = np.zeros((X.shape[1], 20), np.float32)
     np.put_along_axis(masks, used.T.astype(int), 1, axis=0)
-    positions, near = bottom.position_table(rows, len(reference)), neighbors.nearest_rows(X, reference, 30)
-    assert_array_equal(
-        accelerator.assign_neighbors(X, reference, near, positions, rows, masks, device),
-        bottom.assign_neighbors(X, reference, near, positions, rows, masks, "euclidean"),
-    )
+    positions, near = bottom.position_table(rows, len(reference)), neighbors.nearest_rows(X, reference, 60)
+    found = accelerator.assign_neighbors(X, reference, near, positions, rows, masks, 15, device)
+    assert_array_equal(found, bottom.assign_neighbors(X, reference, near, positions, rows, masks, "euclidean", 15))
+    assert (found != bottom.assign_neighbors(X, reference, near[:, :15], positions, rows, masks, "euclidean")).any()
     assert_array_equal(
         accelerator.assign_direct(X, reference, rows, used, device),
         bottom.assign_direct(X, reference, rows, used, "euclidean"),
