@@ -126,9 +126,6 @@ def choose(target, tried, *, smallest="error", most_bytes=math.inf, most_error=m
     if not allowed:
         raise SystemExit(f"{target}: none of the settings gives {rule}")
     winner = min(allowed, key=lambda run: (run[smallest], run["bytes"]))
-    rows = [
-        [run["settings"], run["bytes"], f"{run['error']:.2f}", f"{run['seconds']:.0f}", "chosen" * (run is winner)]
-        for run in tried
-    ]
-    table(f"{target}: {rule}", ["settings", "bytes", "error %", "seconds", ""], rows)
+    rows = [[run["settings"], run["bytes"], f"{run['error']:.2f}", "chosen" * (run is winner)] for run in tried]
+    table(f"{target}: {rule}", ["settings", "bytes", "error %", ""], rows)
     return {"rule": rule, "tried": tried, "chosen": winner["settings"]}

@@ -56,7 +56,7 @@ MAGNITUDE_CANDIDATES = ("network", "deviations", "layers")
 CODEBOOK_CANDIDATES = tuple({"bits": bits, "n_calibration": None, "max_iter": 10} for bits in (2, 3, 4))
 CODEBOOK_MAY_COST = 0.1  # percent of the images
 # And what it found
-LENET = LENET_CANDIDATES[0]
+LENET = LENET_CANDIDATES[1]
 STUDENT = STUDENT_CANDIDATES[1]
 MAGNITUDE = {"lenet": "layers", "student": "layers"}
 CODEBOOK = CODEBOOK_CANDIDATES[1]
@@ -395,46 +395,40 @@ def choose_for(part, images, memory, path):
     """Prune with every candidate; judge on images that neither network nor pruning has seen."""
     X, y, X_judged, truth = images
     if part == "lenet":
-        network, density, candidates = memory.cache(train_lenet)(X, y, 0), LENET_DENSITIES[1], LENET_CANDIDATES
+        density, candidates = LENET_DENSITIES[1], LENET_CANDIDATES
+        network = memory.cache(train_lenet)(X, y, 0)
         estimator = as_classifier(network, X, y)
     else:
         labels, _ = teacher_labels(path, X, X_judged, memory)
-        estimator, density, candidates = (
-            memory.cache(fit_student)(X, labels[: len(X)], 0),
-            STUDENT_DENSITY,
-            STUDENT_CANDIDATES,
-        )
+        density, candidates = STUDENT_DENSITY, STUDENT_CANDIDATES
+        estimator = memory.cache(fit_student)(X, labels[: len(X)], 0)
         network, y, truth = estimator.to_bytes(), None, estimator.predict(X_judged)
 
-    def judged(settings, data, seconds):
+    def judged(settings, data):
         error = 100 * float(np.mean(load(data).predict(X_judged) != truth))
-        return {"settings": settings, "error": error, "bytes": len(data), "seconds": seconds}
-
-    def timed(function, *arguments, **options):
-        began = perf_counter()
-        return function(*arguments, **options), perf_counter() - began
+        return {"settings": settings, "error": error, "bytes": len(data)}
 
     found = {"uncompressed_error": 100 * float(np.mean(estimator.predict(X_judged) != truth))}
-    pruned, tried = {}, []
-    for settings in candidates:
-        run = memory.cache(prune, ignore=["X", "y", "estimator"])(
-            network, {**settings, "density": density}, 0, X=X, y=y, estimator=estimator
-        )
-        tried.append(judged(settings, run["data"], run["seconds"]))
-        pruned[str(settings)] = run
     title = f"{part}, density {density:g}"
+    cached = memory.cache(prune, ignore=["X", "y", "estimator"])
+    runs = [
+        cached(network, {**settings, "density": density}, 0, X=X, y=y, estimator=estimator) for settings in candidates
+    ]
+    tried = [judged(settings, run["data"]) for settings, run in zip(candidates, runs)]
     found["spike and slab"] = choose(title, tried)
-    best = pruned[str(found["spike and slab"]["chosen"])]
-    tried = []
-    for rule in MAGNITUDE_CANDIDATES:
-        largest_left = memory.cache(magnitude, ignore=["X", "y", "pruned"])
-        tried.append(judged(rule, *timed(largest_left, best["data"], rule, X=X, y=y, pruned=best["compressor"])))
+    best = runs[candidates.index(found["spike and slab"]["chosen"])]
+    cached = memory.cache(magnitude, ignore=["X", "y", "pruned"])
+    tried = [
+        judged(rule, cached(best["data"], rule, X=X, y=y, pruned=best["compressor"])) for rule in MAGNITUDE_CANDIDATES
+    ]
     found["magnitude"] = choose(f"{title}, magnitude pruning", tried)
     if part == "lenet":
-        tried, coded = [], memory.cache(code, ignore=["X", "pruned"])
-        for settings in CODEBOOK_CANDIDATES:
-            tried.append(judged(settings, *timed(coded, best["data"], settings, 0, X=X, pruned=best["compressor"])))
-        most_error = judged(None, best["data"], 0)["error"] + CODEBOOK_MAY_COST
+        cached = memory.cache(code, ignore=["X", "pruned"])
+        tried = [
+            judged(settings, cached(best["data"], settings, 0, X=X, pruned=best["compressor"]))
+            for settings in CODEBOOK_CANDIDATES
+        ]
+        most_error = judged(None, best["data"])["error"] + CODEBOOK_MAY_COST
         found["codebooks"] = choose(f"{title}, codebooks on top", tried, smallest="bytes", most_error=most_error)
     return found
 
