@@ -1,8 +1,8 @@
 """Label more rows than fit in memory, on a cluster, with a student of a few kilobytes.
 
 The teacher learns on a sample of the rows. Its student is the only thing that travels: the bytes of a student file, a
-few kilobytes to every worker, which NumPy alone can run. Each block of a Dask array is labelled where it lies. Parts
-of a Dask data frame are pandas frames, which a student takes as well: ``frame.map_partitions(label, student=data)``.
+few kilobytes to every worker, which NumPy alone can run. Each block of a Dask array is labelled where it lies. For data
+frames there is dask_map_partitions.py.
 
     python examples/dask_map_blocks.py
 """

@@ -123,8 +123,12 @@ class _Deadly:
         return self.function(*args)
 
 
-def test_a_student_labels_the_blocks_of_a_dask_array():
-    example = Path(__file__).parent.parent / "examples" / "dask_map_blocks.py"
+@pytest.mark.parametrize("name", ["dask_map_blocks", "dask_map_partitions"])
+def test_a_student_labels_the_parts_of_a_dask_collection(name):
+    if name == "dask_map_partitions":
+        pytest.importorskip("pandas")
+        pytest.importorskip("pyarrow")
+    example = Path(__file__).parent.parent / "examples" / f"{name}.py"
     shown = subprocess.run([sys.executable, example], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "the same labels as here: True" in shown.stdout
