@@ -15,6 +15,7 @@ import pytest
 import threadpoolctl
 import torch
 from scipy import sparse, special
+from scipy.special import expit
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from some_students import SIZES, labelled, make_network, make_rows
@@ -420,6 +421,24 @@ def test_the_bound_on_errors_holds_with_room_to_spare(activation, shift):
     bound = quick._relative * np.linalg.norm(np.c_[entered, np.ones(300)], axis=1) + quick._absolute
     error = np.linalg.norm(Student(network).raw_outputs(rows) - exact, axis=1)
     assert (np.sqrt(2) * error < bound / 2).all()
+    for i, row in enumerate(np.c_[entered, np.ones(300)].astype(np.float32)):
+        inputs = [row * (np.arange(401) % 3 != 2)]  # zeros, which round nothing; the last is the one of the bias
+        for weight in quick._hidden:
+            inputs.append(arithmetic.activated(inputs[-1] @ weight, activation))
+        close = quick._close_error(inputs)
+        if i == 0:
+            assert close < bound[0]
+        again = exact_sums(prepared, activation, inputs[0])
+        assert np.sqrt(2) * np.linalg.norm(inputs[-1] @ quick._last - again) < close / 2
+
+
+def exact_sums(prepared, activation, row):
+    """The last sums of one row, which ends with a one, in double precision."""
+    functions = {"identity": lambda x: x, "relu": lambda x: np.maximum(x, 0), "tanh": np.tanh, "logistic": expit}
+    values = row[:-1].astype(np.float64)
+    for index, (weight, bias) in enumerate(zip(prepared.weights, prepared.biases)):
+        values = (functions[activation](values) if index else values) @ weight + bias * (row[-1] if index == 0 else 1)
+    return values
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (50, 3), (200, 200)])
