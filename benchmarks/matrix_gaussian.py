@@ -6,6 +6,8 @@
 of their geometric mean for all weights of a layer, and with every weight rounded for itself.
 (deep) 784-150-150-150-10 from scratch with labels, as in the paper.
 (student) The student of an unlabelled teacher.
+With --choose, candidates for the settings learn from the first 50000 training images and are judged on the other 10000;
+test images are not looked at. What is in LENET and DEEP was chosen so.
 Calibration is the expected calibration error over 15 bins; entropies are those of test images, of noise, and of other
 images if a folder of them is given (Fashion-MNIST, say, in IDX files).
 Every answer is that of a student loaded from bytes. Results are written after every run, and added to those there.
@@ -13,7 +15,7 @@ Every answer is that of a student loaded from bytes. Results are written after e
 
 import gzip
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from time import perf_counter
 
@@ -29,10 +31,16 @@ from distill.compressors import matrix_gaussian_file as files
 from distill.compressors.matrix_gaussian import entering
 from distill.students.network import initial_network
 
-RATES = (0.03, 0.1, 0.2, 0.4)
-DEEP = (784, 150, 150, 150, 10)
-DEEP_WEIGHTS = (1.0, 0.3)
-N_ROUNDING = 4000
+DEEP_SIZES = (784, 150, 150, 150, 10)
+LENET = {"kl_weight": 0.1, "prior": "normal", "max_iter": 20, "learning_rate_init": 0.01}
+DEEP = {"kl_weight": 0.3, "n_pseudo": 0, "max_iter": 60, "learning_rate_init": 0.02}
+STUDENT = {"max_iter": 20, "learning_rate_init": 0.01}
+# What was tried with --choose
+LENET_CANDIDATES = ({}, {"kl_weight": 0.3})
+DEEP_CANDIDATES = ({}, {"kl_weight": 1.0})
+RATES = (0.1, 0.3, 1.0, 2.0, 4.0)
+TARGETS = (15_000, 20_000, 30_000, 45_000)
+N_JUDGED, N_ROUNDING = 10_000, 4000
 KINDS = ("posterior steps", "one step", "each for itself")
 
 
@@ -42,23 +50,27 @@ def main():
     line.add_argument("--other", type=Path, help="folder with t10k-images-idx3-ubyte.gz of other images")
     line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where trained networks are kept")
     line.add_argument("--parts", default="lenet,deep,student")
+    line.add_argument("--choose", action="store_true", help="compare candidates on training images, with one seed")
     options = line.parse_args()
     memory = joblib.Memory(options.cache, verbose=0)
     X, y, X_test, y_test = load_mnist(options.data)
+    if options.choose:
+        X, y, X_test, y_test = X[:-N_JUDGED], y[:-N_JUDGED], X[-N_JUDGED:], y[-N_JUDGED:]
     others = {"noise": np.random.default_rng(0).uniform(0, 1, (2000, 784)).astype(np.float32)}
     if options.other:
         others["other images"] = read_images(options.other)[:2000]
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     results.pop("machine", None)
+    n_seeds = 1 if options.choose else options.seeds
     for part in options.parts.split(","):
-        runs = results[part] = []
         if part == "lenet":
-            found = lenet(X, y, X_test, y_test, others, options.seeds, memory)
+            found = lenet(X, y, X_test, y_test, others, n_seeds, memory, LENET_CANDIDATES if options.choose else ({},))
         elif part == "deep":
-            found = deep(X, y, X_test, y_test, others)
+            found = deep(X, y, X_test, y_test, others, n_seeds, DEEP_CANDIDATES if options.choose else ({},))
         else:
             labels, _ = teacher_labels(options.labels, X, X_test, memory)
-            found = student(X, labels, X_test, y_test, options.seeds, memory)
+            found = student(X, labels[: len(X)], X_test, y_test, n_seeds, memory)
+        runs = results[f"{part}, candidates" if options.choose else part] = []
         for run in found:
             runs.append(run)
             print(in_words(run), flush=True)
@@ -76,59 +88,55 @@ class Remembering(MatrixGaussianCompressor):
         return super()._write(posterior, task, network, evidence)
 
 
-def lenet(X, y, X_test, y_test, others, n_seeds, memory):
-    """Yield one run for each seed, rate and kind of step."""
-    for seed in range(n_seeds):
+def lenet(X, y, X_test, y_test, others, n_seeds, memory, candidates):
+    """Yield one run for each seed, candidate, rate and kind of step."""
+    for seed, changes in product(range(n_seeds), candidates):
         network = as_classifier(memory.cache(train_lenet)(X, y, seed), X, y)
         float_error = error(network.predict(X_test), y_test)
         began = perf_counter()
+        settings = LENET | changes
         compressor = Remembering(
-            FrozenEstimator(network),
-            kl_weight=0.1,
-            max_iter=20,
-            learning_rate_init=2e-3,
-            validation_fraction=5000 / 60000,
-            random_state=seed,
+            FrozenEstimator(network), validation_fraction=1000 / 60000, random_state=seed, **settings
         ).fit(X, y)
         seconds = perf_counter() - began
-        for rate_weight in RATES:
-            for kind in KINDS:
-                inputs = None if kind == "each for itself" else compressor.inputs_
-                written = files.write(compressor.belief_, rate_weight, kind == "one step", inputs)
-                found = load(written)
-                run = {"seed": seed, "steps": kind, "target": rate_weight, "bytes": len(written)}
-                run |= {"error": error(found.predict(X_test), y_test), "float_error": float_error, "seconds": seconds}
-                run["layers"] = "-".join(map(str, found.network.layer_sizes))
-                if kind == "posterior steps" and rate_weight == RATES[0]:
-                    run |= surenesses(found, X_test, y_test, others)
-                yield run
+        for rate_weight, kind in product(RATES, KINDS):
+            inputs = None if kind == "each for itself" else compressor.inputs_
+            written = files.write(compressor.belief_, rate_weight, kind == "one step", inputs)
+            found = load(written)
+            run = {"seed": seed, **settings, "steps": kind, "rate_weight": rate_weight, "bytes": len(written)}
+            run |= scores(found, X_test, y_test) | {"float_error": float_error, "seconds": seconds}
+            run |= {"layers": "-".join(map(str, found.network.layer_sizes))}
+            run |= {"inputs": int(found.network.weights[0].any(axis=1).sum())}
+            if kind == "posterior steps" and rate_weight == 1:
+                run |= surenesses(found, X_test, y_test, others)
+            yield run
 
 
-def deep(X, y, X_test, y_test, others):
-    """Yield one run for each weight of the divergence."""
-    for kl_weight in DEEP_WEIGHTS:
-        start = initial_network(DEEP, "relu", 0, X.any(axis=0))
+def deep(X, y, X_test, y_test, others, n_seeds, candidates):
+    """Yield one run for each seed and candidate."""
+    for seed, changes in product(range(n_seeds), candidates):
+        start = initial_network(DEEP_SIZES, "relu", seed, X.any(axis=0))
         network = as_classifier((start.weights, start.biases), X, y)
         began = perf_counter()
+        settings = DEEP | changes
         compressor = Remembering(
-            FrozenEstimator(network),
-            kl_weight=kl_weight,
-            max_iter=100,
-            learning_rate_init=2e-3,
-            rate_weight=0.01,
-            validation_fraction=5000 / 60000,
-            random_state=0,
+            FrozenEstimator(network), validation_fraction=1000 / 60000, rate_weight=0.1, random_state=seed, **settings
         ).fit(X, y)
-        found = load(compressor.to_bytes())
-        yield {
-            "kl_weight": kl_weight,
-            "bytes": compressor.nbytes_,
-            "layers": "-".join(map(str, found.network.layer_sizes)),
-            "held_out_error": 100 * (1 - compressor.report_["agreement"]),
-            "error": error(found.predict(X_test), y_test),
-            "seconds": perf_counter() - began,
-            **surenesses(found, X_test, y_test, others),
-        }
+        seconds = perf_counter() - began
+        for rate_weight in (0.1, 1.0):
+            written = files.write(compressor.belief_, rate_weight, inputs=compressor.inputs_)
+            found = load(written)
+            yield {
+                "seed": seed,
+                **settings,
+                "rate_weight": rate_weight,
+                "bytes": len(written),
+                "layers": "-".join(map(str, found.network.layer_sizes)),
+                "inputs": int(found.network.weights[0].any(axis=1).sum()),
+                "seconds": seconds,
+                **scores(found, X_test, y_test),
+                **surenesses(found, X_test, y_test, others),
+            }
 
 
 def student(X, labels, X_test, y_test, n_seeds, memory):
@@ -137,15 +145,14 @@ def student(X, labels, X_test, y_test, n_seeds, memory):
         wrapped = memory.cache(fit_student)(X, labels, seed)
         answers = wrapped.predict(X_test)
         began = perf_counter()
-        compressor = Remembering(FrozenEstimator(wrapped), max_iter=20, learning_rate_init=2e-3, random_state=seed).fit(
-            X
-        )
+        compressor = Remembering(FrozenEstimator(wrapped), random_state=seed, **STUDENT).fit(X)
         seconds = perf_counter() - began
         for rate_weight in RATES:
             data = files.write(compressor.belief_, rate_weight, inputs=compressor.inputs_)
             given = load(data).predict(X_test)
             yield {
                 "seed": seed,
+                **STUDENT,
                 "rate_weight": rate_weight,
                 "bytes": len(data),
                 "float_bytes": wrapped.nbytes_,
@@ -154,6 +161,13 @@ def student(X, labels, X_test, y_test, n_seeds, memory):
                 "float_acc": 100 * clustering_accuracy(y_test, answers),
                 "seconds": seconds,
             }
+
+
+def scores(found, X_test, y_test):
+    """Error in per cent and nats of the mean weights."""
+    known = found.predict_proba(X_test)
+    nats = -np.log(np.maximum(known[np.arange(len(known)), y_test], 1e-12)).mean()
+    return {"error": error(known.argmax(axis=1), y_test), "nats": float(nats)}
 
 
 def surenesses(found, X_test, y_test, others):
@@ -203,18 +217,37 @@ def report(results):
     """Print tables of what there is."""
     if results.get("lenet"):
         rows = []
-        for target in RATES:
-            for kind in KINDS:
-                runs = [run for run in results["lenet"] if run["target"] == target and run["steps"] == kind]
-                columns = columns_of(runs, ("error", "float_error"))
-                rows.append([f"{kind}, {target:g}", round(np.mean([run["bytes"] for run in runs])), *columns])
-        table("LeNet-300-100, labels", ["", "bytes", "error %", "float error %"], rows)
+        for rate_weight, kind in product(RATES, KINDS):
+            runs = [run for run in results["lenet"] if (run["rate_weight"], run["steps"]) == (rate_weight, kind)]
+            rows.append([f"{kind}, {rate_weight:g}", *columns_of(runs, ("bytes", "inputs", "error", "nats"))])
+        table("LeNet-300-100, labels", ["", "bytes", "inputs", "error %", "nats"], rows)
+        rows = [
+            [f"{kind}, {key}", *(spread(at_bytes(results["lenet"], kind, key, target)) for target in TARGETS)]
+            for key, kind in product(("error", "nats"), KINDS)
+        ]
+        table("LeNet-300-100 at equal bytes, interpolated", ["", *map(str, TARGETS)], rows)
+    if results.get("deep"):
+        keys = ("bytes", "error", "averaged: error", "mean weights: calibration error", "averaged: calibration error")
+        rows = [
+            [rate, *columns_of([run for run in results["deep"] if run["rate_weight"] == rate], keys)]
+            for rate in dict.fromkeys(run["rate_weight"] for run in results["deep"])
+        ]
+        table("784-150-150-150-10, labels", ["rate weight", *keys], rows)
     if results.get("student"):
         rows = []
         for rate in RATES:
             runs = [run for run in results["student"] if run["rate_weight"] == rate]
             rows.append([rate, *columns_of(runs, ("bytes", "float_bytes", "agreement", "acc", "float_acc"))])
         table("Unlabelled student", ["rate", "bytes", "float bytes", "agreement %", "ACC %", "float ACC %"], rows)
+
+
+def at_bytes(runs, kind, key, target):
+    """Return what a file of so many bytes would score, for every seed: between the two files next to that size."""
+    values = []
+    for seed in sorted({run["seed"] for run in runs}):
+        points = sorted((np.log(run["bytes"]), run[key]) for run in runs if (run["seed"], run["steps"]) == (seed, kind))
+        values.append(float(np.interp(np.log(target), *zip(*points))))
+    return values
 
 
 def in_words(run):
