@@ -74,7 +74,7 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, n_first, 
         choice = torch.gather(place, 1, which[:, :1]).squeeze(1)
         clear = two[:, -1] > two[:, 0] * (1 + relative) if two.shape[1] > 1 else torch.ones_like(choice, dtype=bool)
         clear |= torch.isinf(two[:, -1])
-        flags[first : first + n_rows] = _doubt(two[:, 0], slope * totals, rest, relative).cpu().numpy()
+        flags[first : first + n_rows] = _doubt(two[:, 0], totals, slope, rest, relative).cpu().numpy()
         codes[first : first + n_rows] = torch.where(torch.isinf(two[:, 0]), none, choice).cpu().numpy()
         doubtful[first : first + n_rows] = (~clear | torch.isinf(two[:, 0])).any(dim=1).cpu().numpy()
     again = np.flatnonzero(doubtful)
@@ -87,15 +87,15 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, n_first, 
     return codes
 
 
-def _doubt(best, expected, rest, relative):
+def _doubt(best, totals, slope, rest, relative):
     """Which codes are doubtful, as `mbn.bottom` marks them, by the costs of the first candidates in float32."""
     import torch
 
-    error = 4 * relative * expected.amax(1, keepdim=True)
-    mean, square = rest.mean(1), rest.square().mean(1)
-    margin = expected[:, -1:] + mean - best
-    apart = margin * margin.abs() - bottom.CLEAR**2 * (square - mean**2)
     n_first, epsilon = rest.shape[1], float(np.finfo(np.float32).eps)
+    error = (relative + 2 * n_first * epsilon) * totals.amax(1, keepdim=True)
+    mean, square = rest.mean(1), rest.square().mean(1)
+    margin = slope * totals[:, -1:] + mean - best
+    apart = margin * margin.abs() - bottom.CLEAR**2 * (square - mean**2)
     unsure = 4 * error * (margin.abs() + error)
     unsure += bottom.CLEAR**2 * (4 * error * (square.sqrt() + error) + 4 * n_first * epsilon * square)
     flags = torch.where(apart < 0, bottom.YES, bottom.NO)

@@ -19,7 +19,7 @@ _TASKS, _LEAST_ROWS = 16, 128
 _TRANSFORM_ROWS = 1 << 16
 _CLUSTERINGS_PER_TASK = 8
 # Where a code is doubtful, so many times as many nearest rows are looked at.
-_FURTHER = 2
+_FURTHER = 3
 # Which kernel of the upper layers is fastest where; they all give the same codes.
 _COMPARED_ROWS = 8
 _INDEXED_CENTROIDS = 1500
