@@ -70,10 +70,11 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, metric, n
         totals = np.empty(len(terms), np.float32)
         relative = _relative(X)
         lines = np.ascontiguousarray(masks.T)
+        costs = np.empty((len(terms), len(rows)), np.float32)
         for first in range(0, n_samples, _ROWS_PER_PRODUCT):
             block = slice(first, min(first + _ROWS_PER_PRODUCT, n_samples))
             _terms(X[block], reference, candidates[block], n_first, kind, terms, totals)
-            costs = terms @ masks
+            np.matmul(terms, masks, out=costs)
             if metric == "euclidean":
                 slack = np.zeros((len(terms), 1), np.float32)
             else:

@@ -11,20 +11,19 @@ from mbn import accelerator, bottom, neighbors, output, upper
 from mbn.parallel import blocks, run
 from mbn.schedule import draw
 
-_ROW_BLOCK = 1024
-_DIRECT_ROWS = 8192  # whose centroids are gathered once for each block
-# Few rows are cut into so many tasks, of no less rows than that.
-_TASKS, _LEAST_ROWS = 16, 128
+# A worker gets so many tasks, if that leaves them no fewer rows than the least, no more than the most, and no more
+# operations than take a core some ten seconds.
+_TASKS_PER_WORKER, _LEAST_ROWS, _MOST_ROWS, _MOST_OPERATIONS = 6, 128, 8192, 5e11
+_TRANSFORM_LEAST_ROWS = 1024
 # Rows go through all layers so many at a time at most, which bounds the memory for their codes.
 _TRANSFORM_ROWS = 1 << 16
-_CLUSTERINGS_PER_TASK = 8
 # Where a code is doubtful, so many times as many nearest rows are looked at.
 _FURTHER = 3
 # Which kernel of the upper layers is fastest where; they all give the same codes.
 _COMPARED_ROWS = 8
-_INDEXED_CENTROIDS = 1500
-_RANKED_SHARE = 40
 _DENSE_CENTROIDS = 64
+_RANKED_LENGTH = 0.2  # drawn rows of one code, for each input looked at
+_LISTED_CENTROIDS = 25  # likewise
 
 
 def _draw_layer(layer, k, n_estimators, max_features, entropy, n_rows, n_inputs):
@@ -71,9 +70,8 @@ def assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, ent
                 codes[block] = accelerator.assign_direct(X[block], reference, rows, used, device).T
             return codes
         shared = (reference, rows, used, metric)
-        for block, found in run(
-            _assign_direct, shared, _tasks(n_samples, _DIRECT_ROWS), lambda b: (X[b],), n_jobs=n_jobs
-        ):
+        tasks = _tasks(n_samples, n_jobs, 2 * k * used.size)
+        for block, found in run(_assign_direct, shared, tasks, lambda b: (X[b],), n_jobs=n_jobs):
             codes[block] = found
         return codes
     n_neighbors = min(n_neighbors, reference.shape[0])
@@ -88,7 +86,8 @@ def assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, ent
             )
         return codes
     shared = (reference, positions, rows, masks, metric, n_neighbors)
-    for block, found in run(_assign_neighbors, shared, _tasks(n_samples), lambda b: (X[b], near[b]), n_jobs=n_jobs):
+    tasks = _tasks(n_samples, n_jobs, 2 * near.shape[1] * masks.size)
+    for block, found in run(_assign_neighbors, shared, tasks, lambda b: (X[b], near[b]), n_jobs=n_jobs):
         codes[block] = found
     return codes
 
@@ -114,7 +113,8 @@ def nearest(X, reference, metric, n_neighbors, n_jobs, device, entropy, complete
         return found
     norms = np.concatenate([neighbors.row_squares(reference[b]) for b in blocks(reference.shape[0], _TRANSFORM_ROWS)])
     shared = (reference, n_neighbors, nearness, norms)
-    for block, part in run(_nearest_rows, shared, _tasks(X.shape[0]), lambda b: (X[b],), n_jobs=n_jobs):
+    tasks = _tasks(X.shape[0], n_jobs, 2 * reference.shape[0] * X.shape[1])
+    for block, part in run(_nearest_rows, shared, tasks, lambda b: (X[b],), n_jobs=n_jobs):
         found[block] = part
     return found
 
@@ -140,20 +140,28 @@ def assign_upper(codes, state, n_codes, n_jobs):
         bits = upper.pack_used(used, n_inputs)
         return upper.match_compared(codes, centroid_codes, rows, bits)
     found = np.empty((n_samples, len(rows)), np.min_scalar_type(k - 1))
-    if k > _INDEXED_CENTROIDS and _RANKED_SHARE * k > len(centroid_codes):
+    if upper.mean_list(centroid_codes) < _RANKED_LENGTH * used.shape[1]:
         bits = upper.pack_used(used, n_inputs)
         index = upper.index_all(np.ascontiguousarray(centroid_codes.T), n_codes)
         positions = bottom.position_table(rows, len(centroid_codes))
         shared = (index, positions, k, bits)
-        for block, part in run(_match_ranked, shared, _tasks(n_samples), lambda b: (codes[b],), n_jobs=n_jobs):
+        for block, part in run(_match_ranked, shared, _tasks(n_samples, n_jobs), lambda b: (codes[b],), n_jobs=n_jobs):
             found[block] = part
         return found
-    dense = k <= _DENSE_CENTROIDS and n_codes <= 256 and used.shape[1] <= 255
-    dtype = np.uint8 if dense else codes.dtype
-    shared = (np.ascontiguousarray(centroid_codes.T, dtype), rows, used, n_codes, dense)
-    groups = blocks(len(rows), _CLUSTERINGS_PER_TASK)
+    if k <= _DENSE_CENTROIDS and n_codes <= 256 and used.shape[1] <= 255:
+        kernel, dtype = "dense", np.uint8
+    else:
+        kernel, dtype = "listed" if k > _LISTED_CENTROIDS * used.shape[1] else "indexed", codes.dtype
+    centroid_lines = np.ascontiguousarray(centroid_codes.T, dtype)
+    shared = (centroid_lines, rows, used, n_codes, kernel)
+    groups = blocks(len(rows), -(-len(rows) // (_TASKS_PER_WORKER * effective_n_jobs(n_jobs))))
     keys = [(block, group) for block in blocks(n_samples, _TRANSFORM_ROWS) for group in groups]
-    lines = functools.lru_cache(maxsize=1)(lambda first, last: np.ascontiguousarray(codes[first:last].T, dtype))
+
+    @functools.lru_cache(maxsize=1)
+    def lines(first, last):
+        same = codes is centroid_codes and last - first == n_samples
+        return centroid_lines if same else np.ascontiguousarray(codes[first:last].T, dtype)
+
     for (block, group), part in run(
         _match_lines, shared, keys, lambda key: (lines(key[0].start, key[0].stop), key[1]), n_jobs=n_jobs
     ):
@@ -165,14 +173,17 @@ def _match_ranked(index, positions, k, bits, codes):
     return upper.match_ranked(codes, index, positions, k, bits)
 
 
-def _match_lines(centroid_lines, rows, used, n_codes, dense, lines, group):
+def _match_lines(centroid_lines, rows, used, n_codes, kernel, lines, group):
     """Codes of some clusterings, for codes below that stand in one line per clustering."""
     found = np.empty((lines.shape[1], group.stop - group.start), np.min_scalar_type(rows.shape[1] - 1))
     for place, v in enumerate(range(group.start, group.stop)):
-        if dense:
-            found[:, place] = upper.match_dense(lines, centroid_lines, rows[v], used[v])
+        arguments = lines, centroid_lines, rows[v], used[v]
+        if kernel == "dense":
+            found[:, place] = upper.match_dense(*arguments)
+        elif kernel == "listed":
+            found[:, place] = upper.match_listed(*arguments, n_codes)
         else:
-            found[:, place] = upper.match_indexed(lines, centroid_lines, rows[v], used[v], n_codes)
+            found[:, place] = upper.match_indexed(*arguments, n_codes)
     return found
 
 
@@ -186,13 +197,15 @@ def transform_block(layers, n_centroids, metric, assignment, n_neighbors, device
     return codes if projection is None else output.project(codes, n_centroids[-1], *projection)
 
 
-def _tasks(n_samples, most=None):
-    """Blocks of rows, of which there are enough for several workers."""
-    return blocks(n_samples, max(_LEAST_ROWS, min(most or _ROW_BLOCK, -(-n_samples // _TASKS))))
+def _tasks(n_samples, n_jobs, operations=1):
+    """Blocks of rows, each of which takes so many operations, for all workers."""
+    size = -(-n_samples // (_TASKS_PER_WORKER * effective_n_jobs(n_jobs)))
+    most = min(_MOST_ROWS, int(_MOST_OPERATIONS / operations))
+    return blocks(n_samples, max(_LEAST_ROWS, min(size, most)))
 
 
 def transform_blocks(n_samples, n_features, n_estimators, n_neighbors, n_jobs):
     """Cut rows for `transform_block`: a block for each worker, within a quarter of scikit-learn's working_memory."""
     per_row = 12 * n_estimators + 8 * n_features + 16 * _FURTHER * n_neighbors
     most = np.clip(get_config()["working_memory"] * 2**18 // per_row, _LEAST_ROWS, _TRANSFORM_ROWS)
-    return blocks(n_samples, min(max(_ROW_BLOCK, -(-n_samples // effective_n_jobs(n_jobs))), int(most)))
+    return blocks(n_samples, min(max(_TRANSFORM_LEAST_ROWS, -(-n_samples // effective_n_jobs(n_jobs))), int(most)))

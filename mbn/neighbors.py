@@ -40,6 +40,7 @@ def nearest_rows(X, reference, n_neighbors, metric="euclidean", reference_norms=
     else:
         factor, offsets = np.float32(-2), row_squares(reference) if reference_norms is None else reference_norms
     rows = np.empty((n_samples, n_neighbors), np.int32)
+    memory = np.empty(_QUERY_ROWS * _REFERENCE_ROWS, np.float32)  # asking for it again and again takes time
     for first in range(0, n_samples, _QUERY_ROWS):
         block = X[first : first + _QUERY_ROWS]
         scaled = block * factor
@@ -47,9 +48,11 @@ def nearest_rows(X, reference, n_neighbors, metric="euclidean", reference_norms=
         heap_rows = np.zeros((block.shape[0], n_kept), np.int32)
         for start in range(0, n_reference, _REFERENCE_ROWS):
             part = reference[start : start + _REFERENCE_ROWS]
-            products = scaled @ part.T
-            if sparse.issparse(products):
-                products = products.toarray()
+            if sparse.issparse(part):
+                products = (scaled @ part.T).toarray()
+            else:
+                shape = len(block), len(part)
+                products = np.matmul(scaled, part.T, out=memory[: shape[0] * shape[1]].reshape(shape))
             _keep_smallest(products, offsets[start : start + part.shape[0]], start, heap_values, heap_rows)
         rank(block, reference, heap_rows, metric, rows[first : first + block.shape[0]])
     return rows

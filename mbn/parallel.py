@@ -27,7 +27,7 @@ _PAUSE_SECONDS = 0.5
 # a result they are handed out again, and the next time twice as long is waited.
 _PATIENCE_SECONDS = 60
 # Smaller arrays travel within the task they belong to.
-_LARGE_BYTES = 1 << 22
+_LARGE_BYTES = 1 << 18
 
 
 def run(
@@ -54,7 +54,7 @@ def run(
     keys : sequence
     take : callable
         Gives the arguments of one task. Called when the task is handed out, so that only a few tasks' rows are in
-        memory at a time.
+        memory at a time. An array that is shared, or that the task before was given, is not sent again.
     n_jobs : int, optional
 
     Yields
@@ -89,12 +89,13 @@ def run(
     n_threads = max(1, cpu_count() // min(effective_n_jobs(n_jobs), len(keys)))
     patience = None if getattr(backend, "supports_sharedmem", False) else _PATIENCE_SECONDS
     arrays: list[np.ndarray] = []
-    form = _take_apart(_read_only(shared), arrays, 0)
+    form = _take_apart(shared, arrays, 0)
+    views = _Views(arrays)
     n_done = n_failures = 0
     with threadpool_limits(n_threads, user_api="blas"):
         while n_done < len(keys):
             rest = keys[n_done:]
-            tasks = (_task(n_threads, function, form, arrays, take(key)) for key in rest)
+            tasks = (_task(n_threads, function, form, views, take(key)) for key in rest)
             try:
                 with closing(_results(tasks, n_jobs, patience)) as results:
                     for result, error in results:
@@ -142,24 +143,45 @@ class _TaskError(Exception):
         self.error = error
 
 
+class _Views:
+    """Read-only views of arrays: the same object for the same array, by which backends know that they have it.
+
+    Parameters
+    ----------
+    shared : list of ndarray
+        Known for ever; of a task's own arrays only those of the task before.
+    """
+
+    def __init__(self, shared):
+        self.shared = {id(array): (array, _read_only(array)) for array in shared}
+        self.last = {}
+        self.of_shared = self.of(shared)
+
+    def of(self, arrays):
+        known = {**self.last, **self.shared}
+        self.last = {id(array): known.get(id(array)) or (array, _read_only(array)) for array in arrays}
+        return [self.last[id(array)][1] for array in arrays]
+
+
 def _results(tasks, n_jobs, patience):
+    # tasks are large enough to go alone; batches of them would leave workers idle at the end
+    settings = {"n_jobs": n_jobs, "prefer": "threads", "batch_size": 1}
     try:
-        workers = Parallel(n_jobs=n_jobs, prefer="threads", timeout=patience, return_as="generator")
+        workers = Parallel(timeout=patience, return_as="generator", **settings)
     except ValueError:  # a backend that returns lists only
-        workers = Parallel(n_jobs=n_jobs, prefer="threads")
+        workers = Parallel(**settings)
     results = workers(tasks)
     if isinstance(results, list):
         results = (result for result in results)
     return results
 
 
-def _task(n_threads, function, form, arrays, own):
+def _task(n_threads, function, form, views, own):
     own_arrays: list[np.ndarray] = []
-    own = _read_only(own)
-    own_form = _take_apart(own, own_arrays, len(arrays))
+    own_form = _take_apart(own, own_arrays, len(views.of_shared))
     if sum(array.nbytes for array in own_arrays) < _LARGE_BYTES:
         own_form, own_arrays = own, []
-    return delayed(_call)(os.getpid(), n_threads, function, form, own_form, *arrays, *own_arrays)
+    return delayed(_call)(os.getpid(), n_threads, function, form, own_form, *views.of_shared, *views.of(own_arrays))
 
 
 def _call(parent, n_threads, function, form, own_form, *arrays):

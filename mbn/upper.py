@@ -1,23 +1,27 @@
 """The upper layers: the drawn row that shares the most codes, each clustering looking at some of the clusterings below.
 
-Four exact kernels with one answer (the most shared codes; among equals the centroid drawn first), for four shapes
+Five exact kernels with one answer (the most shared codes; among equals the centroid drawn first), for five shapes
 of the same work:
 
-- `match_indexed`: many rows, moderately many centroids. Each clustering indexes its centroids by the codes they
-  carry and every row counts the centroids it meets; rows go in blocks whose counters stay in the cache.
+- `match_ranked`: few of the drawn rows share one code with a row. One index for all clusterings ranks the rows near a
+  row by codes shared over *all* inputs. No clustering can share more than that, so each scans the ranks only until
+  its best is out of reach.
+- `match_listed`: many centroids, of which a row meets few. Each clustering indexes its centroids by the codes they
+  carry; a row lists those it meets and counts these alone, so that its time does not grow with their number.
+- `match_indexed`: moderately many centroids. The same index, but a row has a counter for each of them; rows go in
+  blocks whose counters stay in the cache.
 - `match_dense`: at most 256 different codes and few centroids. A line of centroids is compared with a row's code at
   once, as bytes.
-- `match_ranked`: a large share of all rows are centroids. One index for all clusterings ranks the rows near a row by
-  codes shared over *all* inputs. No clustering can share more than that, so each scans the ranks only until its
-  best is out of reach.
 - `match_compared`: few rows. No index is worth building; rows are compared with all that were drawn.
 """
 
 import numpy as np
-from numba import njit, types, uint8, uint64
+from numba import int64, njit, types, uint8, uint64
 from numba.extending import intrinsic
 
 _COUNTER_BYTES = 1 << 18
+_LISTED_ROWS = 2048
+_LISTS_SAMPLED = 16
 
 
 def match_indexed(codes, centroid_codes, rows, used, n_codes):
@@ -148,6 +152,82 @@ def _first_largest(counts):
     return left
 
 
+def match_listed(codes, centroid_codes, rows, used, n_codes):
+    """Codes of one clustering for many rows, by lists of the centroids each row meets; as `match_indexed`."""
+    k, n_used = len(rows), len(used)
+    ids = np.min_scalar_type(k)
+    heads = np.full((n_used, n_codes), k, ids)
+    following = np.full((n_used, k + 1), k, ids)  # k: there is none, and none after that
+    _chain(centroid_codes, rows, used, heads, following)
+    out = np.empty(codes.shape[1], np.min_scalar_type(k - 1))
+    met = np.empty((min(_LISTED_ROWS, codes.shape[1]), 4 * n_used), ids)
+    _match_listed(codes, used, heads, following, ids.type(k), met, np.zeros(k, np.int32), out)
+    return out
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _chain(centroid_codes, rows, used, heads, following):
+    """For each used input and code the first centroid that carries it, and for each centroid the next one."""
+    k = len(rows)
+    for a in range(len(used)):
+        line, head, after = centroid_codes[used[a]], heads[a], following[a]
+        for j in range(k - 1, -1, -1):
+            c = uint64(line[rows[j]])
+            after[j] = head[c]
+            head[c] = j
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _match_listed(codes, used, heads, following, none, met, counters, out):
+    n_rows, capacity = met.shape
+    n_samples, n_used = codes.shape[1], len(used)
+    sizes = np.empty(n_rows, np.int64)
+    full = np.empty(n_rows, np.bool_)
+    for first in range(0, n_samples, n_rows):
+        last = min(first + n_rows, n_samples)
+        sizes[:] = 0
+        full[:] = False
+        for a in range(n_used):
+            line, head, after = codes[used[a]], heads[a], following[a]
+            limit = uint64(capacity - 2 * (n_used - 1 - a))  # two are written without asking, once for each input
+            for r in range(last - first):
+                size = uint64(sizes[r])
+                j = head[uint64(line[first + r])]
+                met[r, size] = j
+                size += uint64(j != none)
+                j = after[uint64(j)]
+                met[r, size] = j
+                size += uint64(j != none)
+                j = after[uint64(j)]
+                while j != none:
+                    if size == limit:
+                        full[r] = True
+                        break
+                    met[r, size] = j
+                    size += uint64(1)
+                    j = after[uint64(j)]
+                sizes[r] = size
+        for r in range(last - first):
+            best = int64(0)  # the count, and among equals the first
+            if full[r]:
+                for a in range(n_used):
+                    j = heads[a, uint64(codes[used[a], first + r])]
+                    while j != none:
+                        counters[uint64(j)] += 1
+                        best = max(best, (int64(counters[uint64(j)]) << 32) - int64(j))
+                        j = following[a, uint64(j)]
+                counters[:] = 0
+            else:
+                line = met[r]
+                for t in range(sizes[r]):
+                    j = uint64(line[t])
+                    counters[j] += 1
+                    best = max(best, (int64(counters[j]) << 32) - int64(j))
+                for t in range(sizes[r]):
+                    counters[uint64(line[t])] = 0
+            out[first + r] = -best & int64(0xFFFFFFFF)
+
+
 def match_dense(codes, centroid_codes, rows, used):
     """Codes of one clustering by comparing bytes; for few centroids and at most 255 inputs looked at.
 
@@ -218,6 +298,22 @@ def index_all(centroid_codes, n_codes):
     items = np.empty((n_inputs, n_drawn), np.min_scalar_type(n_drawn))
     _index(centroid_codes, np.arange(n_drawn), np.arange(n_inputs), starts, items)
     return starts, items
+
+
+def mean_list(centroid_codes):
+    """How many drawn rows have the same code of an input as a row, on average over rows and some inputs.
+
+    Parameters
+    ----------
+    centroid_codes : ndarray of shape (n_drawn, n_inputs)
+
+    Returns
+    -------
+    float
+    """
+    n_drawn, n_inputs = centroid_codes.shape
+    sizes = [np.bincount(centroid_codes[:, u]) for u in range(0, n_inputs, -(-n_inputs // _LISTS_SAMPLED))]
+    return float(np.mean([np.square(size, dtype=np.float64).sum() for size in sizes])) / n_drawn
 
 
 def match_ranked(codes, index, positions, k, bits):

@@ -101,7 +101,8 @@ def test_all_kernels_of_the_upper_layers_equal_the_one_hot_product(n_codes, n_in
     assert_array_equal(upper.match_compared(codes, centroid_codes, rows, bits), expected)
     assert_array_equal(upper.match_ranked(codes, index, positions, k, bits), expected)
     for v in range(n_estimators):
-        assert_array_equal(upper.match_indexed(lines, centroid_lines, rows[v], used[v], n_codes), expected[:, v])
+        for match in (upper.match_indexed, upper.match_listed):
+            assert_array_equal(match(lines, centroid_lines, rows[v], used[v], n_codes), expected[:, v])
         if n_codes <= 256:
             few = lines.astype(np.uint8), centroid_lines.astype(np.uint8)
             assert_array_equal(upper.match_dense(*few, rows[v], used[v]), expected[:, v])
@@ -114,7 +115,8 @@ def test_rows_that_share_no_code_get_the_centroid_drawn_first():
     bits, positions = upper.pack_used(used, 8), bottom.position_table(rows, 5)
     index = upper.index_all(centroid_codes.T.copy(), 2)
     assert_array_equal(upper.match_ranked(codes, index, positions, 3, bits), np.zeros((3, 1)))
-    assert_array_equal(upper.match_indexed(codes.T.copy(), centroid_codes.T.copy(), rows[0], used[0], 2), np.zeros(3))
+    for match in (upper.match_indexed, upper.match_listed):
+        assert_array_equal(match(codes.T.copy(), centroid_codes.T.copy(), rows[0], used[0], 2), np.zeros(3))
 
 
 def test_more_inputs_than_a_byte_can_count():
@@ -122,7 +124,22 @@ def test_more_inputs_than_a_byte_can_count():
     codes = rng.integers(0, 2, (600, 60)).astype(np.uint16)
     rows = rng.permutation(60)[:20]
     expected = (codes.T[:, None] == codes.T[rows][None]).sum(-1).argmax(1)
-    assert_array_equal(upper.match_indexed(codes, codes, rows, np.arange(600), 2), expected)
+    for match in (upper.match_indexed, upper.match_listed):
+        assert_array_equal(match(codes, codes, rows, np.arange(600), 2), expected)
+
+
+def test_length_of_lists():
+    codes = np.array([[0, 3], [0, 3], [1, 3], [0, 3]], np.uint16)
+    assert upper.mean_list(codes) == pytest.approx(((3 * 3 + 1) / 4 + 4) / 2)  # three rows meet three, one itself
+
+
+def test_tasks_suit_workers_and_take_no_longer_than_a_while():
+    assert [block.stop - block.start for block in layers._tasks(1000, 1)] == [167] * 5 + [165]
+    assert len(layers._tasks(100_000, 2)) == 13
+    assert len(layers._tasks(300, 2)) == 3
+    assert layers._tasks(10**6, 1)[0] == slice(0, 8192)
+    assert layers._tasks(10**6, 1, operations=10**9)[0] == slice(0, 500)
+    assert layers._tasks(10**6, 1, operations=10**12)[0] == slice(0, 128)
 
 
 @pytest.mark.parametrize("as_sparse", [False, True])
@@ -191,20 +208,23 @@ def test_a_row_is_answered_alike_in_every_batch(assignment, monkeypatch):
     codes = model.encode(new)
     monkeypatch.setattr(layers, "_TRANSFORM_ROWS", 50)
     assert_array_equal(model.encode(new).indices, codes.indices)
-    monkeypatch.setattr(layers, "_ROW_BLOCK", 17)
-    monkeypatch.setattr(layers, "_CLUSTERINGS_PER_TASK", 3)
+    monkeypatch.setattr(layers, "_TRANSFORM_LEAST_ROWS", 17)
+    monkeypatch.setattr(layers, "_LEAST_ROWS", 3)
+    monkeypatch.setattr(layers, "_MOST_ROWS", 17)
+    monkeypatch.setattr(upper, "_LISTED_ROWS", 7)
     monkeypatch.setattr(bottom, "_DIRECT_ROWS", 11)
     monkeypatch.setattr(neighbors, "_QUERY_ROWS", 5)
     monkeypatch.setattr(neighbors, "_REFERENCE_ROWS", 101)
     assert_array_equal(model.transform(new), whole)
 
 
-@pytest.mark.parametrize("kernel", ["compared", "ranked", "indexed"])
+@pytest.mark.parametrize("kernel", ["compared", "ranked", "listed", "indexed"])
 def test_every_kernel_gives_the_same_network(kernel, monkeypatch):
     X = DIGITS[:300]
     expected = MultilayerBootstrapNetwork(n_estimators=30, random_state=0).fit_transform(X)
     monkeypatch.setattr(layers, "_COMPARED_ROWS", 10**9 if kernel == "compared" else 0)
-    monkeypatch.setattr(layers, "_INDEXED_CENTROIDS", 0 if kernel == "ranked" else 10**9)
+    monkeypatch.setattr(layers, "_RANKED_LENGTH", np.inf if kernel == "ranked" else 0)
+    monkeypatch.setattr(layers, "_LISTED_CENTROIDS", 0 if kernel == "listed" else np.inf)
     monkeypatch.setattr(layers, "_DENSE_CENTROIDS", 0)
     assert_array_equal(MultilayerBootstrapNetwork(n_estimators=30, random_state=0).fit_transform(X), expected)
 
