@@ -51,6 +51,7 @@ def main():
     line.add_argument("--n-estimators", type=int, default=50, help="clusterings per layer of the synthetic fits")
     line.add_argument("--max-samples", type=int, default=10_000, help="rows that may become centroids")
     line.add_argument("--dask-rows", type=int, default=40_000)
+    line.add_argument("--dask-estimators", type=int, default=200, help="clusterings per layer of the part dask")
     line.add_argument("--kills", type=int, default=20)
     line.add_argument("--worker-kills", type=int, default=5)
     line.add_argument("--kill-rows", type=int, default=8000)
@@ -277,10 +278,10 @@ def some_rows(n_rows):
         return np.array(synthetic_rows(Path(folder) / "X.npy", n_rows))
 
 
-def a_network(options, **settings):
+def a_network(n_estimators):
     from mbn import MultilayerBootstrapNetwork
 
-    return MultilayerBootstrapNetwork(n_estimators=options.n_estimators, random_state=0, **settings)
+    return MultilayerBootstrapNetwork(n_estimators=n_estimators, random_state=0)
 
 
 def cluster(n_workers):
@@ -304,13 +305,14 @@ def dask_workers(options):
     for _ in range(3):
         for n_workers in (1, 2):
             with cluster(n_workers) as local, Client(local), parallel_config(backend="dask"), threadpool_limits(1):
-                a_network(options).fit(X[:2000])  # kernels load in every worker
+                a_network(options.dask_estimators).fit(X[:6000])  # kernels load in every worker
                 with stopwatch((layers, "assign_bottom"), (layers, "assign_upper")) as times:
-                    answers[n_workers] = a_network(options).fit_transform(X)
+                    answers[n_workers] = a_network(options.dask_estimators).fit_transform(X)
             seconds[n_workers].append([sum(times["assign_bottom"]), sum(times["assign_upper"])])
     best = {n: np.min(np.sum(values, axis=1)) for n, values in seconds.items()}
     result = {
         "rows": options.dask_rows,
+        "clusterings": options.dask_estimators,
         "seconds (bottom, upper)": seconds,
         "ratio": best[1] / best[2],
         "identical": bool((answers[1] == answers[2]).all()),
@@ -340,9 +342,9 @@ np.save(folder / "Z.npy", Z)
 def kills(options):
     """Kill fits at random moments and start them again; then Dask workers."""
     X = some_rows(options.kill_rows)
-    expected = a_network(options).fit_transform(X)
+    expected = a_network(options.n_estimators).fit_transform(X)
     began = perf_counter()
-    expected = a_network(options).fit_transform(X)
+    expected = a_network(options.n_estimators).fit_transform(X)
     undisturbed = perf_counter() - began
     moments = np.random.default_rng(0).uniform(0, undisturbed, options.kills)
     identical, left, resumed = 0, 0, []
@@ -385,7 +387,7 @@ def worker_kills(options, X, expected):
     moments = [None, *np.random.default_rng(1).uniform(0.1, 0.9, options.worker_kills)]
     for moment in moments:
         with cluster(2) as local, Client(local), parallel_config(backend="dask"):
-            a_network(options).fit(X[:2000])
+            a_network(options.n_estimators).fit(X[:2000])
             process = next(iter(local.workers.values())).pid
             if moment is not None:
                 timer = threading.Timer(moment * undisturbed[0], os.kill, (process, signal.SIGKILL))
@@ -393,7 +395,7 @@ def worker_kills(options, X, expected):
             began = perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                answer = a_network(options).fit_transform(X)
+                answer = a_network(options.n_estimators).fit_transform(X)
             (undisturbed if moment is None else disturbed).append(perf_counter() - began)
             identical += bool((answer == expected).all())
     result = {
