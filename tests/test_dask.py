@@ -55,21 +55,38 @@ def test_a_cluster_gives_the_same_bits(client, settings, monkeypatch):
         assert_array_equal(there.encode(X, one_hot=False), codes)
 
 
-def test_large_arrays_are_sent_once(client, monkeypatch):
-    sent = []
+@pytest.fixture
+def sent(monkeypatch):
+    """The arrays that are sent to workers on their own."""
+    arrays = []
     scatter = distributed.Client.scatter
 
     def counted(self, data, *args, **kwargs):
-        sent.append(data)
+        arrays.append(data)
         return scatter(self, data, *args, **kwargs)
 
     monkeypatch.setattr(distributed.Client, "scatter", counted)
+    return arrays
+
+
+def test_large_arrays_are_sent_once(client, sent):
     reference, tall = np.ones((300, 300)), sparse.csr_array(np.eye(500))
     with parallel_config(backend="dask"):
         sums = [total for _, total in parallel.run(_sum_up, ([reference], tall), range(40), lambda i: (np.full(9, i),))]
     assert_array_equal(sums, 90000 + 500 + 9 * np.arange(40))
     assert sum(np.may_share_memory(array, reference) for array in sent) == 1
     assert len(sent) == 4  # the reference and the three arrays of the sparse matrix
+
+
+def test_what_consecutive_tasks_are_given_is_sent_once(client, sent):
+    shared, first, second = np.ones((2, 50_000)), np.full((2, 50_000), 2.0), np.full((2, 50_000), 3.0)
+    assert min(array.nbytes for array in (shared, first, second)) > parallel._LARGE_BYTES
+    own = [first] * 6 + [second] * 6 + [shared] * 6
+    with parallel_config(backend="dask"):
+        sums = [total for _, total in parallel.run(_sum_up, ([shared], np.zeros(3)), range(18), lambda i: (own[i],))]
+    assert_array_equal(sums, 100_000 * np.repeat([3, 4, 2], 6))
+    for array in (shared, first, second):
+        assert sum(np.may_share_memory(array, other) for other in sent) == 1
 
 
 def _sum_up(shared, tall, own):
