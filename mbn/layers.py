@@ -3,12 +3,11 @@
 import functools
 
 import numpy as np
-from joblib import effective_n_jobs
 from scipy import sparse
 from sklearn import get_config
 
 from mbn import accelerator, bottom, neighbors, output, upper
-from mbn.parallel import blocks, run
+from mbn.parallel import blocks, n_workers, run
 from mbn.schedule import draw
 
 # A worker gets so many tasks, if that leaves them no fewer rows than the least, no more than the most, and no more
@@ -154,7 +153,7 @@ def assign_upper(codes, state, n_codes, n_jobs):
         kernel, dtype = "listed" if k > _LISTED_CENTROIDS * used.shape[1] else "indexed", codes.dtype
     centroid_lines = np.ascontiguousarray(centroid_codes.T, dtype)
     shared = (centroid_lines, rows, used, n_codes, kernel)
-    groups = blocks(len(rows), -(-len(rows) // (_TASKS_PER_WORKER * effective_n_jobs(n_jobs))))
+    groups = blocks(len(rows), -(-len(rows) // (_TASKS_PER_WORKER * n_workers(n_jobs))))
     keys = [(block, group) for block in blocks(n_samples, _TRANSFORM_ROWS) for group in groups]
 
     @functools.lru_cache(maxsize=1)
@@ -199,7 +198,7 @@ def transform_block(layers, n_centroids, metric, assignment, n_neighbors, device
 
 def _tasks(n_samples, n_jobs, operations=1):
     """Blocks of rows, each of which takes so many operations, for all workers."""
-    size = -(-n_samples // (_TASKS_PER_WORKER * effective_n_jobs(n_jobs)))
+    size = -(-n_samples // (_TASKS_PER_WORKER * n_workers(n_jobs)))
     most = min(_MOST_ROWS, int(_MOST_OPERATIONS / operations))
     return blocks(n_samples, max(_LEAST_ROWS, min(size, most)))
 
@@ -208,4 +207,4 @@ def transform_blocks(n_samples, n_features, n_estimators, n_neighbors, n_jobs):
     """Cut rows for `transform_block`: a block for each worker, within a quarter of scikit-learn's working_memory."""
     per_row = 12 * n_estimators + 8 * n_features + 16 * _FURTHER * n_neighbors
     most = np.clip(get_config()["working_memory"] * 2**18 // per_row, _LEAST_ROWS, _TRANSFORM_ROWS)
-    return blocks(n_samples, min(max(_TRANSFORM_LEAST_ROWS, -(-n_samples // effective_n_jobs(n_jobs))), int(most)))
+    return blocks(n_samples, min(max(_TRANSFORM_LEAST_ROWS, -(-n_samples // n_workers(n_jobs))), int(most)))

@@ -19,9 +19,9 @@ from joblib.parallel import get_active_backend
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-# How often tasks are handed out, when workers are lost, before giving up; any result in between starts anew. The pause
-# gives the backend time to notice who is gone.
-_ATTEMPTS = 3
+# How often tasks are handed out, when workers are lost, before giving up; any result in between starts anew. The pause,
+# each three times as long as the one before, gives the backend time to notice who is gone and to start others.
+_ATTEMPTS = 4
 _PAUSE_SECONDS = 0.5
 # Some backends wait for ever for what was on its way to a worker that died. Tasks take seconds: after so long without
 # a result they are handed out again, and the next time twice as long is waited.
@@ -86,7 +86,7 @@ def run(
         for key in keys:
             yield key, function(*shared, *_read_only(take(key)))
         return
-    n_threads = max(1, cpu_count() // min(effective_n_jobs(n_jobs), len(keys)))
+    n_threads = max(1, cpu_count() // min(n_workers(n_jobs), len(keys)))
     patience = None if getattr(backend, "supports_sharedmem", False) else _PATIENCE_SECONDS
     arrays: list[np.ndarray] = []
     form = _take_apart(shared, arrays, 0)
@@ -128,12 +128,20 @@ def run(
                     "are run again. The result does not change.",
                     stacklevel=2,
                 )
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(_PAUSE_SECONDS * 3 ** (n_failures - 1))
 
 
 def blocks(n_rows: int, size: int) -> list[slice]:
     """Cut ``range(n_rows)`` into consecutive slices of at most `size` rows."""
     return [slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size)]
+
+
+def n_workers(n_jobs: int | None) -> int:
+    """Workers that the backend has at the moment; one while it has none, as when all of them were lost."""
+    try:
+        return max(1, effective_n_jobs(n_jobs))
+    except TimeoutError:
+        return 1
 
 
 class _TaskError(Exception):

@@ -69,6 +69,17 @@ def test_tasks_of_lost_workers_are_run_again(unreliable):
     assert len(warned) == 2
 
 
+def test_a_backend_without_workers_counts_as_one(unreliable, monkeypatch):
+    monkeypatch.setattr(Unreliable, "effective_n_jobs", lambda self, n_jobs: 0)
+    assert parallel.n_workers(None) == 1
+
+    def wait_in_vain(self, n_jobs):
+        raise TimeoutError("no worker after 10 seconds")
+
+    monkeypatch.setattr(Unreliable, "effective_n_jobs", wait_in_vain)
+    assert parallel.n_workers(None) == 1
+
+
 def test_tasks_that_are_never_answered_are_run_again(unreliable, monkeypatch):
     monkeypatch.setattr(parallel, "_PATIENCE_SECONDS", 0.1)
     unreliable.losses, unreliable.silent = 3, True
