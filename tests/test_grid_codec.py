@@ -47,6 +47,22 @@ def test_what_is_written_comes_back(shape, rate_weight):
     assert extras["row_variance"].shape == (shape[0] + 1,) and extras["column_variance"].shape == (shape[1],)
 
 
+def test_rows_with_coarser_steps_come_back():
+    coarser = np.random.default_rng(1).integers(-3, 9, 41)
+    layer = grid.quantize(*posterior(), 1.0, coarser=coarser)
+    assert not layer.used.all()
+    found = read(grid.encode(layer), 40, 12)
+    assert_same(found, layer)
+    stored = np.append(layer.used, True)
+    np.testing.assert_array_equal(found.coarser[stored], coarser[stored])
+    steps = np.abs(layer.matrix[stored] / np.maximum(1, np.abs(layer.codes[stored])))
+    wanted = grid.power(layer.row_levels + coarser + layer.step_level)[stored, None] * np.sqrt(layer.column_variance)
+    np.testing.assert_allclose(steps[steps > 0], wanted[steps > 0], rtol=1e-6)
+    plain = grid.quantize(*posterior(), 1.0)
+    same = grid.encode(grid.quantize(*posterior(), 1.0, coarser=np.zeros(41, int)))
+    assert same.payload == grid.encode(plain).payload
+
+
 def test_tails_come_back_and_are_refused_where_no_variance_exists():
     layer = grid.quantize(*posterior(), noise=np.ones(12))
     layer = dataclasses.replace(layer, tails=np.linspace(2.5, 30, 12, dtype=np.float32))

@@ -9,17 +9,21 @@ deviations of answers anyway. Steps of about the deviation are what rate-distort
 (w - mean)^2 / (2 deviation^2) nats, a nat of code is worth a nat of loss at c = sqrt(12). Whole numbers are small where
 a weight is not known to differ from zero, and are entropy-coded in classes of like steps.
 
+Rows may have a coarser step: where weights that are rounded later can make good what rounding a row does, that row's
+deviation given those before it is larger than the one that is stored.
+
 The biases are the last row. All scales are powers of 2^(1/4), computed without rounding that depends on a machine. The
 payload of one layer, in this order:
 
 =========== ====================================================================================================
 flags       1: not all inputs are used; 2: that is entropy-coded; 4: there is noise; 8: there are variances; 16: the
-            noise has heavy tails
+            noise has heavy tails; 32: rows may have coarser steps
 step        c as a power of 2^(1/4), a signed byte
 used        one bit for each input, packed or entropy-coded; with flag 1 only
 columns     levels of s; see `_encode_levels`
 rows        levels of r, of the used inputs and the biases
-n_classes   one byte; weights are in classes of equal width by their levels
+coarser     levels that are added to those of the steps, of the same rows; with flag 32 only
+n_classes   one byte; weights are in classes of equal width by the levels of their steps
 codes       of the weights, class by class, then of the biases; see `_encode_codes`
 noise       the variance of every output's noise, float32; with flag 4 only
 tails       degrees of freedom of Student's t, above 2, for every output's noise, float32; with flag 16 only
@@ -36,7 +40,7 @@ from distill.codecs.reader import Reader, StudentFileError, varint
 
 GRID = 22
 
-_SOME_INPUTS, _CODED_INPUTS, _NOISE, _VARIANCES, _TAILS = 1, 2, 4, 8, 16
+_SOME_INPUTS, _CODED_INPUTS, _NOISE, _VARIANCES, _TAILS, _COARSER = 1, 2, 4, 8, 16, 32
 _PER_OCTAVE = 4
 _FRACTIONS = np.array([1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429])
 _LOWEST, _HIGHEST = -400, 400
@@ -67,6 +71,9 @@ class GridLayer:
         Whether the levels are those of a posterior, and not of the steps alone.
     tails : ndarray of shape (n_outputs,), float32, or None
         Degrees of freedom of the noise where it is Student's t, above 2; None where it is normal.
+    coarser : ndarray of shape (n_inputs + 1,), int64, or None
+        By what factor the steps of a row are larger than its deviation says, as a power of 2^(1/4); the biases' last.
+        None is 1 for all.
     """
 
     codes: np.ndarray
@@ -77,11 +84,13 @@ class GridLayer:
     noise: np.ndarray | None = None
     has_variances: bool = True
     tails: np.ndarray | None = None
+    coarser: np.ndarray | None = None
 
     @property
     def levels(self) -> np.ndarray:
-        """Every weight's deviation as a power of 2^(1/4); ndarray of shape (n_inputs + 1, n_outputs), int64."""
-        return self.row_levels[:, None] + self.column_levels
+        """Every weight's step over c as a power of 2^(1/4); ndarray of shape (n_inputs + 1, n_outputs), int64."""
+        rows = self.row_levels if self.coarser is None else self.row_levels + self.coarser
+        return rows[:, None] + self.column_levels
 
     @property
     def matrix(self) -> np.ndarray:
@@ -142,7 +151,8 @@ def quantize(
     column_variance: np.ndarray,
     rate_weight: float = 1.0,
     noise: np.ndarray | None = None,
-    uniform: bool = False,
+    uniform: bool | int = False,
+    coarser: np.ndarray | None = None,
 ) -> GridLayer:
     """Round a posterior's means to a grid that follows its variances.
 
@@ -157,9 +167,11 @@ def quantize(
         What a nat of code is worth in nats of loss, positive. Steps are ``sqrt(12 rate_weight)`` deviations, and codes
         go to a smaller magnitude where the bits that this saves are worth more than the loss.
     noise : ndarray of shape (n_outputs,) or None
-    uniform : bool
-        One step for all weights of the layer, of the size that posterior steps have in the geometric mean; for
-        comparison.
+    uniform : bool or int
+        One step for all weights of the layer, for comparison: of the size that posterior steps have in the geometric
+        mean, or that of weights whose deviation has this level.
+    coarser : ndarray of shape (n_inputs + 1,), int64, or None
+        See `GridLayer`.
 
     Returns
     -------
@@ -180,10 +192,13 @@ def quantize(
     rows, columns = nearest_level(np.sqrt(row_variance)), nearest_level(np.sqrt(column_variance))
     # Scale can be moved between rows and columns; columns that begin at zero need no number to say where
     rows, columns = rows + columns.min(), columns - columns.min()
-    if uniform:
-        rows, columns = np.full_like(rows, round(rows.mean() + columns.mean())), np.zeros_like(columns)
+    if uniform is not False:
+        level = round(rows.mean() + columns.mean()) if uniform is True else uniform
+        rows, columns = np.full_like(rows, level), np.zeros_like(columns)
     step_level = int(np.clip(nearest_level(np.sqrt(12 * rate_weight)), -127, 127))
     levels = rows[:, None] + columns
+    if coarser is not None:
+        levels += coarser[:, None]
     exact = mean / power(levels + step_level)
     if np.abs(exact).max() >= 1 << (8 + _MOST_LOW_BITS):
         raise ValueError("a weight is more steps from zero than a student file holds; use a larger rate_weight")
@@ -194,7 +209,7 @@ def quantize(
     used = codes[:-1].any(axis=1)
     rows[:-1][~used] = rows[-1]
     noise = None if noise is None else np.asarray(noise, np.float32)
-    return GridLayer(codes, rows, columns, step_level, used, noise, not uniform)
+    return GridLayer(codes, rows, columns, step_level, used, noise, uniform is False, coarser=coarser)
 
 
 def _cheaper_codes(
@@ -240,7 +255,11 @@ def encode(layer: GridLayer) -> Section:
         packed, coded = bits.pack(used.astype(np.uint8), 1), entropy.encode(used.astype(np.uint8), 2)
         flags |= _CODED_INPUTS if len(coded) < len(packed) else 0
         written += min(packed, coded, key=len)
-    written += _encode_levels(layer.column_levels) + _encode_levels(layer.row_levels[np.append(used, True)])
+    stored = np.append(used, True)
+    written += _encode_levels(layer.column_levels) + _encode_levels(layer.row_levels[stored])
+    if layer.coarser is not None and layer.coarser[stored].any():
+        flags |= _COARSER
+        written += _encode_levels(layer.coarser[stored])
     codes, levels = layer.codes[:-1][used], layer.levels[:-1][used]
     written += min((_encode_classes(codes, levels, n) for n in _CLASS_COUNTS), key=len)
     written += _encode_codes(layer.codes[-1])
@@ -272,7 +291,7 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> GridLayer:
         If it was not written for a layer of this shape.
     """
     flags = reader.byte("header")
-    if flags > 31 or flags & (_NOISE | _TAILS) == _TAILS or flags & (_SOME_INPUTS | _CODED_INPUTS) == _CODED_INPUTS:
+    if flags > 63 or flags & (_NOISE | _TAILS) == _TAILS or flags & (_SOME_INPUTS | _CODED_INPUTS) == _CODED_INPUTS:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")
     step_level = int(reader.array("<i1", 1, "header")[0])
     used = np.ones(n_inputs, bool)
@@ -281,11 +300,15 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> GridLayer:
     elif flags & _SOME_INPUTS:
         used = bits.unpack(reader.take(bits.packed_size(n_inputs, 1), "used inputs"), 1, n_inputs).astype(bool)
     column_levels = _decode_levels(reader, n_outputs)
-    rows = _decode_levels(reader, int(used.sum()) + 1)
-    row_levels = np.full(n_inputs + 1, rows[-1])
-    row_levels[np.append(used, True)] = rows
+    rows = steps = _decode_levels(reader, int(used.sum()) + 1)
+    row_levels, coarser, stored = np.full(n_inputs + 1, rows[-1]), None, np.append(used, True)
+    row_levels[stored] = rows
+    if flags & _COARSER:
+        coarser = np.zeros(n_inputs + 1, np.int64)
+        coarser[stored] = _decode_levels(reader, len(rows))
+        steps = rows + coarser[stored]
     codes = np.zeros((n_inputs + 1, n_outputs), np.int64)
-    codes[:-1][used] = _decode_classes(reader, row_levels[:-1][used][:, None] + column_levels)
+    codes[:-1][used] = _decode_classes(reader, steps[:-1, None] + column_levels)
     codes[-1] = _decode_codes(reader, n_outputs, "biases")
     noise = None
     if flags & _NOISE:
@@ -297,7 +320,8 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> GridLayer:
         tails = reader.array("<f4", n_outputs, "noise")
         if not (np.isfinite(tails) & (tails > 2)).all():
             raise StudentFileError(f"{reader.where} has noise whose degrees of freedom are not above 2")
-    return GridLayer(codes, row_levels, column_levels, step_level, used, noise, bool(flags & _VARIANCES), tails)
+    has_variances = bool(flags & _VARIANCES)
+    return GridLayer(codes, row_levels, column_levels, step_level, used, noise, has_variances, tails, coarser)
 
 
 def _encode_levels(levels: np.ndarray) -> bytes:

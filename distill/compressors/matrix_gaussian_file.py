@@ -13,11 +13,13 @@ from distill.codecs.grid import GridLayer
 from distill.network import Network
 from distill.solvers.frame import Frame
 from distill.solvers.matrix_gaussian import Posterior
-from distill.solvers.matrix_gaussian_rounding import input_correlations, round_together
+from distill.solvers.matrix_gaussian_rounding import freedom, input_correlations, round_together
 from distill.solvers.pruning import slice_network, without_dead_ends
 from distill.students.network import scale_outputs
 
 _MOST_ROUNDS = 4
+# Fewer weights do not pay for a number that says how much coarser their row's steps are
+_FEWEST_COLUMNS = 32
 _RIDGE = 1e-2
 _LOWEST_RATE, _HIGHEST_RATE = 1e-6, 1e6
 _N_HALVINGS, _N_COSTLY_HALVINGS, _N_WIDENINGS = 24, 5, 8
@@ -39,6 +41,9 @@ class Belief:
         Variance of the noise of numbers.
     tails : ndarray of shape (n_outputs,) or None
         Degrees of freedom of the noise where it is Student's t.
+    marginal : bool
+        Whether the rows' variances are the diagonal of a covariance that is not diagonal, so that they say already how
+        far a row may move if others follow.
     """
 
     network: Network
@@ -46,6 +51,7 @@ class Belief:
     columns: tuple[np.ndarray, ...]
     noise: np.ndarray | None = None
     tails: np.ndarray | None = None
+    marginal: bool = False
 
     @property
     def matrices(self) -> list[np.ndarray]:
@@ -74,7 +80,8 @@ def believe(posterior: Posterior, frame: Frame, network: Network, heavy_tails: b
         Inputs that do not vary have means of zero.
     """
     weights, biases, rows, columns = [], [], [], []
-    for q in posterior.network.posteriors()[0]:
+    layers = posterior.network.posteriors()[0]
+    for q in layers:
         matrix = q.mean.numpy().astype(np.float64) / math.sqrt(len(q.mean))
         weights.append(matrix[:-1])
         biases.append(matrix[-1])
@@ -102,7 +109,8 @@ def believe(posterior: Posterior, frame: Frame, network: Network, heavy_tails: b
         # The mean of 1 / t for a Gamma t; with two rows it would not exist
         noise = (posterior.noise.rate / (posterior.noise.shape - 1).clamp_min(0.5)).numpy() * np.square(frame.unit)
         tails = 2 * posterior.noise.shape.numpy() if heavy_tails else None
-    return Belief(learned, tuple(rows), tuple(columns), noise, tails)
+    marginal = any(q.rows.basis is not None for q in layers)
+    return Belief(learned, tuple(rows), tuple(columns), noise, tails, marginal)
 
 
 def signals(belief: Belief) -> list[np.ndarray]:
@@ -136,11 +144,11 @@ def reduce(belief: Belief, masks: Sequence[np.ndarray]) -> Belief:
         rows.append(np.append(row[kept], row[-1]))
         columns.append(column[units])
         kept = units
-    return Belief(sliced.network, tuple(rows), tuple(columns), belief.noise, belief.tails)
+    return replace(belief, network=sliced.network, rows=tuple(rows), columns=tuple(columns))
 
 
 def quantize(
-    belief: Belief, rate_weight: float, uniform: bool = False, inputs: np.ndarray | None = None
+    belief: Belief, rate_weight: float, uniform: bool | int = False, inputs: np.ndarray | None = None
 ) -> tuple[Network, list[GridLayer]]:
     """Round the means to grids that follow the variances, and drop the hidden units that this leaves without weights.
 
@@ -166,7 +174,7 @@ def quantize(
             for index, (matrix, rows, columns) in enumerate(zip(belief.matrices, belief.rows, belief.columns))
         ]
         if inputs is not None:
-            layers = _rounded_together(belief, layers, inputs, rate_weight)
+            layers = _rounded_together(belief, layers, inputs, rate_weight, uniform)
         masks = [layer.codes[:-1] != 0 for layer in layers]
         alive = without_dead_ends(masks)
         if n_rounds == _MOST_ROUNDS or all(mask.any(axis=0).all() for mask in alive[:-1]):
@@ -178,7 +186,7 @@ def quantize(
 
 
 def _rounded_together(
-    belief: Belief, layers: list[GridLayer], inputs: np.ndarray, rate_weight: float
+    belief: Belief, layers: list[GridLayer], inputs: np.ndarray, rate_weight: float, uniform: bool | int
 ) -> list[GridLayer]:
     activation = belief.network.activation
     wanted_inputs = given_inputs = inputs
@@ -188,6 +196,8 @@ def _rounded_together(
         sums = wanted_inputs @ matrix[:-1] + matrix[-1]
         if rounded:
             matrix = refitted(matrix, given_inputs, sums)
+        if uniform is False and not belief.marginal and len(columns) >= _FEWEST_COLUMNS:
+            layer = replace(layer, coarser=freedom(correlations))
         rounded.append(round_together(layer, matrix, rows, columns, correlations, rate_weight))
         wanted_inputs = activated(sums, activation)
         matrix = rounded[-1].matrix
@@ -204,14 +214,14 @@ def refitted(matrix: np.ndarray, inputs: np.ndarray, sums: np.ndarray) -> np.nda
     return matrix + np.linalg.solve(moments + ridge * np.eye(len(moments)), missing.astype(np.float64))
 
 
-def write(belief: Belief, rate_weight: float, uniform: bool = False, inputs: np.ndarray | None = None) -> bytes:
+def write(belief: Belief, rate_weight: float, uniform: bool | int = False, inputs: np.ndarray | None = None) -> bytes:
     """Write the student file; see `quantize`."""
     network, layers = quantize(belief, rate_weight, uniform, inputs)
     return container.pack(network, [grid.encode(layer) for layer in layers])
 
 
 def write_within(
-    belief: Belief, max_bytes: int, uniform: bool = False, inputs: np.ndarray | None = None
+    belief: Belief, max_bytes: int, uniform: bool | int = False, inputs: np.ndarray | None = None
 ) -> tuple[bytes, float]:
     """Write the most faithful student file of at most so many bytes.
 

@@ -8,7 +8,8 @@ loss of the column j is
 
 one matrix for all columns. Rows are rounded one after the other; the rest is moved to where it is best given those that
 are fixed, which is a triangular solve (Hassibi and Stork, "Optimal brain surgeon", 1993; for rounding: Frantar et al.,
-"GPTQ", 2023).
+"GPTQ", 2023). How far a row may be off is then said by its deviation given those before it, the others following; its
+steps are as much coarser.
 """
 
 from dataclasses import replace
@@ -16,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import linalg
 
-from distill.codecs.grid import GridLayer, power
+from distill.codecs.grid import GridLayer, nearest_level, power
 
 _N_PASSES = 2
 # What a nat of code counts once steps are chosen. With all of it small weights go to zero that together matter much
@@ -24,6 +25,8 @@ _EAGERNESS = 0.5
 # What of the posterior's precision is not from the inputs of the layer: of the prior, and of other rows of data
 _DAMPING = 0.05
 _MOST_COUNTED = 1 << 12
+# Rows still to come do not follow all the way: many are zero and stay so
+_FOLLOWING = 0.5
 
 
 def input_correlations(inputs: np.ndarray, damping: float = _DAMPING) -> np.ndarray:
@@ -55,6 +58,28 @@ def input_correlations(inputs: np.ndarray, damping: float = _DAMPING) -> np.ndar
     return correlations
 
 
+def freedom(correlations: np.ndarray) -> np.ndarray:
+    """Return how much coarser the steps of rows may be whose errors the rows after them make good.
+
+    Parameters
+    ----------
+    correlations : ndarray of shape (n_inputs + 1, n_inputs + 1)
+        See `input_correlations`.
+
+    Returns
+    -------
+    ndarray of shape (n_inputs + 1,), int64
+        Powers of 2^(1/4): of a row's deviation given those before it, over that given all others, the square root. Zero
+        for the last.
+
+    Examples
+    --------
+    >>> freedom(np.array([[1.0, 0.97], [0.97, 1.0]]))
+    array([4, 0])
+    """
+    return nearest_level(np.diag(_factor(correlations)) ** _FOLLOWING)
+
+
 def round_together(
     layer: GridLayer,
     mean: np.ndarray,
@@ -83,7 +108,7 @@ def round_together(
     GridLayer
         The same steps.
     """
-    factor = linalg.cholesky(linalg.inv(correlations), lower=False)
+    factor = _factor(correlations)
     steps = power(layer.levels + layer.step_level)
     deviations = np.sqrt(row_variance)
     worth = 0.5 * np.square(steps) / (row_variance[:, None] * column_variance) / rate_weight
@@ -102,6 +127,11 @@ def round_together(
             wanted[row + 1 :] -= (deviations[row + 1 :] * factor[row, row + 1 :])[:, None] * error
         codes = chosen
     return replace(layer, codes=codes, used=codes[:-1].any(axis=1))
+
+
+def _factor(correlations: np.ndarray) -> np.ndarray:
+    """Return the upper triangle T with T^T T the inverse of the correlations; its diagonal is 1 or more."""
+    return linalg.cholesky(linalg.inv(correlations), lower=False)
 
 
 def _kinds(levels: np.ndarray) -> np.ndarray:
