@@ -2,13 +2,14 @@
 
 (a) student: a student of an unlabelled MBN teacher, from 300 bytes to 10 kB: ACC and agreement with the teacher.
 (b) lenet: LeNet-300-100 trained with labels, for comparison with published rows: error against the labels.
-(c) speed: Mean-KL against Mean-Var, steps and seconds until the same held-out loss at the same budget.
-(d) pruning: what is left of coded networks when their smallest weights are set to zero.
+(c) speed: Mean-KL against Mean-Var, steps until the same held-out loss at the same budget. (--steps 6000)
+(d) pruning: what is left of coded networks when their smallest weights are set to zero. (--steps 4000)
 
 Both networks are 784-300-100-10 and are trained on images shifted by up to a pixel, the student with the teacher's
-labels. Settings are chosen on the last 5000 training images, with the teacher's labels where there are no others, and
-for one seed; test images are looked at once, from the files. The compressor is told that images are a grid
-(`input_shape`); what happens without that is a row of its own.
+labels. Where there are several candidates for a budget, the last 5000 training images choose, with the teacher's labels
+where there are no others, and for one seed; test images are looked at once, from the files. (docs/random_code.md says
+how the candidates came about.) The compressor is told that images are a grid (`input_shape`); what happens without that
+is a row of its own.
 
     python benchmarks/random_code.py --data DIR [--seeds 3] [--labels FILE] [--parts student,lenet,speed,pruning]
 """
@@ -16,19 +17,21 @@ for one seed; test images are looked at once, from the files. The compressor is 
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
+from typing import NamedTuple
 
 import joblib
 import numpy as np
 import torch
 from common import RESULTS, clustering_accuracy, load_mnist, parser, spread, table, write_json
+from lenet import N_VALIDATION, teacher_labels
 from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
 
 from distill import Distiller, load
 from distill.codecs import container
+from distill.codecs.random_code import Layout
 from distill.compressors.base import calibration_rows, network_of
 from distill.compressors.random_code import RandomCodeCompressor, _rows, starting_point
 from distill.runtime import Student
@@ -36,19 +39,31 @@ from distill.solvers.random_code import SharedNetwork, mean_loss
 from distill.solvers.random_code_learner import Learner, LearnerSettings
 from distill.students import training
 from distill.students.network import Perceptron, initial_network
-from mbn import MultilayerBootstrapNetwork
 
-N_VALIDATION = 5000
+LENET = "LeNet-300-100"
 GRID = (28, 28)
-# What is tried for every budget: hidden layers, number of waves, temperature
+
+
+class Settings(NamedTuple):
+    """What is chosen for a budget; `copies`: how often the images are fitted besides, shifted by up to a pixel."""
+
+    hidden: tuple[int, ...]
+    waves: int | None
+    temperature: float
+    learning_rate: float = 2e-2
+    copies: int = 0
+
+
+# What is tried for every budget
 CANDIDATES = {
-    300: [((28,), 42, 1.0)],
-    500: [((36,), 49, 1.0)],
-    1000: [((50,), 64, 1.0), ((50,), 64, 2.0)],
-    2000: [((80,), 100, 2.0), ((100,), 81, 2.0)],
-    4300: [((100,), 121, 2.0)],
-    10000: [((200,), 225, 2.0)],
+    300: [Settings((28,), 42, 1.0), Settings((36,), 36, 1.0)],
+    500: [Settings((36,), 49, 1.0), Settings((45,), 42, 1.0)],
+    1000: [Settings((50,), 64, 1.0), Settings((50,), 64, 2.0)],
+    2000: [Settings((80,), 100, 2.0), Settings((100,), 81, 2.0)],
+    4300: [Settings((100,), 121, 2.0)],
+    10000: [Settings((200,), 225, 2.0)],
 }
+CANDIDATES_WITH_LABELS = {2000: [Settings((100,), 81, 2.0, 4e-2, copies=1)]}
 WITHOUT_GRID = (1000,)
 # Choosing codes again takes minutes where there are many, and so does training after each of them
 REFINEMENTS = {4300: 1, 10000: 0}
@@ -90,7 +105,7 @@ def main():
     if "lenet" in parts:
         network = memory.cache(train_network)(data["X"], y[:n_learned])
         valid = y[n_learned : options.rows]
-        results["lenet"] = bench_curve("LeNet-300-100", network, valid, y_test, budgets, options.seeds, data)
+        results["lenet"] = bench_curve(LENET, network, valid, y_test, budgets, options.seeds, data)
         write_json(options.out, results)
     if "speed" in parts:
         results["speed"] = bench_speed(student, data, options.seeds)
@@ -101,20 +116,6 @@ def main():
 
 
 # networks that are imitated
-
-
-def teacher_labels(path, X, X_test, memory):
-    if path is None:
-        return memory.cache(fit_teacher)(X, X_test)
-    stored = np.load(path)
-    return stored["train_labels"], stored["test_labels"]
-
-
-def fit_teacher(X, X_test):
-    teacher = make_pipeline(
-        MultilayerBootstrapNetwork(n_jobs=-1, random_state=0), KMeans(10, n_init=10, random_state=0)
-    ).fit(X)
-    return teacher[-1].labels_, teacher.predict(X_test)
 
 
 def train_network(X, y):
@@ -145,51 +146,56 @@ def bench_curve(title, network, valid, truth, budgets, n_seeds, data):
     attempt = data["memory"].cache(compress, ignore=["X"])
     runs, rows = [], []
     for budget in budgets:
-        candidates = CANDIDATES[budget]
-        tried = [attempt(network, data["X"], budget, 0, data["n_steps"], *candidate) for candidate in candidates]
+        candidates = CANDIDATES[budget] + (CANDIDATES_WITH_LABELS.get(budget, []) if title == LENET else [])
+        tried = [attempt(network, data["X"], budget, 0, data["n_steps"], candidate) for candidate in candidates]
         judged = [float(np.mean(load(run["data"]).predict(data["X_valid"]) == valid)) for run in tried]
         for candidate, score, run in zip(candidates, judged, tried):
             print(f"{title}, {budget} bytes, {candidate}: {100 * score:.2f} on validation images, {run['loss']:.4f}")
         best = int(np.argmax(judged))
         ways = [("grid", candidates[best], seed) for seed in range(n_seeds)]
         if budget in WITHOUT_GRID:
-            ways.append(("no grid", (candidates[best][0], None, 2.0), 0))
+            ways.append(("no grid", candidates[best]._replace(waves=None), 0))
         for name, candidate, seed in ways:
-            run = dict(attempt(network, data["X"], budget, seed, data["n_steps"], *candidate))
+            run = dict(attempt(network, data["X"], budget, seed, data["n_steps"], candidate))
             student, began = load(run["data"]), perf_counter()
             load(run.pop("data"))
             decoding = perf_counter() - began
             measured = scores(student.predict(data["X_test"]), truth, data)
-            runs.append({"budget": budget, "way": name, "settings": candidate, "seed": seed, **run, **measured})
+            runs.append(
+                {"budget": budget, "way": name, "settings": candidate._asdict(), "seed": seed, **run, **measured}
+            )
             runs[-1]["decoding_seconds"] = decoding
             print(f"{title}, {runs[-1]}", flush=True)
         for name in ("grid", "no grid"):
             group = [run for run in runs if (run["budget"], run["way"]) == (budget, name)]
             if group:
                 figures = [spread([run[name] for run in group]) for name in ("agreement", "acc", "error", "seconds")]
-                settings = "{} units, {} waves, temperature {:g}".format(*group[0]["settings"])
+                settings = "{hidden} units, {waves} waves, T {temperature:g}, rate {learning_rate:g}, {copies} copies"
+                settings = settings.format(**group[0]["settings"])
                 rows.append([budget, settings, max(run["bytes"] for run in group), *figures])
     columns = ["budget", "settings", "bytes", "agreement %", "ACC %", "error %", "fit s"]
     table(f"{title}: test images, mean +- standard deviation over seeds", columns, rows)
     return {"uncompressed": reference, "runs": runs}
 
 
-def compress(network, X, budget, seed, n_steps, hidden, n_frequencies, temperature):
+def compress(network, X, budget, seed, n_steps, settings):
     """Return file, bytes, held-out loss and seconds."""
-    shape = {} if n_frequencies is None else {"input_shape": GRID, "n_frequencies": n_frequencies}
+    shape = {} if settings.waves is None else {"input_shape": GRID, "n_frequencies": settings.waves}
     compressor = RandomCodeCompressor(
         Frozen(network),
         max_bytes=budget,
-        hidden_layer_sizes=hidden,
+        hidden_layer_sizes=settings.hidden,
         n_steps=n_steps,
         n_steps_between_blocks=STEPS_BETWEEN_BLOCKS.get(budget, 5),
         n_refinements=REFINEMENTS.get(budget, 4),
-        temperature=temperature,
+        temperature=settings.temperature,
+        learning_rate_init=settings.learning_rate,
         random_state=seed,
         **shape,
     )
+    rows = np.concatenate([X, *[shifted(X, copy) for copy in range(settings.copies)]])
     began = perf_counter()
-    compressor.fit(X)
+    compressor.fit(rows)
     report = {name: compressor.report_[name] for name in ("loss", "agreement", "n_blocks", "n_numbers")}
     return {
         "data": compressor.to_bytes(),
@@ -198,6 +204,15 @@ def compress(network, X, budget, seed, n_steps, hidden, n_frequencies, temperatu
         "on_held_out": report,
         "loss": report["loss"],
     }
+
+
+def shifted(X, seed):
+    """The images, each shifted by up to a pixel down and across."""
+    images, moved = X.reshape(-1, *GRID), np.empty((len(X), *GRID), np.float32)
+    ways = np.random.default_rng(seed).integers(9, size=len(X))
+    for way in range(9):
+        moved[ways == way] = np.roll(images[ways == way], (way // 3 - 1, way % 3 - 1), (1, 2))
+    return moved.reshape(X.shape)
 
 
 def Frozen(network):
@@ -219,68 +234,111 @@ def scores(answers, truth, data):
 
 # (c) Mean-KL against Mean-Var
 
+# Hidden units, waves, numbers in a block and bits of a block: a third of a bit for a number, as where both
+# parameterisations were published, and two bits, as in the files above
+REGIMES = {"1/3 bit a number": (100, 100, 30, 10), "2 bits a number": (50, 64, 6, 12)}
+N_POINTS = 24
+PRUNED_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
+RATES, PENALTY_RATES = (2e-2, 4e-2, 8e-2), (3e-3, 1e-2)
+# Penalties and variances of Mean-Var as they begin and move in the code of its authors
+PUBLISHED = {"learning_rate": 2e-2, "penalty": 1e-8, "penalty_rate": 1e-4, "log_variance": -16.0}
+
 
 def bench_speed(network, data, n_seeds):
-    """Train for more and more steps, code, and compare held-out losses; each way with its own best settings."""
-    longest = data["n_steps"]
-    lengths = [longest // 2**halvings for halvings in (4, 3, 2, 1, 0)]
-    tried = {
-        "mean-kl": [{"learning_rate": rate} for rate in (2e-2, 4e-2, 8e-2)],
-        "mean-var": [
-            {"learning_rate": rate, "penalty_rate": change}
-            for rate, change in product((2e-2, 4e-2, 8e-2), (3e-3, 1e-2, 3e-2))
-        ],
+    """Let both learn from random weights with constant learning rates, and note when they reach which loss."""
+    attempt = data["memory"].cache(learning_curve, ignore=["X"])
+    n_steps = data["n_steps"]
+    choices = {
+        "mean-kl": [{"learning_rate": rate} for rate in RATES],
+        "mean-var": [{"learning_rate": rate, "penalty_rate": change} for rate, change in product(RATES, PENALTY_RATES)],
     }
-    attempt = data["memory"].cache(train_and_code, ignore=["X"])
-    runs, best = [], {}
-    for way, choices in tried.items():
-        # Whatever suits the longest training of seed 0 is taken
-        for choice in choices:
-            runs.append(attempt(network, data["X"], 0, {"parameterization": way, "n_steps": longest, **choice}))
-            print(runs[-1], flush=True)
-        best[way] = min(runs[-len(choices) :], key=lambda run: run["loss"])["settings"]
-    rows = []
-    for seed in range(n_seeds):
-        curve = {way: [] for way in tried}
-        for way, n_steps in product(tried, lengths):
-            run = attempt(network, data["X"], seed, {**best[way], "n_steps": n_steps})
-            curve[way].append((n_steps, run["loss"], run["seconds"]))
-            print(run, flush=True)
-            runs.append(run)
-        n_steps, goal, took = curve["mean-var"][-1]
-        first = next((point for point in curve["mean-kl"] if point[1] <= goal), (np.nan, np.nan, np.nan))
-        rows.append([seed, goal, n_steps, first[0], first[0] / n_steps, first[2] / took])
-    columns = ["seed", "Mean-Var's last loss", "its steps", "Mean-KL's steps", "ratio of steps", "ratio of seconds"]
-    table("Steps until the coded network has the same held-out loss", columns, rows)
-    return {"best": best, "runs": runs}
+    results, rows = {}, []
+    for regime in REGIMES:
+        best = {}
+        for way, settings in choices.items():
+            # Whatever has the smallest loss at the end of seed 0 is taken
+            tried = [attempt(network, data["X"], 0, regime, way, n_steps, choice) for choice in settings]
+            for choice, points in zip(settings, tried):
+                print(f"{regime}, {way}, {choice}: {points[-1]}", flush=True)
+            best[way] = min(zip(settings, tried), key=lambda pair: pair[1][-1]["loss"])[0]
+        results[regime] = {"best": best, "curves": []}
+        for seed in range(n_seeds):
+            curves = {way: attempt(network, data["X"], seed, regime, way, n_steps, best[way]) for way in choices}
+            results[regime]["curves"].append(curves)
+            last = curves["mean-var"][-1]["loss"]
+            for times in (2, 1.5, 1.2, 1.1, 1.02):
+                usual, ours = (
+                    steps_to_loss(curves[way], times * last, REGIMES[regime][-1]) for way in ("mean-var", "mean-kl")
+                )
+                ratios = (ours["step"] / usual["step"], ours["seconds"] / usual["seconds"])
+                rows.append([regime, seed, times, times * last, usual["step"], ours["step"], *ratios])
+    columns = ["", "seed", "times Mean-Var's last loss", "loss", "its steps", "Mean-KL's", "ratio", "of seconds"]
+    table("Steps until held-out loss and budget are reached", columns, rows)
+    results["published"] = attempt(network, data["X"], 0, "1/3 bit a number", "mean-var", 20 * n_steps, PUBLISHED)
+    for point in results["published"]:
+        print(f"Mean-Var as published: {point}", flush=True)
+    return results
 
 
-def train_and_code(network, X, seed, settings):
-    """Return the held-out loss of a network of about 1000 bytes, coded after training and not improved afterwards."""
-    compressor = RandomCodeCompressor(
-        None, max_bytes=1000, input_shape=GRID, n_frequencies=64, hidden_layer_sizes=(50,)
-    )
-    smaller = compressor._blank(network, seed)
-    shared = SharedNetwork(compressor._plan(network, smaller, seed), network.activation)
+def steps_to_loss(points, loss, n_bits):
+    """Return the first point of a curve with this loss, or less, at which a block is worth what it may cost."""
+    reached = (point for point in points if point["loss"] <= loss and point["bits"][1] <= 1.01 * n_bits)
+    return next(reached, {"step": np.nan, "seconds": np.nan})
+
+
+def learning_curve(network, X, seed, regime, way, n_steps, settings):
+    """Return, for some steps of a training, the expected held-out loss and what blocks are worth."""
+    hidden, waves, block_size, bits = REGIMES[regime]
+    blank = RandomCodeCompressor(None, hidden_layer_sizes=(hidden,))._blank(network, seed)
+    shapes = tuple(weight.shape for weight in blank.weights)
+    one_block = Layout(shapes, (1, 1), bits, 1, seed, GRID, waves)
+    shared = SharedNetwork(replace(one_block, n_blocks=-(-one_block.n_numbers // block_size)), network.activation)
     _, learned, held_out = _rows(network, shared, calibration_rows(X, network, None, 0.1, seed))
-    means, log_scales = starting_point(shared, smaller)
-    chosen = LearnerSettings(n_steps_between_blocks=0, n_refinements=0, seed=seed, **settings)
-    learner = Learner(shared, learned, held_out, means, log_scales, chosen)
+    settings = dict(settings)
+    log_variance = settings.pop("log_variance", None)
+    chosen = LearnerSettings(way, n_steps, 0, 0, seed=seed, **settings)
+    learner = Learner(shared, learned, held_out, *starting_point(shared, blank), chosen)
+    if log_variance is not None:
+        learner.posterior.log_variance.data[shared.used] = log_variance
+    points, took = [], 0.0
     with training.one_thread():
-        began = perf_counter()
-        learner.train()
-        took = perf_counter() - began
-        spent = learner.posterior.divergence() / np.log(2)
+        for step in range(1, n_steps + 1):
+            began = process_time()
+            learner._step(min(1.0, step / 100))
+            took += process_time() - began
+            if step % (n_steps // N_POINTS) == 0:
+                points.append({"step": step, "seconds": took, **expected_loss(learner)})
         learner.code()
-        loss = mean_loss(shared, learner.numbers, torch.from_numpy(learner.scales().astype(np.float32)), held_out)
-    return {
-        "seed": seed,
-        "n_steps": chosen.n_steps,
-        "settings": {name: value for name, value in settings.items() if name != "n_steps"},
-        "loss": loss,
-        "seconds": took,
-        "bits_per_block": [spent.min().item(), spent.mean().item(), spent.max().item()],
-    }
+    points[-1] |= as_coded(learner)
+    return points
+
+
+@torch.no_grad()
+def expected_loss(learner, n_draws=4):
+    """Return the mean held-out loss of draws from the posterior, and bits of blocks: least, mean and most."""
+    generator, learner.generator = learner.generator, torch.Generator().manual_seed(1)
+    scales = learner.log_scales.exp()
+    losses = [mean_loss(learner.network, learner.sample(), scales, learner.held_out) for _ in range(n_draws)]
+    learner.generator = generator
+    spent = learner.posterior.divergence() / np.log(2)
+    return {"loss": float(np.mean(losses)), "bits": [spent.min().item(), spent.mean().item(), spent.max().item()]}
+
+
+@torch.no_grad()
+def as_coded(learner):
+    """Return the held-out loss of a coded network, agreement when its smallest weights are zero, and tails of means."""
+    scales, held_out = torch.from_numpy(learner.scales().astype(np.float32)), learner.held_out
+    layers, wanted, kept = learner.network.layers(learner.numbers, scales), held_out.targets.argmax(dim=1), []
+    for share in PRUNED_SHARES:
+        some = [
+            (torch.where(weight.abs() < weight.abs().quantile(share), 0.0, weight), bias) for weight, bias in layers
+        ]
+        answers = learner.network.outputs(held_out.inputs, some).argmax(dim=1)
+        kept.append(100 * (answers == wanted).double().mean().item())
+    means = learner.posterior()[0][learner.network.used].double()
+    kurtosis = (means**4).mean() / (means**2).mean() ** 2
+    loss = mean_loss(learner.network, learner.numbers, scales, held_out)
+    return {"coded": loss, "agreement_pruned": kept, "kurtosis_of_means": kurtosis.item()}
 
 
 # (d) pruning
@@ -289,7 +347,7 @@ def train_and_code(network, X, seed, settings):
 def bench_pruning(network, data, n_seeds):
     """Set the smallest weights of coded networks to zero, layer by layer, and look at what they still answer."""
     attempt = data["memory"].cache(code_for_pruning, ignore=["X"])
-    shares, rows, runs = (0.0, 0.2, 0.4, 0.6, 0.8), [], []
+    shares, rows, runs = PRUNED_SHARES, [], []
     wanted = Student(network).predict(data["X_test"])
     for way in ("mean-kl", "mean-var"):
         kept = np.zeros((n_seeds, len(shares)))
