@@ -62,7 +62,8 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         below this. 0 keeps all of them.
     compensate : bool, default=True
         Whether the weights of a layer are rounded together, so that errors of correlated inputs cancel, and each layer
-        makes good what those before it have changed. Otherwise every weight goes its own way.
+        makes good what those before it have changed; wide layers then have coarser steps where others make good for
+        them. Otherwise every weight goes its own way.
     kl_weight : float or "auto", default="auto"
         What the divergence from the prior counts compared with the likelihood. 1 is the posterior proper; lower values
         say less of the prior and are surer, as if every row had been seen several times. "auto" is 1 for answers y,
