@@ -329,6 +329,24 @@ def test_hidden_units_that_say_nothing_are_dropped():
     assert container.CODECS[grid.GRID].name == "grid"
 
 
+def test_wide_layers_of_independent_rows_have_coarser_steps_and_come_back():
+    random = np.random.default_rng(0)
+    inputs = random.standard_normal((300, 20)).cumsum(axis=1).astype(np.float32)
+    network = initial_network((20, 40, 3), "relu", seed=0)
+    belief = files.Belief(network, (np.full(21, 1e-4), np.full(41, 1e-4)), (np.ones(40), np.ones(3)))
+    layers = files.quantize(belief, 0.1, inputs=inputs)[1]
+    assert layers[0].coarser.max() > 2 and layers[1].coarser is None  # three weights do not pay for a number
+    decoded = container.decode(files.write(belief, 0.1, inputs=inputs)).network
+    for weight, layer in zip(decoded.weights, layers):
+        np.testing.assert_array_equal(weight, layer.matrix[:-1])
+    settings = solver.VariationalSettings(n_factors=2)
+    posterior = solver.make_posterior(solver.initial_means(network), "relu", settings, 300, True)
+    full = files.believe(posterior, fit_frame(network, inputs, inputs.any(axis=0), np.ones((300, 3))), network)
+    assert full.marginal
+    for changes in ({"uniform": True}, {"belief": full}):
+        assert files.quantize(**({"belief": belief} | changes), rate_weight=0.1, inputs=inputs)[1][0].coarser is None
+
+
 def correlated_layer(seed=0):
     random = np.random.default_rng(seed)
     inputs = random.standard_normal((500, 6)).astype(np.float32) @ random.standard_normal((6, 20)).astype(np.float32)
