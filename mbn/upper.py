@@ -20,7 +20,7 @@ from numba import int64, njit, types, uint8, uint64
 from numba.extending import intrinsic
 
 _COUNTER_BYTES = 1 << 18
-_LISTED_ROWS = 2048
+_LISTED_VALUES = 1 << 23
 _LISTS_SAMPLED = 16
 
 
@@ -152,80 +152,85 @@ def _first_largest(counts):
     return left
 
 
-def match_listed(codes, centroid_codes, rows, used, n_codes):
-    """Codes of one clustering for many rows, by lists of the centroids each row meets; as `match_indexed`."""
-    k, n_used = len(rows), len(used)
+def match_listed(codes, centroid_codes, rows, used, n_codes, places=8):
+    """Codes of one clustering for many rows, by lists of the centroids each row meets; as `match_indexed`.
+
+    The first two centroids of a list have places of their own; a row has `places` for each input for the others, and
+    rows that need more are done again with as many as that takes.
+    """
+    k, n_used, n_samples = len(rows), len(used), codes.shape[1]
     ids = np.min_scalar_type(k)
-    heads = np.full((n_used, n_codes), k, ids)
-    following = np.full((n_used, k + 1), k, ids)  # k: there is none, and none after that
-    _chain(centroid_codes, rows, used, heads, following)
-    out = np.empty(codes.shape[1], np.min_scalar_type(k - 1))
-    met = np.empty((min(_LISTED_ROWS, codes.shape[1]), 4 * n_used), ids)
-    _match_listed(codes, used, heads, following, ids.type(k), met, np.zeros(k, np.int32), out)
+    n_rows = min(max(_LISTED_VALUES // (places * n_used), 1), n_samples)
+    heads, following = np.empty(n_codes, ids), np.empty(k + 1, ids)
+    # 32 more, so that the places of one row do not compete for the same part of the cache
+    met, more = np.empty((n_used, 2, n_rows + 32), ids), np.empty((n_rows, places * n_used), ids)
+    sizes = np.empty(n_samples, np.int64)
+    out = np.empty(n_samples, np.min_scalar_type(k - 1))
+    _match_listed(codes, centroid_codes, rows, used, heads, following, ids.type(k), met, more, sizes, out)
+    long = np.flatnonzero(sizes > more.shape[1])
+    if len(long):
+        enough = -(-int(sizes.max()) // n_used)
+        out[long] = match_listed(np.ascontiguousarray(codes[:, long]), centroid_codes, rows, used, n_codes, enough)
     return out
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _chain(centroid_codes, rows, used, heads, following):
-    """For each used input and code the first centroid that carries it, and for each centroid the next one."""
-    k = len(rows)
-    for a in range(len(used)):
-        line, head, after = centroid_codes[used[a]], heads[a], following[a]
-        for j in range(k - 1, -1, -1):
-            c = uint64(line[rows[j]])
-            after[j] = head[c]
-            head[c] = j
+def _match_listed(codes, centroid_codes, rows, used, heads, following, none, met, more, sizes, out):
+    n_rows, capacity = more.shape
+    n_samples, n_used = len(out), len(used)
+    counters = np.zeros(uint64(none) + uint64(1), np.int32)
+    counters[uint64(none)] = -(1 << 30)  # never the largest
+    for first in range(0, n_samples, n_rows):
+        last = min(first + n_rows, n_samples)
+        size = sizes[first:last]
+        size[:] = 0
+        for a in range(n_used):
+            _chain(centroid_codes[used[a]], rows, none, heads, following)
+            line, nearest, second = codes[used[a], first:last], met[a, 0], met[a, 1]
+            for r in range(len(line)):
+                nearest[r] = heads[uint64(line[r])]
+            for r in range(len(line)):
+                second[r] = following[uint64(nearest[r])]
+            for r in range(len(line)):
+                j = following[uint64(second[r])]
+                while j != none:
+                    if size[r] < capacity:
+                        more[r, size[r]] = j
+                    size[r] += 1
+                    j = following[uint64(j)]
+        for r in range(last - first):
+            best = int64(0)
+            n_more = min(size[r], capacity)
+            for a in range(n_used):
+                best = _count(uint64(met[a, 0, r]), counters, best)
+                best = _count(uint64(met[a, 1, r]), counters, best)
+            for t in range(n_more):
+                best = _count(uint64(more[r, t]), counters, best)
+            for a in range(n_used):
+                counters[uint64(met[a, 0, r])] = 0
+                counters[uint64(met[a, 1, r])] = 0
+            for t in range(n_more):
+                counters[uint64(more[r, t])] = 0
+            counters[uint64(none)] = -(1 << 30)
+            out[first + r] = -best & int64(0xFFFFFFFF)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _match_listed(codes, used, heads, following, none, met, counters, out):
-    n_rows, capacity = met.shape
-    n_samples, n_used = codes.shape[1], len(used)
-    sizes = np.empty(n_rows, np.int64)
-    full = np.empty(n_rows, np.bool_)
-    for first in range(0, n_samples, n_rows):
-        last = min(first + n_rows, n_samples)
-        sizes[:] = 0
-        full[:] = False
-        for a in range(n_used):
-            line, head, after = codes[used[a]], heads[a], following[a]
-            limit = uint64(capacity - 2 * (n_used - 1 - a))  # two are written without asking, once for each input
-            for r in range(last - first):
-                size = uint64(sizes[r])
-                j = head[uint64(line[first + r])]
-                met[r, size] = j
-                size += uint64(j != none)
-                j = after[uint64(j)]
-                met[r, size] = j
-                size += uint64(j != none)
-                j = after[uint64(j)]
-                while j != none:
-                    if size == limit:
-                        full[r] = True
-                        break
-                    met[r, size] = j
-                    size += uint64(1)
-                    j = after[uint64(j)]
-                sizes[r] = size
-        for r in range(last - first):
-            best = int64(0)  # the count, and among equals the first
-            if full[r]:
-                for a in range(n_used):
-                    j = heads[a, uint64(codes[used[a], first + r])]
-                    while j != none:
-                        counters[uint64(j)] += 1
-                        best = max(best, (int64(counters[uint64(j)]) << 32) - int64(j))
-                        j = following[a, uint64(j)]
-                counters[:] = 0
-            else:
-                line = met[r]
-                for t in range(sizes[r]):
-                    j = uint64(line[t])
-                    counters[j] += 1
-                    best = max(best, (int64(counters[j]) << 32) - int64(j))
-                for t in range(sizes[r]):
-                    counters[uint64(line[t])] = 0
-            out[first + r] = -best & int64(0xFFFFFFFF)
+def _chain(line, rows, none, heads, following):
+    """For each code the first centroid that carries it, and for each centroid the next one; `none` follows itself."""
+    heads[:] = none
+    following[uint64(none)] = none
+    for j in range(len(rows) - 1, -1, -1):
+        code = uint64(line[rows[j]])
+        following[j] = heads[code]
+        heads[code] = j
+
+
+@njit(cache=True, nogil=True, boundscheck=False, inline="always")
+def _count(j, counters, best):
+    """Count a centroid once more; the best is the highest count, and among equals the first centroid."""
+    counters[j] += 1
+    return max(best, (int64(counters[j]) << 32) - int64(j))
 
 
 def match_dense(codes, centroid_codes, rows, used):

@@ -211,7 +211,7 @@ def test_a_row_is_answered_alike_in_every_batch(assignment, monkeypatch):
     monkeypatch.setattr(layers, "_TRANSFORM_LEAST_ROWS", 17)
     monkeypatch.setattr(layers, "_LEAST_ROWS", 3)
     monkeypatch.setattr(layers, "_MOST_ROWS", 17)
-    monkeypatch.setattr(upper, "_LISTED_ROWS", 7)
+    monkeypatch.setattr(upper, "_LISTED_VALUES", 700)
     monkeypatch.setattr(bottom, "_DIRECT_ROWS", 11)
     monkeypatch.setattr(neighbors, "_QUERY_ROWS", 5)
     monkeypatch.setattr(neighbors, "_REFERENCE_ROWS", 101)
