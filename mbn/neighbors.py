@@ -12,6 +12,9 @@ SPARE = 8
 _QUERY_ROWS, _REFERENCE_ROWS = 256, 2048
 # Multiplications and additions past which an approximate index takes over (some 150 000 rows of 784 features).
 _EXACT_OPERATIONS = 2e13
+# Half of pynndescent's default: it takes nearly half the memory; at 100 000 rows without any structure in 64 dimensions
+# 0.985 of the 64 nearest rows are found instead of 0.997.
+_DESCENT_CANDIDATES = 30
 
 
 def nearest_rows(X, reference, n_neighbors, metric="euclidean", reference_norms=None):
@@ -88,7 +91,13 @@ def approximate_rows(X, n_neighbors, metric, random_state, n_jobs=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         index = NNDescent(
-            X, metric=metric, n_neighbors=n_neighbors, random_state=random_state, n_jobs=n_jobs, low_memory=True
+            X,
+            metric=metric,
+            n_neighbors=n_neighbors,
+            max_candidates=min(_DESCENT_CANDIDATES, n_neighbors),
+            random_state=random_state,
+            n_jobs=n_jobs,
+            low_memory=True,
         )
     rows = index.neighbor_graph[0].astype(np.int32)
     lost = np.flatnonzero((rows < 0).any(axis=1))
