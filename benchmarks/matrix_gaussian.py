@@ -3,8 +3,8 @@
     python benchmarks/matrix_gaussian.py --data DIR --labels FILE --other DIR
 
 (lenet) LeNet-300-100, trained with labels, and compressed from what it answers: the file at several rate weights, with
-steps that follow the posterior, with one step of their geometric mean for all weights of a layer, and with every weight
-rounded for itself.
+steps that follow the posterior, with one step for a layer (their geometric mean), with one step for the whole
+network, and with every weight rounded for itself.
 (deep) 784-150-150-150-10 from scratch with labels, from the images and four copies that are moved by one pixel.
 (student) The student of an unlabelled teacher.
 With --choose, candidates for the settings learn from the first 50000 training images and are judged on the other 10000;
@@ -28,6 +28,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
 
 from distill import MatrixGaussianCompressor, load
+from distill.codecs.grid import nearest_level
 from distill.compressors import matrix_gaussian_file as files
 from distill.compressors.matrix_gaussian import entering
 from distill.students.network import initial_network
@@ -47,6 +48,7 @@ LENET_CANDIDATES = (
 )
 DEEP_CANDIDATES = (
     {},
+    {"kl_weight": 0.03},
     {"shifts": False, "max_iter": 60, "kl_weight": 0.02},
     {"shifts": False, "max_iter": 60, "kl_weight": 0.1},
     {"shifts": False, "max_iter": 60, "kl_weight": 1.0},
@@ -56,7 +58,7 @@ RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 DEEP_RATES = (0.01, 0.2)
 TARGETS = (25_000, 30_000, 35_000, 40_000)
 N_ROUNDING = 4000
-KINDS = ("posterior steps", "one step", "each for itself")
+KINDS = ("posterior steps", "one step a layer", "one step", "each for itself")
 
 
 def main():
@@ -116,15 +118,26 @@ def lenet(X, y, X_test, y_test, others, n_seeds, memory, candidates):
         seconds = perf_counter() - began
         for rate_weight, kind in product(RATES, KINDS):
             inputs = None if kind == "each for itself" else compressor.inputs_
-            written = files.write(compressor.belief_, rate_weight, kind == "one step", inputs)
+            uniform = {"one step a layer": True, "one step": mean_level(compressor.belief_)}.get(kind, False)
+            written = files.write(compressor.belief_, rate_weight, uniform, inputs)
             found = load(written)
             run = {"seed": seed, **settings, "steps": kind, "rate_weight": rate_weight, "bytes": len(written)}
             run |= scores(found, X_test, y_test) | {"float_error": float_error, "seconds": seconds}
             run |= {"layers": "-".join(map(str, found.network.layer_sizes))}
             run |= {"inputs": int(found.network.weights[0].any(axis=1).sum())}
-            if kind == "posterior steps" and rate_weight == 1:
+            if kind == "posterior steps" and rate_weight == RATES[2]:
                 run |= surenesses(found, X_test, y_test, others)
             yield run
+
+
+def mean_level(belief):
+    """Return the mean level of the deviations of all weights: that of the one step for the whole network."""
+    sizes = [len(rows) * len(columns) for rows, columns in zip(belief.rows, belief.columns)]
+    levels = [
+        nearest_level(np.sqrt(rows)).mean() + nearest_level(np.sqrt(columns)).mean()
+        for rows, columns in zip(belief.rows, belief.columns)
+    ]
+    return round(np.average(levels, weights=sizes))
 
 
 def deep(X, y, X_test, y_test, others, n_seeds, candidates):
