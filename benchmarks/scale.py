@@ -15,6 +15,7 @@ The JSON is written after every fit; parts that are not run keep what an earlier
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -291,11 +292,21 @@ def cluster(n_workers):
     return LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None)
 
 
+@contextlib.contextmanager
+def one_core(wanted):
+    """Keep this process on one core: joblib computes here where there is one worker with one thread."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)} if wanted else cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def dask_workers(options):
     """Seconds of the layers on one and on two workers, fits taking turns."""
     from dask.distributed import Client
     from joblib import parallel_config
-    from threadpoolctl import threadpool_limits
 
     from mbn import layers
 
@@ -304,7 +315,7 @@ def dask_workers(options):
     answers = {}
     for _ in range(3):
         for n_workers in (1, 2):
-            with cluster(n_workers) as local, Client(local), parallel_config(backend="dask"), threadpool_limits(1):
+            with one_core(n_workers == 1), cluster(n_workers) as local, Client(local), parallel_config(backend="dask"):
                 a_network(options.dask_estimators).fit(X[:6000])  # kernels load in every worker
                 with stopwatch((layers, "assign_bottom"), (layers, "assign_upper")) as times:
                     answers[n_workers] = a_network(options.dask_estimators).fit_transform(X)
