@@ -228,6 +228,15 @@ def test_memory_of_another_kind_is_an_error():
         a_network(3).fit(DIGITS)
 
 
+@pytest.fixture
+def interrupts():
+    """Ctrl-C raises KeyboardInterrupt, also where a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_an_interrupted_fit_leaves_the_estimator_as_it_was(tmp_path, monkeypatch, n_jobs):
     fresh, fitted = a_network(tmp_path, n_jobs=n_jobs), a_network(n_jobs=n_jobs).fit(DIGITS)
