@@ -82,7 +82,8 @@ def main():
             results[part]["exponents from 100000 rows"] = exponents(runs, 100_000)
             write(options.out, results)
         show(part, results[part])
-    draw(results, options.out.with_suffix(".png"))
+    if any("runs" in result for result in results.values() if isinstance(result, dict)):
+        draw(results, options.out.with_suffix(".png"))
 
 
 def write(path, results):
