@@ -25,6 +25,7 @@ _METRICS = {"euclidean": 0, "linear": 1, "cosine": 2}
 # A code is clear if its cost lies so many deviations below. On MNIST one code in 20 does not, and three quarters of the
 # wrong ones are among them.
 CLEAR = np.float32(3.5)
+# Whether a code is doubtful; CLOSE where float32 cannot tell
 NO, YES, CLOSE = 0, 1, 2
 
 
