@@ -60,7 +60,7 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, n_first, 
     positions_there = torch.from_numpy(positions.astype(np.int32)).to(device)
     flags = np.empty(codes.shape, np.uint8)
     slope = float(bottom.cost_share(masks, "euclidean"))
-    relative = 2 * (X.shape[1] + 4) * float(np.finfo(np.float32).eps)
+    relative = float(bottom.relative_error(X.shape[1]))
     n_rows = max(1, _VALUES_PER_BLOCK // (n_first * max(X.shape[1], len(rows))))
     for first in range(0, len(X), n_rows):
         near = torch.from_numpy(candidates[first : first + n_rows, :n_first].astype(np.int64)).to(device)
@@ -109,7 +109,7 @@ def assign_direct(X, reference, rows, used, device):
 
     X_there, reference_there = torch.from_numpy(X).to(device), torch.from_numpy(reference).to(device)
     codes = np.empty((len(rows), len(X)), np.min_scalar_type(rows.shape[1]))
-    relative = 2 * (used.shape[1] + 4) * float(np.finfo(np.float32).eps)
+    relative = float(bottom.relative_error(used.shape[1]))
     n_rows = max(64, _VALUES_PER_BLOCK // rows.shape[1])
     for v in range(len(rows)):
         features = torch.from_numpy(used[v].astype(np.int64)).to(device)

@@ -69,7 +69,7 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, metric, n
     else:
         terms = np.empty((_ROWS_PER_PRODUCT * n_first, X.shape[1]), np.float32)
         totals = np.empty(len(terms), np.float32)
-        relative = _relative(X)
+        relative = relative_error(X.shape[1])
         lines = np.ascontiguousarray(masks.T)
         costs = np.empty((len(terms), len(rows)), np.float32)
         for first in range(0, n_samples, _ROWS_PER_PRODUCT):
@@ -111,13 +111,13 @@ def look_further(X, reference, candidates, n_first, positions, rows, masks, metr
     """
     _look_further(
         X, reference, candidates, n_first, positions, rows, np.ascontiguousarray(masks.T), cost_share(masks, metric),
-        _relative(X), _METRICS[metric], rows.shape[1], doubtful, codes,
+        relative_error(X.shape[1]), _METRICS[metric], rows.shape[1], doubtful, codes,
     )  # fmt: skip
 
 
-def _relative(X):
+def relative_error(n_features):
     """Largest relative error of a sum over features, in float32."""
-    return np.float32(2 * (X.shape[1] + 4)) * _EPSILON
+    return np.float32(2 * (n_features + 4)) * _EPSILON
 
 
 def cost_share(masks, metric):
@@ -155,7 +155,7 @@ def assign_direct(X, reference, rows, used, metric, first=0, last=None):
     n_samples, k = X.shape[0], rows.shape[1]
     kind = _METRICS[metric]
     codes = np.empty((last - first, n_samples), np.min_scalar_type(k))
-    relative = np.float32(2 * (used.shape[1] + 4)) * _EPSILON
+    relative = relative_error(used.shape[1])
     for v in range(first, last):
         centroids = _columns(reference[rows[v]], used[v])
         squares = row_squares(centroids)
