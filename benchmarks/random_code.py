@@ -243,6 +243,7 @@ N_POINTS = 24
 PRUNED_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
 RATES, PENALTY_RATES = (2e-2, 4e-2, 8e-2), (3e-3, 1e-2)
 # Penalties and variances of Mean-Var as they begin and move in the code of its authors
+PUBLISHED_LENGTH = 20  # times as many steps as the others
 PUBLISHED = {"learning_rate": 2e-2, "penalty": 1e-8, "penalty_rate": 1e-4, "log_variance": -16.0}
 
 
@@ -276,16 +277,34 @@ def bench_speed(network, data, n_seeds):
                 rows.append([regime, seed, times, times * last, usual["step"], ours["step"], *ratios])
     columns = ["", "seed", "times Mean-Var's last loss", "loss", "its steps", "Mean-KL's", "ratio", "of seconds"]
     table("Steps until held-out loss and budget are reached", columns, rows)
-    results["published"] = attempt(network, data["X"], 0, "1/3 bit a number", "mean-var", 20 * n_steps, PUBLISHED)
-    for point in results["published"]:
-        print(f"Mean-Var as published: {point}", flush=True)
+    results["published"] = against_published(attempt, network, data, n_seeds, results)
     return results
+
+
+def against_published(attempt, network, data, n_seeds, results):
+    """Let Mean-Var learn with the penalties of its authors; note when Mean-KL has what that ends with."""
+    regime, n_steps = "1/3 bit a number", PUBLISHED_LENGTH * data["n_steps"]
+    runs, rows = [], []
+    for seed in range(n_seeds):
+        points = attempt(network, data["X"], seed, regime, "mean-var", n_steps, PUBLISHED)
+        curve = results[regime]["curves"][seed]["mean-kl"]
+        usual, ours = (steps_to_loss(each, points[-1]["loss"], REGIMES[regime][-1]) for each in (points, curve))
+        if np.isnan(ours["step"]):  # it takes longer than the others were given
+            curve = attempt(
+                network, data["X"], seed, regime, "mean-kl", n_steps // 2, results[regime]["best"]["mean-kl"]
+            )
+            ours = steps_to_loss(curve, points[-1]["loss"], REGIMES[regime][-1])
+        runs.append({"seed": seed, "mean-var": points, "mean-kl": curve})
+        rows.append([seed, usual["loss"], usual["step"], ours["step"], ours["step"] / usual["step"]])
+    columns = ["seed", "its last loss", "steps to it", "Mean-KL's", "ratio"]
+    table("Mean-Var with the penalties of its authors", columns, rows)
+    return runs
 
 
 def steps_to_loss(points, loss, n_bits):
     """Return the first point of a curve with this loss, or less, at which a block is worth what it may cost."""
     reached = (point for point in points if point["loss"] <= loss and point["bits"][1] <= 1.01 * n_bits)
-    return next(reached, {"step": np.nan, "seconds": np.nan})
+    return next(reached, {"loss": np.nan, "step": np.nan, "seconds": np.nan})
 
 
 def learning_curve(network, X, seed, regime, way, n_steps, settings):
