@@ -113,7 +113,7 @@ def speeds(network: Network, X: np.ndarray, n_threads: int, repeat: int) -> dict
         )
     quick = student._quick_label
     return {
-        "certain": float(np.mean([quick(row) >= 0 for row in singles])),
+        "certain": float(np.mean([quick.label(row) >= 0 for row in singles])),
         "one": {name: 1e6 * time for name, time in one.items()},
         "many": {name: 1e6 * time / BATCH for name, time in many.items()},
     }

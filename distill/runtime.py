@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import MethodType
 
 import numpy as np
+from numpy import ndarray
 
 from distill.arithmetic import Forward, logistic, softmax
 from distill.codecs import container
@@ -59,16 +60,16 @@ class _Offered:
 
     def __init__(self, function: Callable):
         self.function = function
+        self.name = function.__name__
         self.__doc__ = function.__doc__
 
     def __get__(self, student: "Student | None", owner: type):
         if student is None:
             return self.function
-        if self.function.__name__ not in student._offered:
+        if self.name not in student._offered:
             network = student.network
             raise AttributeError(
-                f"this student has no {self.function.__name__}: it answers {network.target!r} "
-                f"with output {network.output!r}"
+                f"this student has no {self.name}: it answers {network.target!r} with output {network.output!r}"
             )
         return MethodType(self.function, student)
 
@@ -212,21 +213,22 @@ class Student:
         deviations : ndarray of the same shape
             With `return_std` only.
         """
+        # What a single row meets comes first, and there is little of it: a microsecond counts
+        quick = self._quick_label
+        if quick is not None and type(X) is ndarray and X.shape == self._single and not return_std:
+            label = quick.label(X)
+            if label >= 0:
+                return self.classes_[label : label + 1].copy()
         classes = self.network.classes
         if classes is None:
             return self._numbers(X, return_std)
         if return_std:
             raise ValueError("return_std=True is for numbers, and labels are answered here; use predict_proba")
-        if type(X) is np.ndarray and X.shape == self._single and X.dtype.kind in "fiub":
-            if self._quick_label is not None:
-                label = self._quick_label(X)
-                if label >= 0:
-                    return classes[label : label + 1].copy()
-            else:
-                self._n_singles += 1
-                if self._n_singles == _WORTH_PREPARING:
-                    self._quick_label = QuickLabel(self._forward.prepared, self.network.activation)
         X = self._matrix(X)
+        if quick is None and X.shape == self._single and len(classes) > 1:
+            self._n_singles += 1
+            if self._n_singles >= _WORTH_PREPARING:
+                self._quick_label = QuickLabel(self._forward.prepared, self.network.activation)
         labels = np.empty(X.shape[0], np.intp)
         single = self.network.layer_sizes[-1] < len(classes)
 
@@ -301,6 +303,10 @@ class Student:
         sizes = "-".join(map(str, self.network.layer_sizes))
         size = f", {self.report['n_bytes']} bytes" if self.report else ""
         return f"<Student {sizes}: {', '.join(sorted(self._offered))}{size}>"
+
+    def __getstate__(self) -> dict:
+        # What follows from the network is cheaper to prepare again than to send
+        return self.__dict__ | {"_n_singles": 0, "_quick_label": None}
 
     def _numbers(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         sums = self.raw_outputs(X)
