@@ -27,6 +27,7 @@ from common import (
     table,
     write_json,
 )
+from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans
 from sklearn.pipeline import make_pipeline
@@ -149,7 +150,7 @@ def fit_teacher(X, seed):
     with stopwatch(*watched) as times:
         teacher.fit(X)
     total = perf_counter() - began
-    neighbors = sum(times["nearest"])
+    neighbors = sum(times["nearest"]) / effective_n_jobs(-1)  # by several threads at a time
     stages = {
         "neighbors": neighbors,
         "bottom": sum(times["assign_bottom"]) - neighbors,

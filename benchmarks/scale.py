@@ -32,6 +32,7 @@ from unittest import mock
 import matplotlib
 import numpy as np
 from common import RESULTS, load_mnist, machine, stopwatch, table
+from joblib import effective_n_jobs
 
 matplotlib.use("Agg")
 
@@ -112,7 +113,7 @@ def in_own_process(kind, n_rows, options):
 
 def fit_once(kind, n_rows, options):
     """Fit once, and send the rows through where the fit did not; seconds of each stage and peak memory."""
-    from mbn import MultilayerBootstrapNetwork, layers, neighbors, output
+    from mbn import MultilayerBootstrapNetwork, layers, neighbors, output, tree
 
     settings = {} if kind == "mnist" else {"n_estimators": options.n_estimators}
     if kind == "landmarks":
@@ -120,9 +121,10 @@ def fit_once(kind, n_rows, options):
     approximate = kind == "half" and n_rows >= options.approximate
     if kind == "half":
         neighbors._EXACT_OPERATIONS = 0 if approximate else np.inf
-    warm_up(approximate)
+    warm_up()
     model = MultilayerBootstrapNetwork(n_jobs=options.n_jobs, random_state=0, **settings)
     watched = (
+        (tree, "grow"),
         (layers, "nearest"),
         (layers, "assign_bottom"),
         (layers, "assign_upper"),
@@ -136,7 +138,8 @@ def fit_once(kind, n_rows, options):
             with mock.patch("common.perf_counter", clock), stopwatch(*watched) as times:
                 model.fit(X)
             fitted = clock()
-            nearest = sum(times["nearest"])
+            # neighbours are searched within the tasks of the bottom layer, by several threads at a time
+            nearest = sum(times["grow"]) + sum(times["nearest"]) / effective_n_jobs(options.n_jobs)
             run = {
                 "rows": n_rows,
                 "k": model.k_,
@@ -153,20 +156,18 @@ def fit_once(kind, n_rows, options):
             run["total"] = clock() - began
             run["wall"] = perf_counter() - wall_began
     # X is mapped from disk, as is the answer: the system takes such memory back when it needs it
-    return {**run, "peak_gb": memory.peak / 1e9, "model_gb": model_bytes(model, X) / 1e9, "x_gb": X.nbytes / 1e9}
+    peak, held = memory.peak / 1e9, model_bytes(model, X) / 1e9
+    return {**run, "peak_gb": peak, "model_gb": held, "beyond_gb": peak - held, "x_gb": X.nbytes / 1e9}
 
 
-def warm_up(approximate):
+def warm_up():
     """Let every kernel compile or load, which happens once per machine or process."""
-    from mbn import MultilayerBootstrapNetwork, neighbors
+    from mbn import MultilayerBootstrapNetwork
 
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((9000, 8), dtype=np.float32)
+    X = np.random.default_rng(0).standard_normal((9000, 8), dtype=np.float32)
     X.flags.writeable = False
     MultilayerBootstrapNetwork(n_estimators=8).fit(X).transform(X[:20])
     MultilayerBootstrapNetwork(n_estimators=8, max_samples=4500).fit(X).transform(X)
-    if approximate:
-        neighbors.approximate_rows(X, 64, "euclidean", 0)
 
 
 def synthetic_rows(path, n_rows):
@@ -223,15 +224,15 @@ def exponents(runs, least_rows=0):
     """Slopes of seconds and memory over rows, both as logarithms, for every stage that takes a second or more."""
     runs = [run for run in runs if run["rows"] >= least_rows]
     slopes = {}
-    for name in (*STAGES, "fit", "total", "peak_gb"):
-        kept = [run for run in runs if run.get(name, 0) > (0 if name == "peak_gb" else 0.2)]
+    for name in (*STAGES, "fit", "total", "peak_gb", "beyond_gb"):
+        kept = [run for run in runs if run.get(name, 0) > (0 if name.endswith("_gb") else 0.2)]
         if len(kept) > 1:
             slopes[name] = float(np.polyfit(*(np.log([run[key] for run in kept]) for key in ("rows", name)), 1)[0])
     return slopes
 
 
 def show(part, result):
-    columns = ["k1", *STAGES, "fit", "total", "peak_gb", "model_gb", "x_gb"]
+    columns = ["k1", *STAGES, "fit", "total", "peak_gb", "model_gb", "beyond_gb", "x_gb"]
     table(
         f"{part}: seconds and GB",
         ["rows", *columns],
@@ -257,10 +258,10 @@ def draw(results, path):
             label = f"{part}: {name}" + ("" if slope is None else f" ({slope:.2f})")
             times = [run.get(name) or np.nan for run in runs]
             axes[0].loglog(rows, times, style, color=plt.get_cmap(colours)(shade), label=label)
-        axes[1].loglog(
-            rows, [run["peak_gb"] for run in runs], style, color=plt.get_cmap(colours)(0.9), label=f"{part}: peak"
-        )
-        axes[1].loglog(rows, [run["x_gb"] for run in runs], style, color=plt.get_cmap(colours)(0.4), label=f"{part}: X")
+        kinds = (("peak_gb", "peak beyond X"), ("beyond_gb", "peak beyond X and the model"), ("x_gb", "X"))
+        for (name, label), shade in zip(kinds, (0.9, 0.6, 0.35)):
+            held = [run.get(name, np.nan) for run in runs]
+            axes[1].loglog(rows, held, style, color=plt.get_cmap(colours)(shade), label=f"{part}: {label}")
     axes[0].set_ylabel("seconds (exponent)")
     axes[1].set_ylabel("GB")
     for axis in axes:

@@ -25,6 +25,8 @@ _METRICS = {"euclidean": 0, "linear": 1, "cosine": 2}
 # A code is clear if its cost lies so many deviations below. On MNIST one code in 20 does not, and three quarters of the
 # wrong ones are among them.
 CLEAR = np.float32(3.5)
+# A table of positions takes no more; it has some 50 MB for 60 000 rows and 400 clusterings.
+TABLE_BYTES = 1 << 26
 # Whether a code is doubtful; CLOSE where float32 cannot tell
 NO, YES, CLOSE = 0, 1, 2
 
@@ -39,8 +41,8 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, metric, n
         The rows that clusterings drew from.
     candidates : ndarray of shape (n_samples, n_candidates), int32
         Rows of `reference` near each row, nearest first.
-    positions : ndarray of shape (n_reference, n_estimators)
-        From `position_table`.
+    positions : ndarray of shape (n_reference, n_estimators), or None
+        From `position_table`; None where that would take too much memory, and tables of the candidates alone are made.
     rows : ndarray of shape (n_estimators, k)
         The rows of `reference` that each clustering drew.
     masks : ndarray of shape (n_features, n_estimators), float32
@@ -58,13 +60,25 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, metric, n
     n_samples = len(candidates)
     n_first = candidates.shape[1] if n_first is None else min(n_first, candidates.shape[1])
     k = rows.shape[1]
+    places = candidates
+    if positions is None:
+        places, n_places = _number(candidates, reference.shape[0])
+        if n_samples > 1 and n_places * len(rows) * np.min_scalar_type(k).itemsize > TABLE_BYTES:
+            del places
+            halves = (slice(None, n_samples // 2), slice(n_samples // 2, None))
+            parts = [
+                assign_neighbors(X[half], reference, candidates[half], None, rows, masks, metric, n_first)
+                for half in halves
+            ]
+            return np.concatenate(parts)
+        positions = _candidate_table(candidates, places, n_places, rows, reference.shape[0])
     slope = cost_share(masks, metric)
     codes = np.empty((n_samples, rows.shape[0]), positions.dtype)
     kind = _METRICS[metric]
     if sparse.issparse(X):
         _choose_sparse(
             X.indptr, X.indices, X.data, reference.indptr, reference.indices, reference.data,
-            candidates, n_first, positions, masks, slope, kind, k, codes,
+            candidates, places, n_first, positions, masks, slope, kind, k, codes,
         )  # fmt: skip
     else:
         terms = np.empty((_ROWS_PER_PRODUCT * n_first, X.shape[1]), np.float32)
@@ -87,11 +101,11 @@ def assign_neighbors(X, reference, candidates, positions, rows, masks, metric, n
                 if metric == "cosine":
                     np.divide(costs, lengths, out=costs, where=lengths > 0)
             doubtful = np.zeros((len(codes[block]), len(rows)), np.uint8)
-            _choose(X[block], reference, candidates[block], n_first, positions, lines, costs, totals, slack, slope,
-                    relative, kind, k, codes[block], doubtful)  # fmt: skip
+            _choose(X[block], reference, candidates[block], places[block], n_first, positions, lines, costs, totals,
+                    slack, slope, relative, kind, k, codes[block], doubtful)  # fmt: skip
             if n_first < candidates.shape[1]:
-                _look_further(X[block], reference, candidates[block], n_first, positions, rows, lines, slope, relative,
-                              kind, k, doubtful, codes[block])  # fmt: skip
+                _look_further(X[block], reference, candidates[block], places[block], n_first, positions, rows, lines,
+                              slope, relative, kind, k, doubtful, codes[block])  # fmt: skip
     missing = np.argwhere(codes == k)
     if len(missing):
         _search_all(X, reference, rows, masks, metric, missing, codes)
@@ -110,8 +124,8 @@ def look_further(X, reference, candidates, n_first, positions, rows, masks, metr
         Nearest among the first candidates; changed in place.
     """
     _look_further(
-        X, reference, candidates, n_first, positions, rows, np.ascontiguousarray(masks.T), cost_share(masks, metric),
-        relative_error(X.shape[1]), _METRICS[metric], rows.shape[1], doubtful, codes,
+        X, reference, candidates, candidates, n_first, positions, rows, np.ascontiguousarray(masks.T),
+        cost_share(masks, metric), relative_error(X.shape[1]), _METRICS[metric], rows.shape[1], doubtful, codes,
     )  # fmt: skip
 
 
@@ -135,6 +149,40 @@ def position_table(rows, n_reference):
     for v in range(n_estimators):
         positions[rows[v], v] = order
     return positions
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _number(candidates, n_reference):
+    """Number the rows among the candidates, each once, in the order in which they appear."""
+    numbers = np.full(n_reference, -1, np.int32)
+    places = np.empty(candidates.shape, np.int32)
+    n_places = 0
+    for i in range(candidates.shape[0]):
+        for m in range(candidates.shape[1]):
+            row = candidates[i, m]
+            if numbers[row] < 0:
+                numbers[row] = n_places
+                n_places += 1
+            places[i, m] = numbers[row]
+    return places, n_places
+
+
+def _candidate_table(candidates, places, n_places, rows, n_reference):
+    """As `position_table`, a line for every place and not for every row of the reference."""
+    numbers = np.full(n_reference, -1, np.int32)
+    numbers[candidates] = places
+    positions = np.full((n_places, len(rows)), rows.shape[1], np.min_scalar_type(rows.shape[1]))
+    _fill_table(rows, numbers, positions)
+    return positions
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _fill_table(rows, numbers, positions):
+    for v in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            place = numbers[rows[v, j]]
+            if place >= 0:
+                positions[place, v] = j
 
 
 def assign_direct(X, reference, rows, used, metric, first=0, last=None):
@@ -291,6 +339,7 @@ def _choose(
     X,
     reference,
     candidates,
+    places,
     n_first,
     positions,
     lines,
@@ -325,7 +374,7 @@ def _choose(
         for m in range(n_first):
             cost = costs[i * n_first + m]
             expected = slope * totals[i * n_first + m]
-            position = positions[candidates[i, m]]
+            position = positions[places[i, m]]
             loosest = max(loosest, slack[i * n_first + m, 0])
             largest = max(largest, abs(totals[i * n_first + m]))
             for v in range(n_estimators):
@@ -342,7 +391,7 @@ def _choose(
             if second[v] <= limit and second[v] < infinity:
                 winner = np.inf
                 for m in range(n_first):
-                    position = positions[candidates[i, m], v]
+                    position = positions[places[i, m], v]
                     if position == none or costs[i * n_first + m, v] > limit:
                         continue
                     value = _exact_masked(X[i], reference[candidates[i, m]], lines[v], kind)
@@ -367,7 +416,7 @@ def _choose(
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _look_further(
-    X, reference, candidates, n_first, positions, rows, lines, slope, relative, kind, none, doubtful, codes
+    X, reference, candidates, places, n_first, positions, rows, lines, slope, relative, kind, none, doubtful, codes
 ):
     """Look for a nearer centroid among the candidates after the first, for doubtful codes."""
     n_features = X.shape[1]
@@ -422,7 +471,7 @@ def _look_further(
                         value = value / np.sqrt(-lengths[c])
                     if value - relative * (abs(value) if kind == 0 else slack[c]) > winners[a]:
                         continue
-                    position = positions[candidates[i, first + c], v]
+                    position = positions[places[i, first + c], v]
                     if position == none:
                         continue
                     exact = _exact_masked(x, reference[candidates[i, first + c]], lines[v], kind)
@@ -520,8 +569,8 @@ def _smallest(products, offsets, slack, codes, near):
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _choose_sparse(
-    x_starts, x_columns, x_values, y_starts, y_columns, y_values, candidates, n_first, positions, masks, slope, kind,
-    none, codes,
+    x_starts, x_columns, x_values, y_starts, y_columns, y_values, candidates, places, n_first, positions, masks,
+    slope, kind, none, codes,
 ):  # fmt: skip
     n_rows, n_candidates = candidates.shape
     n_estimators = positions.shape[1]
@@ -569,7 +618,7 @@ def _choose_sparse(
                 a += in_x
                 b += in_y
             expected = slope * total if m < n_first else expected
-            position = positions[row]
+            position = positions[places[i, m]]
             for v in looking:
                 value = cost[v] / np.sqrt(square[v]) if kind == 2 and square[v] > 0 else cost[v]
                 if m < n_first:

@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +156,13 @@ def _digest_of(parameters):
 
 
 def _write_whole(path, header, codes):
-    codes = np.ascontiguousarray(codes, codes.dtype.newbyteorder("<"))
-    head = json.dumps({**header, "dtype": codes.dtype.str, "shape": codes.shape}, sort_keys=True).encode()
+    dtype = codes.dtype.newbyteorder("<")
+    head = json.dumps({**header, "dtype": dtype.str, "shape": codes.shape}, sort_keys=True).encode()
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".partial")
     try:
         with open(handle, "wb") as file:
             digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-            for part in (_MAGIC, len(head).to_bytes(4, "little"), head, *_pieces(codes)):
+            for part in chain((_MAGIC, len(head).to_bytes(4, "little"), head), _pieces(codes, dtype)):
                 digest.update(part)
                 file.write(part)
             file.write(digest.digest())
@@ -210,16 +211,22 @@ def _read(file, header):
         raise _UnusableError("is damaged: its header describes no codes")
     if os.fstat(file.fileno()).st_size != file.tell() + n_bytes + _DIGEST_BYTES:
         raise _UnusableError("is damaged: it has not the size its header says")
-    codes = np.empty(shape, dtype)
-    for part in _pieces(codes):
-        if file.readinto(part) != len(part):
+    codes = np.empty(shape, dtype.newbyteorder("="), order="F")
+    for block in _row_blocks(codes):
+        part = np.empty(codes[block].shape, dtype)
+        if file.readinto(memoryview(part).cast("B")) != part.nbytes:
             raise _UnusableError("is damaged: it ends within the codes")
         digest.update(part)
+        codes[block] = part
     if file.read() != digest.digest():
         raise _UnusableError("is damaged: its contents do not match its digest")
-    return codes.astype(dtype.newbyteorder("="), copy=False)
+    return codes
 
 
-def _pieces(codes):
-    flat = memoryview(codes.reshape(-1).view(np.uint8))
-    return [flat[block] for block in blocks(len(flat), _COPIED_BYTES)]
+def _pieces(codes, dtype):
+    """The codes row after row, some rows at a time; in memory they stand in lines, one per clustering."""
+    return (np.ascontiguousarray(codes[block], dtype) for block in _row_blocks(codes))
+
+
+def _row_blocks(codes):
+    return blocks(len(codes), max(1, _COPIED_BYTES // codes[:1].nbytes))

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 from sklearn import get_config
 
-from mbn import accelerator, bottom, neighbors, output, upper
+from mbn import accelerator, bottom, neighbors, output, tree, upper
 from mbn.parallel import blocks, n_workers, run
 from mbn.schedule import draw
 
@@ -23,6 +23,8 @@ _COMPARED_ROWS = 8
 _DENSE_CENTROIDS = 64
 _RANKED_LENGTH = 0.2  # drawn rows of one code, for each input looked at
 _LISTED_CENTROIDS = 25  # likewise
+# Ranking needs an index of all codes, which may take so much memory: enough for MNIST at 400 clusterings.
+_INDEX_BYTES = 1 << 28
 
 
 def _draw_layer(layer, k, n_estimators, max_features, entropy, n_rows, n_inputs):
@@ -57,7 +59,7 @@ def assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, ent
     """Codes of the rows X, which are a matrix or `Rows`; `complete` says that the reference is all of them."""
     reference, rows, used = state["reference"], state["rows"], state["used"]
     n_samples, k = X.shape[0], rows.shape[1]
-    codes = np.empty((n_samples, len(rows)), np.min_scalar_type(k - 1))
+    codes = _no_codes(n_samples, len(rows), k)
     if device != "cpu":
         device = accelerator.resolve_device(device)
         on_device = metric == "euclidean" and not sparse.issparse(reference)
@@ -74,58 +76,76 @@ def assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, ent
             codes[block] = found
         return codes
     n_neighbors = min(n_neighbors, reference.shape[0])
-    near = nearest(X, reference, metric, n_neighbors, n_jobs, device if on_device else None, entropy, complete)
     masks = np.zeros((X.shape[1], len(rows)), np.float32)
     np.put_along_axis(masks, used.T.astype(np.int64), 1, axis=0)
-    positions = bottom.position_table(rows, reference.shape[0])
     if on_device:
+        positions = bottom.position_table(rows, reference.shape[0])
         for block in blocks(n_samples, _TRANSFORM_ROWS):
+            near = nearest(X[block], reference, device, "euclidean", n_neighbors)
             codes[block] = accelerator.assign_neighbors(
-                X[block], reference, near[block], positions, rows, masks, n_neighbors, device
+                X[block], reference, near, positions, rows, masks, n_neighbors, device
             )
         return codes
-    shared = (reference, positions, rows, masks, metric, n_neighbors)
-    tasks = _tasks(n_samples, n_jobs, 2 * near.shape[1] * masks.size)
-    for block, found in run(_assign_neighbors, shared, tasks, lambda b: (X[b], near[b]), n_jobs=n_jobs):
+    small = reference.shape[0] * len(rows) * codes.itemsize <= bottom.TABLE_BYTES
+    positions = bottom.position_table(rows, reference.shape[0]) if small else None
+    further = 2 * min(_FURTHER * n_neighbors, reference.shape[0]) * masks.size
+    if complete and metric != "linear" and neighbors.is_large(n_samples, reference):
+        grown = tree.grow(reference, entropy)
+        starts = tree.bounds(n_samples, grown[1].shape[1])
+        shared = (reference, grown, positions, rows, masks, metric, n_neighbors)
+        n_leaves = _tasks(n_samples, n_jobs, 2 * tree.n_compared(n_samples) * X.shape[1] + further)[0].stop // starts[1]
+        tasks = blocks(len(starts) - 1, max(1, int(n_leaves)))
+        for leaves, found in run(_assign_leaves, shared, tasks, lambda leaves: (leaves,), n_jobs=n_jobs):
+            codes[grown[0][starts[leaves.start] : starts[leaves.stop]]] = found
+        return codes
+    norms = np.concatenate([neighbors.row_squares(reference[b]) for b in blocks(reference.shape[0], _TRANSFORM_ROWS)])
+    shared = (reference, norms, positions, rows, masks, metric, n_neighbors)
+    tasks = _tasks(n_samples, n_jobs, 2 * reference.shape[0] * X.shape[1] + further)
+    for block, found in run(_assign_neighbors, shared, tasks, lambda b: (X[b],), n_jobs=n_jobs):
         codes[block] = found
     return codes
+
+
+def _no_codes(n_samples, n_estimators, k):
+    """Where codes go: they stand in lines, one per clustering, as most kernels read them."""
+    return np.empty((n_samples, n_estimators), np.min_scalar_type(k - 1), order="F")
 
 
 def _assign_direct(reference, rows, used, metric, X):
     return bottom.assign_direct(X, reference, rows, used, metric).T
 
 
-def _assign_neighbors(reference, positions, rows, masks, metric, n_neighbors, X, nearest):
-    return bottom.assign_neighbors(X, reference, nearest, positions, rows, masks, metric, n_neighbors)
+def _assign_neighbors(reference, norms, positions, rows, masks, metric, n_neighbors, X):
+    near = nearest(X, reference, norms, metric, n_neighbors)
+    return bottom.assign_neighbors(X, reference, near, positions, rows, masks, metric, n_neighbors)
 
 
-def nearest(X, reference, metric, n_neighbors, n_jobs, device, entropy, complete):
-    """The nearest rows of every row; where the search is exact, more than are always looked at."""
+def _assign_leaves(reference, grown, positions, rows, masks, metric, n_neighbors, leaves):
+    near = nearest(leaves, reference, grown, metric, n_neighbors)
+    X = reference[tree.rows_of(grown, leaves)]
+    return bottom.assign_neighbors(X, reference, near, positions, rows, masks, metric, n_neighbors)
+
+
+def nearest(X, reference, known, metric, n_neighbors):
+    """The nearest rows of every row, more than are always looked at.
+
+    How they are searched follows from what is known of the reference: the squared lengths of its rows, a tree whose
+    leaves are then asked for in place of X, or a device.
+    """
     nearness = "euclidean" if metric == "euclidean" else "linear"
-    if device is None and complete and metric != "linear" and neighbors.is_large(X.shape[0], reference):
-        return neighbors.approximate_rows(reference, n_neighbors, metric, entropy, n_jobs)
     n_neighbors = min(_FURTHER * n_neighbors, reference.shape[0])
-    found = np.empty((X.shape[0], n_neighbors), np.int32)
-    if device is not None:
-        for block in blocks(X.shape[0], _TRANSFORM_ROWS):
-            found[block] = accelerator.nearest_rows(X[block], reference, n_neighbors, nearness, device)
-        return found
-    norms = np.concatenate([neighbors.row_squares(reference[b]) for b in blocks(reference.shape[0], _TRANSFORM_ROWS)])
-    shared = (reference, n_neighbors, nearness, norms)
-    tasks = _tasks(X.shape[0], n_jobs, 2 * reference.shape[0] * X.shape[1])
-    for block, part in run(_nearest_rows, shared, tasks, lambda b: (X[b],), n_jobs=n_jobs):
-        found[block] = part
-    return found
-
-
-def _nearest_rows(reference, n_neighbors, nearness, norms, X):
-    return neighbors.nearest_rows(X, reference, n_neighbors, nearness, norms)
+    if isinstance(X, slice):
+        return tree.nearest_rows(reference, known, X, n_neighbors, nearness)
+    if isinstance(known, np.ndarray):
+        return neighbors.nearest_rows(X, reference, n_neighbors, nearness, known)
+    return accelerator.nearest_rows(X, reference, n_neighbors, nearness, known)
 
 
 def fit_upper(codes, layer, k, n_estimators, max_features, entropy, n_codes, *, n_jobs, codes_above=None):
     """Draw an upper layer from the codes below it, and compute its codes if they are not known."""
     drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, *codes.shape)
-    state = {"codes": codes if len(drawn) == len(codes) else codes[drawn], "rows": rows, "used": used}
+    below = codes if len(drawn) == len(codes) else np.take(codes.T, drawn, axis=1).T
+    state = {"codes": below, "rows": rows, "used": used}
     if codes_above is None:
         codes_above = assign_upper(codes, state, n_codes, n_jobs)
     return codes_above, state
@@ -135,23 +155,27 @@ def assign_upper(codes, state, n_codes, n_jobs):
     centroid_codes, rows, used = state["codes"], state["rows"], state["used"]
     n_samples, n_inputs = codes.shape
     k = rows.shape[1]
+    centroid_lines = np.ascontiguousarray(centroid_codes.T)
     if n_samples <= _COMPARED_ROWS:
         bits = upper.pack_used(used, n_inputs)
-        return upper.match_compared(codes, centroid_codes, rows, bits)
-    found = np.empty((n_samples, len(rows)), np.min_scalar_type(k - 1))
-    if upper.mean_list(centroid_codes) < _RANKED_LENGTH * used.shape[1]:
+        return upper.match_compared(np.ascontiguousarray(codes), centroid_lines, rows, bits)
+    found = _no_codes(n_samples, len(rows), k)
+    index_bytes = upper.index_bytes(*centroid_lines.shape, n_codes) + len(centroid_codes) * len(rows) * found.itemsize
+    if index_bytes <= _INDEX_BYTES and upper.mean_list(centroid_codes) < _RANKED_LENGTH * used.shape[1]:
         bits = upper.pack_used(used, n_inputs)
-        index = upper.index_all(np.ascontiguousarray(centroid_codes.T), n_codes)
+        index = upper.index_all(centroid_lines, n_codes)
         positions = bottom.position_table(rows, len(centroid_codes))
         shared = (index, positions, k, bits)
-        for block, part in run(_match_ranked, shared, _tasks(n_samples, n_jobs), lambda b: (codes[b],), n_jobs=n_jobs):
+        for block, part in run(
+            _match_ranked, shared, _tasks(n_samples, n_jobs), lambda b: (np.ascontiguousarray(codes[b]),), n_jobs=n_jobs
+        ):
             found[block] = part
         return found
     if k <= _DENSE_CENTROIDS and n_codes <= 256 and used.shape[1] <= 255:
         kernel, dtype = "dense", np.uint8
     else:
         kernel, dtype = "listed" if k > _LISTED_CENTROIDS * used.shape[1] else "indexed", codes.dtype
-    centroid_lines = np.ascontiguousarray(centroid_codes.T, dtype)
+    centroid_lines = centroid_lines.astype(dtype, copy=False)
     shared = (centroid_lines, rows, used, n_codes, kernel)
     groups = blocks(len(rows), -(-len(rows) // (_TASKS_PER_WORKER * n_workers(n_jobs))))
     keys = [(block, group) for block in blocks(n_samples, _TRANSFORM_ROWS) for group in groups]
@@ -174,7 +198,7 @@ def _match_ranked(index, positions, k, bits, codes):
 
 def _match_lines(centroid_lines, rows, used, n_codes, kernel, lines, group):
     """Codes of some clusterings, for codes below that stand in one line per clustering."""
-    found = np.empty((lines.shape[1], group.stop - group.start), np.min_scalar_type(rows.shape[1] - 1))
+    found = _no_codes(lines.shape[1], group.stop - group.start, rows.shape[1])
     for place, v in enumerate(range(group.start, group.stop)):
         arguments = lines, centroid_lines, rows[v], used[v]
         if kernel == "dense":

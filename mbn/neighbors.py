@@ -1,7 +1,5 @@
 """The nearest rows of every row: the candidates among which the clusterings look for centroids."""
 
-import warnings
-
 import numpy as np
 from numba import njit
 from scipy import sparse
@@ -10,11 +8,8 @@ from scipy import sparse
 # a matrix product was blocked, so that the rows returned are the same for every block size and thread count.
 SPARE = 8
 _QUERY_ROWS, _REFERENCE_ROWS = 256, 2048
-# Multiplications and additions past which an approximate index takes over (some 150 000 rows of 784 features).
+# Multiplications and additions past which `mbn.tree` takes over (some 150 000 rows of 784 features).
 _EXACT_OPERATIONS = 2e13
-# Half of pynndescent's default: it takes nearly half the memory; at 100 000 rows without any structure in 64 dimensions
-# 0.985 of the 64 nearest rows are found instead of 0.997.
-_DESCENT_CANDIDATES = 30
 
 
 def nearest_rows(X, reference, n_neighbors, metric="euclidean", reference_norms=None):
@@ -61,66 +56,10 @@ def nearest_rows(X, reference, n_neighbors, metric="euclidean", reference_norms=
     return rows
 
 
-def approximate_rows(X, n_neighbors, metric, random_state, n_jobs=None):
-    """Nearest rows of every row of X among all rows of X, by nearest neighbour descent.
-
-    Parameters
-    ----------
-    X : ndarray or CSR of shape (n_samples, n_features), float32
-    n_neighbors : int
-    metric : {"euclidean", "cosine"}
-    random_state : int
-    n_jobs : int, optional
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_neighbors), int32
-
-    Raises
-    ------
-    ImportError
-        If pynndescent is not installed.
-
-    References
-    ----------
-    W. Dong, M. Charikar, K. Li, "Efficient k-nearest neighbor graph construction for generic similarity
-    measures", WWW 2011.
-    """
-    from pynndescent import NNDescent
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        index = NNDescent(
-            X,
-            metric=metric,
-            n_neighbors=n_neighbors,
-            max_candidates=min(_DESCENT_CANDIDATES, n_neighbors),
-            random_state=random_state,
-            n_jobs=n_jobs,
-            low_memory=True,
-        )
-    rows = index.neighbor_graph[0].astype(np.int32)
-    lost = np.flatnonzero((rows < 0).any(axis=1))
-    if len(lost):
-        rows[lost] = nearest_rows(X[lost], X, n_neighbors, "euclidean" if metric == "euclidean" else "linear")
-    return rows
-
-
 def is_large(n_samples, reference):
-    """Whether an exact search would exceed the budget of operations and an approximate one is installed."""
+    """Whether an exact search would exceed the budget of operations."""
     n_values = reference.nnz / reference.shape[0] if sparse.issparse(reference) else reference.shape[1]
-    if float(n_samples) * reference.shape[0] * n_values <= _EXACT_OPERATIONS:
-        return False
-    try:
-        import pynndescent  # noqa: F401
-    except ImportError:
-        warnings.warn(
-            f"An exact search for the neighbours of {n_samples} rows will take long; install pynndescent "
-            "(pip install 'mbn-distill[ann]') for an approximate one.",
-            stacklevel=2,
-        )
-        return False
-    return True
+    return float(n_samples) * reference.shape[0] * n_values > _EXACT_OPERATIONS
 
 
 def row_squares(X):

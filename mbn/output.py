@@ -9,6 +9,7 @@ from sklearn.utils import check_random_state
 from threadpoolctl import threadpool_limits
 
 _SMALL = 500
+_TOGETHER = 1024
 
 
 def one_hot(codes, k):
@@ -45,8 +46,9 @@ def principal_components(codes, k, n_components, random_state):
     """
     n_samples, n_estimators = codes.shape
     width = n_estimators * k
-    mean = _add_rows(codes, k, np.ones(n_samples)) / n_samples
-    if (codes == codes[0]).all():
+    lines = np.ascontiguousarray(codes.T)
+    mean = _add_rows(lines, k, np.ones(n_samples)) / n_samples
+    if all((line == line[0]).all() for line in lines):
         return np.zeros((n_components, width), np.float32), mean.astype(np.float32), np.zeros(n_components)
     if min(n_samples, width) <= max(_SMALL, 2 * n_components):
         with threadpool_limits(1):
@@ -55,8 +57,8 @@ def principal_components(codes, k, n_components, random_state):
     else:
         centred = LinearOperator(
             (n_samples, width),
-            matvec=lambda weights: _sum_entries(codes, k, weights.reshape(-1)) - mean @ weights.reshape(-1),
-            rmatvec=lambda values: _add_rows(codes, k, values.reshape(-1)) - mean * values.sum(),
+            matvec=lambda weights: _sum_entries(lines, k, weights.reshape(-1)) - mean @ weights.reshape(-1),
+            rmatvec=lambda values: _add_rows(lines, k, values.reshape(-1)) - mean * values.sum(),
             dtype=np.float64,
         )
         start = check_random_state(random_state).uniform(-1, 1, min(n_samples, width))
@@ -77,7 +79,7 @@ def project(codes, k, components, mean):
     The sum runs over the clusterings in their order, whatever the number of rows.
     """
     out = np.empty((len(codes), len(components)), np.float32)
-    _project(codes, k, np.ascontiguousarray(components.T), _shifts(components, mean), out)
+    _project(np.ascontiguousarray(codes.T), k, np.ascontiguousarray(components.T), _shifts(components, mean), out)
     return out
 
 
@@ -93,36 +95,42 @@ def _shifts(components, mean):
     return shifts
 
 
+# Codes stand in lines, one per clustering, each of which is read from end to end for some rows at a time.
+
+
 @njit(cache=True, nogil=True, boundscheck=False)
-def _project(codes, k, table, shift, out):
-    n_samples, n_estimators = codes.shape
-    for i in range(n_samples):
-        out[i] = -shift
+def _project(lines, k, table, shift, out):
+    n_estimators, n_samples = lines.shape
+    for first in range(0, n_samples, _TOGETHER):
+        last = min(first + _TOGETHER, n_samples)
+        for i in range(first, last):
+            out[i] = -shift
         for v in range(n_estimators):
-            line = table[v * k + codes[i, v]]
-            for d in range(out.shape[1]):
-                out[i, d] += line[d]
+            for i in range(first, last):
+                line = table[v * k + lines[v, i]]
+                for d in range(out.shape[1]):
+                    out[i, d] += line[d]
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _sum_entries(codes, k, weights):
+def _sum_entries(lines, k, weights):
     """The one-hot matrix times a vector."""
-    n_samples, n_estimators = codes.shape
-    out = np.empty(n_samples)
-    for i in range(n_samples):
-        total = 0.0
+    n_estimators, n_samples = lines.shape
+    out = np.zeros(n_samples)
+    for first in range(0, n_samples, _TOGETHER):
+        last = min(first + _TOGETHER, n_samples)
         for v in range(n_estimators):
-            total += weights[v * k + codes[i, v]]
-        out[i] = total
+            for i in range(first, last):
+                out[i] += weights[v * k + lines[v, i]]
     return out
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _add_rows(codes, k, values):
+def _add_rows(lines, k, values):
     """The transposed one-hot matrix times a vector."""
-    n_samples, n_estimators = codes.shape
+    n_estimators, n_samples = lines.shape
     out = np.zeros(n_estimators * k)
-    for i in range(n_samples):
-        for v in range(n_estimators):
-            out[v * k + codes[i, v]] += values[i]
+    for v in range(n_estimators):
+        for i in range(n_samples):
+            out[v * k + lines[v, i]] += values[i]
     return out

@@ -20,7 +20,7 @@ from numba import int64, njit, types, uint8, uint64
 from numba.extending import intrinsic
 
 _COUNTER_BYTES = 1 << 18
-_LISTED_VALUES = 1 << 23
+_LISTED_VALUES = 1 << 24
 _LISTS_SAMPLED = 16
 
 
@@ -305,6 +305,11 @@ def index_all(centroid_codes, n_codes):
     return starts, items
 
 
+def index_bytes(n_inputs, n_drawn, n_codes):
+    """Memory that the index of `index_all` takes."""
+    return n_inputs * (n_codes + 1 + n_drawn) * np.min_scalar_type(n_drawn).itemsize
+
+
 def mean_list(centroid_codes):
     """How many drawn rows have the same code of an input as a row, on average over rows and some inputs.
 
@@ -457,31 +462,34 @@ def trailing_zeros(typing_context, x):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _compare(x, y, words):
-    for w in range(len(words)):
-        word = uint64(0)
-        first = w * 64
-        for b in range(min(64, len(x) - first)):
-            word |= uint64(x[first + b] == y[first + b]) << uint64(b)
-        words[w] = word
+def _compare(line, code, bit, words):
+    for j in range(len(line)):
+        words[j] |= uint64(line[j] == code) << bit
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _match_compared(codes, centroid_codes, rows, bits, out):
     n_samples = len(codes)
-    n_drawn = len(centroid_codes)
+    n_inputs, n_drawn = centroid_codes.shape
     n_estimators, n_words = bits.shape
     equal = np.empty((n_drawn, n_words), np.uint64)
+    words = np.empty(_DENSE_ROWS, np.uint64)
     for i in range(n_samples):
-        for j in range(n_drawn):
-            _compare(codes[i], centroid_codes[j], equal[j])
+        for first in range(0, n_drawn, _DENSE_ROWS):
+            last = min(first + _DENSE_ROWS, n_drawn)
+            for w in range(n_words):
+                words[:] = 0
+                for u in range(w * 64, min(w * 64 + 64, n_inputs)):
+                    _compare(centroid_codes[u, first:last], codes[i, u], uint64(u) & uint64(63), words)
+                for j in range(last - first):
+                    equal[first + j, w] = words[j]
         for v in range(n_estimators):
             best, choice = -1, 0
             for j in range(rows.shape[1]):
-                words = equal[rows[v, j]]
+                shared = equal[rows[v, j]]
                 count = 0
                 for w in range(n_words):
-                    count += popcount(words[w] & bits[v, w])
+                    count += popcount(shared[w] & bits[v, w])
                 if count > best:
                     best = count
                     choice = j
@@ -494,9 +502,9 @@ def match_compared(codes, centroid_codes, rows, bits):
     Parameters
     ----------
     codes : ndarray of shape (n_samples, n_inputs)
-    centroid_codes : ndarray of shape (n_drawn, n_inputs)
+    centroid_codes : ndarray of shape (n_inputs, n_drawn)
     rows : ndarray of shape (n_estimators, k)
-        The rows of `centroid_codes` that each clustering drew.
+        The columns of `centroid_codes` that each clustering drew.
     bits : ndarray of shape (n_estimators, n_words), uint64
         From `pack_used`.
 
