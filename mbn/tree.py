@@ -21,6 +21,7 @@ _SAMPLED_ROWS, _STEPS = 128, 8
 _SKETCH = 128
 _STREAM = 1 << 21
 _CHUNK = 32
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 def grow(X, entropy):
@@ -43,12 +44,13 @@ def grow(X, entropy):
     rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(_STREAM,)))
     n_samples, n_features = X.shape
     depth = max(0, int(np.ceil(np.log2(n_samples / _LEAF_ROWS))))
-    order, values = np.arange(n_samples, dtype=np.int32), np.empty(n_samples, np.float32)
+    order, keys = np.arange(n_samples, dtype=np.int32), np.empty(n_samples, np.uint64)
     for level in range(depth):
         for (first, last), middle in zip(pairwise(bounds(n_samples, 1 << level)), bounds(n_samples, 2 << level)[1::2]):
             rows = order[first:last]
-            _project(X, rows, _direction(X, rows, rng), values)
-            _select(values, rows, middle - first)
+            _project(X, rows, _direction(X, rows, rng), keys)
+            _select(keys[: len(rows)], middle - first)
+            rows[:] = keys[: len(rows)] & _LOW
     signs = None
     if sparse.issparse(X):
         signs = rng.choice(np.float32([-1, 1]), (n_features, _SKETCH)) / np.float32(np.sqrt(_SKETCH))
@@ -102,8 +104,7 @@ def nearest_rows(X, tree, leaves, n_neighbors, metric):
     probed = _probe(_sketch(block, signs), centres, leaves, starts, n_probed)
     begins, members = _invert(probed, n_leaves)
     del probed
-    places = 2 * n_kept + _CHUNK
-    values, found = np.empty((block.shape[0], places), np.float32), np.empty((block.shape[0], places), np.int32)
+    keys = np.empty((block.shape[0], 2 * n_kept + _CHUNK), np.uint64)
     limits, counts = np.full(block.shape[0], np.inf, np.float32), np.zeros(block.shape[0], np.int64)
     scaled = block * np.float32(-1 if metric == "linear" else -2)
     memory = np.empty(int(np.diff(begins).max()) * _LEAF_ROWS, np.float32)  # asking again and again takes time
@@ -118,10 +119,11 @@ def nearest_rows(X, tree, leaves, n_neighbors, metric):
             shape = len(who), len(part)
             products = np.matmul(scaled[who], part.T, out=memory[: shape[0] * shape[1]].reshape(shape))
         offsets = np.zeros(part.shape[0], np.float32) if metric == "linear" else row_squares(part)
-        _gather(products, offsets, starts[leaf], who, n_kept, values, found, limits, counts)
-    _settle(n_kept, values, found, counts)
+        _gather(products, offsets, starts[leaf], who, n_kept, keys, limits, counts)
+    candidates = np.empty((block.shape[0], n_kept), np.int32)
+    _finish(keys, counts, order, candidates)
     rows = np.empty((block.shape[0], n_neighbors), np.int32)
-    rank(block, X, order[found[:, :n_kept]], metric, rows)
+    rank(block, X, candidates, metric, rows)
     return rows
 
 
@@ -159,65 +161,68 @@ def _combine(X, weights):
     return X.T @ weights if sparse.issparse(X) else np.einsum("ij,i->j", X, weights)
 
 
-def _project(X, rows, direction, values):
+def _project(X, rows, direction, keys):
     if sparse.issparse(X):
-        _project_sparse(X.indptr, X.indices, X.data, rows, direction, values)
+        _project_sparse(X.indptr, X.indices, X.data, rows, direction, keys)
     else:
-        _project_dense(np.asarray(X), rows, direction, values)
+        _project_dense(np.asarray(X), rows, direction, keys)
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, boundscheck=False)
-def _project_dense(X, rows, direction, values):
+def _project_dense(X, rows, direction, keys):
     for i in range(len(rows)):
         x = X[rows[i]]
         total = np.float32(0)
         for f in range(len(direction)):
             total += x[f] * direction[f]
-        values[i] = total
+        keys[i] = _key(total, rows[i])
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _project_sparse(starts, columns, data, rows, direction, values):
+def _project_sparse(starts, columns, data, rows, direction, keys):
     for i in range(len(rows)):
         total = np.float32(0)
         for t in range(starts[rows[i]], starts[rows[i] + 1]):
             total += data[t] * direction[columns[t]]
-        values[i] = total
+        keys[i] = _key(total, rows[i])
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
-def _select(values, rows, middle):
-    """Move the `middle` rows of the smallest values to the front, in place; among equal values those of low number."""
-    low, high = 0, len(rows) - 1
-    while low < high:
-        centre = (low + high) // 2
-        for a, b in ((low, centre), (low, high), (centre, high)):  # the median of three is the pivot
-            if _before(values[b], rows[b], values[a], rows[a]):
-                values[a], values[b] = values[b], values[a]
-                rows[a], rows[b] = rows[b], rows[a]
-        pivot, row = values[centre], rows[centre]
-        i, j = low, high
-        while i <= j:
-            while _before(values[i], rows[i], pivot, row):
-                i += 1
-            while _before(pivot, row, values[j], rows[j]):
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                rows[i], rows[j] = rows[j], rows[i]
-                i += 1
-                j -= 1
-        if middle <= j:
-            high = j
-        elif middle >= i:
-            low = i
-        else:
-            return
+# A value and a number as one integer, in the order of values and then of numbers
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _before(value, row, other, other_row):
-    return value < other or (value == other and row < other_row)
+def _key(value, number):
+    bits = np.float32(value).view(np.uint32)
+    bits ^= np.uint32(0xFFFFFFFF) if bits >> np.uint32(31) else np.uint32(0x80000000)
+    return uint64(bits) << uint64(32) | uint64(number)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _value(key):
+    bits = np.uint32(key >> uint64(32))
+    bits ^= np.uint32(0x80000000) if bits >> np.uint32(31) else np.uint32(0xFFFFFFFF)
+    return np.uint32(bits).view(np.float32)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _select(keys, n_smallest):
+    """Move the smallest keys, none of which is there twice, to the front."""
+    low, high = uint64(0), uint64(len(keys))
+    middle = uint64(n_smallest)
+    while low < middle < high:
+        a, b, c = keys[low], keys[(low + high) >> uint64(1)], keys[high - uint64(1)]
+        # the median of three, and of two the smaller one, so that something is larger
+        pivot = max(min(a, b), min(max(a, b), c)) if high - low > uint64(2) else min(a, c)
+        place = low
+        for j in range(low, high):  # without a branch, which could not be predicted
+            key = keys[j]
+            keys[j] = keys[place]
+            keys[place] = key
+            place += uint64(key <= pivot)
+        if place > middle:
+            high = place
+        else:
+            low = place
 
 
 def _probe(points, centres, leaves, starts, n_probed):
@@ -279,21 +284,21 @@ def _invert(probed, n_leaves):
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _smallest(distances, out):
-    numbers = np.empty(distances.shape[1], np.int32)
+    keys = np.empty(distances.shape[1], np.uint64)
     for i in range(len(distances)):
-        for c in range(len(numbers)):
-            numbers[c] = c
-        _select(distances[i], numbers, out.shape[1])
-        out[i] = numbers[: out.shape[1]]
+        for c in range(len(keys)):
+            keys[c] = _key(distances[i, c], c)
+        _select(keys, out.shape[1])
+        for c in range(out.shape[1]):
+            out[i, c] = keys[c] & _LOW
 
 
 @njit(cache=True, nogil=True, fastmath={"nnan", "nsz"}, boundscheck=False)
-def _gather(products, offsets, start, who, n_kept, values, rows, limits, counts):
+def _gather(products, offsets, start, who, n_kept, keys, limits, counts):
     """Append what is below the limit of its row; when its places are full, keep the smallest and lower the limit."""
     n_columns = len(offsets)
     for i in range(len(who)):
-        line, limit, count = products[i], limits[who[i]], uint64(counts[who[i]])
-        own_values, own_rows = values[who[i]], rows[who[i]]
+        line, own, limit, count = products[i], keys[who[i]], limits[who[i]], uint64(counts[who[i]])
         for left in range(0, n_columns, _CHUNK):
             first = uint64(left)
             smallest = np.float32(np.inf)
@@ -307,24 +312,28 @@ def _gather(products, offsets, start, who, n_kept, values, rows, limits, counts)
                     smallest = min(smallest, line[j] + offsets[j])
             if smallest >= limit:
                 continue
-            if count + uint64(_CHUNK) > uint64(len(own_values)):
-                limit = _keep(own_values, own_rows, int64(count), n_kept)
+            if count + uint64(_CHUNK) > uint64(len(own)):
+                limit = _keep(own[:count], n_kept)
                 count = uint64(n_kept)
             for j in range(first, last):
                 value = line[j] + offsets[j]
-                own_values[count] = value
-                own_rows[count] = start + int64(j)
+                own[count] = _key(value, start + int64(j))
                 count += uint64(value < limit)
         limits[who[i]], counts[who[i]] = limit, int64(count)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _keep(values, rows, count, n_kept):
-    _select(values[:count], rows[:count], n_kept)
-    return values[:n_kept].max()
+def _keep(keys, n_kept):
+    _select(keys, n_kept)
+    largest = uint64(0)
+    for j in range(n_kept):
+        largest = max(largest, keys[j])
+    return _value(largest)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _settle(n_kept, values, rows, counts):
+def _finish(keys, counts, order, out):
     for i in range(len(counts)):
-        _select(values[i, : counts[i]], rows[i, : counts[i]], n_kept)
+        _select(keys[i, : counts[i]], out.shape[1])
+        for j in range(out.shape[1]):
+            out[i, j] = order[keys[i, j] & _LOW]
