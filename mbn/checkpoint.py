@@ -23,7 +23,7 @@ from mbn.parallel import blocks
 from mbn.rows import Rows
 
 # Raised whenever the same rows and parameters would get other codes than before.
-VERSION = 2
+VERSION = 3
 _MAGIC = b"mbn-layer\n"
 _LONGEST_HEADER = 1 << 16
 _COPIED_BYTES = 1 << 24

@@ -75,7 +75,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         "auto" takes "neighbors" where at least 16 candidates can be expected to be drawn, "direct" elsewhere.
     n_neighbors : int, default=64
         Nearest rows that serve as candidates; only for assignment by neighbours. Three times as many where the nearest
-        drawn one is not clearly nearer than a row beyond would be, unless the index is an approximate one.
+        drawn one is not clearly nearer than a row beyond would be. Past some 2e13 operations the search is approximate.
     output : {"pca", "codes"}, default="pca"
         What `transform` returns: principal components, or the one-hot codes of the top layer as CSR.
     max_samples : int or float, default=None

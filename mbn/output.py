@@ -3,13 +3,17 @@
 import numpy as np
 from numba import njit
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, svds
+from scipy.sparse.linalg import LinearOperator, eigsh, svds
 from sklearn.decomposition import PCA
 from sklearn.utils import check_random_state
 from threadpoolctl import threadpool_limits
 
+from mbn.parallel import blocks
+
 _SMALL = 500
 _TOGETHER = 1024
+# Bytes that left singular vectors may take; they are computed though nobody asks for them.
+_LEFT_BYTES, _BLOCK = 1 << 27, 1 << 16
 
 
 def one_hot(codes, k):
@@ -64,13 +68,35 @@ def principal_components(codes, k, n_components, random_state):
         start = check_random_state(random_state).uniform(-1, 1, min(n_samples, width))
         # A linear algebra library rounds differently with another number of threads, which differs between workers
         with threadpool_limits(1):
-            _, values, components = svds(centred, n_components, v0=start)
+            if n_samples > width and n_samples * n_components * 24 > _LEFT_BYTES:
+                values, components = _singular_vectors(lines, k, mean, n_components, start)
+            else:
+                _, values, components = svds(centred, n_components, v0=start)
         order = np.argsort(-values, kind="stable")
         components, ratio = components[order], values[order] ** 2 / (n_samples * (mean * (1 - mean)).sum())
     largest = np.argmax(np.abs(components).round(6), axis=1)
     signs = np.sign(components[np.arange(n_components), largest])
     signs[signs == 0] = 1
     return (components * signs[:, None]).astype(np.float32), mean.astype(np.float32), ratio
+
+
+def _singular_vectors(lines, k, mean, n_components, start):
+    """As `svds` for a matrix of many more rows than columns, but without vectors as long as there are rows."""
+
+    def times_its_transpose(weights):
+        sums, total = _add_products(lines, k, weights.reshape(-1), mean @ weights.reshape(-1))
+        return sums - mean * total
+
+    square = LinearOperator((len(mean), len(mean)), matvec=times_its_transpose, dtype=np.float64)
+    _, vectors = eigsh(square, n_components, v0=start)
+    vectors, _ = np.linalg.qr(vectors)
+    squares = np.zeros((n_components, n_components))
+    for block in blocks(lines.shape[1], _BLOCK):
+        part = np.ascontiguousarray(lines[:, block])
+        answers = np.stack([_sum_entries(part, k, vector) - mean @ vector for vector in vectors.T.copy()])
+        squares += answers @ answers.T
+    values, turn = np.linalg.eigh(squares)
+    return np.sqrt(np.maximum(values, 0)), (vectors @ turn).T
 
 
 def project(codes, k, components, mean):
@@ -134,3 +160,23 @@ def _add_rows(lines, k, values):
         for i in range(n_samples):
             out[v * k + lines[v, i]] += values[i]
     return out
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _add_products(lines, k, weights, shift):
+    """The transposed one-hot matrix times what it gives for the weights, less the shift; and the sum of the latter."""
+    n_estimators, n_samples = lines.shape
+    out, total = np.zeros(n_estimators * k), 0.0
+    values = np.empty(_TOGETHER)
+    for first in range(0, n_samples, _TOGETHER):
+        last = min(first + _TOGETHER, n_samples)
+        values[:] = -shift
+        for v in range(n_estimators):
+            for i in range(last - first):
+                values[i] += weights[v * k + lines[v, first + i]]
+        for i in range(last - first):
+            total += values[i]
+        for v in range(n_estimators):
+            for i in range(last - first):
+                out[v * k + lines[v, first + i]] += values[i]
+    return out, total

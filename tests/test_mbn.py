@@ -248,7 +248,10 @@ def test_sparse_and_dense_rows_give_the_same_codes():
             assert share == 1 if metric == "euclidean" else share > 0.99  # cosine's rounding may break a tie
 
 
-def test_components_are_those_of_the_dense_one_hot_matrix():
+@pytest.mark.parametrize("left_bytes", [output._LEFT_BYTES, 0])
+def test_components_are_those_of_the_dense_one_hot_matrix(left_bytes, monkeypatch):
+    monkeypatch.setattr(output, "_LEFT_BYTES", left_bytes)
+    monkeypatch.setattr(output, "_BLOCK", 1000)
     model = MultilayerBootstrapNetwork(n_estimators=40, n_components=4, random_state=0)
     Z = model.fit_transform(DIGITS)
     one_hot = model.encode(DIGITS)
