@@ -1,5 +1,8 @@
 """Calls that are made once and then read from disk, also when many processes want the same one at the same time."""
 
+import contextlib
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,20 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *argumen
     locks = Path(location) / "distill-locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{call_key(function, *arguments)}.lock"):
-        return call(*arguments, **passed)
+        try:
+            return call(*arguments, **passed)
+        except BaseException:
+            _remove_unfinished(Path(location))
+            raise
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what joblib was writing in this thread when it was interrupted; it never looks at such files again."""
+    process, thread = str(os.getpid()), str(id(threading.current_thread()))
+    for path in folder.rglob("*.*-*"):  # joblib names them after both
+        if process in path.name and thread in path.name:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def call_key(function: Callable, *arguments: Any) -> str:

@@ -1,8 +1,12 @@
 """What `memory=` promises: nothing is computed twice, however many workers ask."""
 
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -151,3 +155,58 @@ def test_keys_know_values_not_objects():
     assert call_key(noted_square, clone(estimator), np.asfortranarray(X)) == key
     assert call_key(noted_square, estimator, X[1:]) != key
     assert call_key(noted_square, clone(estimator).set_params(alpha=1.0), X) != key
+
+
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+from joblib import _store_backends, numpy_pickle
+sys.path.insert(0, sys.argv[1])
+import test_caching
+from distill import distiller
+moment, count, calls = sys.argv[3], int(sys.argv[4]), []
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its jobs in the background ignore it
+def reached(when):
+    calls.append(when)
+    if when == moment and len(calls) == count:
+        print("reached", flush=True)
+        signal.pause()
+def train(*args, function=distiller.training.train, **options):
+    if moment == "training":
+        reached("training")
+    return function(*args, **options)
+def dump(item, file, *args, function=numpy_pickle.dump, **options):
+    if moment == "writing":
+        file.write(b"half of it")
+        file.flush()
+        reached("writing")
+        file.seek(0)
+    return function(item, file, *args, **options)
+distiller.training.train, numpy_pickle.dump = train, dump
+try:
+    test_caching.small_search(test_caching.pipeline_with(Path(sys.argv[2])))
+except KeyboardInterrupt:
+    sys.exit(3)
+"""
+
+
+def small_search(pipeline):
+    return GridSearchCV(pipeline, {"compress__bits": [1, 2]}, scoring=fidelity_scorer, cv=2, error_score="raise").fit(X)
+
+
+@pytest.mark.parametrize("moment, count", [("training", 2), ("writing", 3)])
+def test_an_interrupted_search_leaves_nothing_half_written_and_ends_alike(moment, count, tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED, Path(__file__).parent, tmp_path, moment, str(count)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert "reached" in (line.strip() for line in child.stdout)  # up to the first
+        child.send_signal(signal.SIGINT)
+        child.stdout.read()
+    assert child.returncode == 3
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert {path.name for path in kept} <= {"output.pkl", "metadata.json", "func_code.py", ".gitignore"}
+    results = [joblib.load(path) for path in kept if path.suffix == ".pkl"]  # all of them are whole
+    n_fits = counts(tmp_path, "")[0]
+    found, expected = small_search(pipeline_with(tmp_path)), small_search(pipeline_with(tmp_path, False, False))
+    assert len(results) > 0 and n_fits > 0
+    assert_array_equal(found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
+    assert found.best_estimator_[-1].to_bytes() == expected.best_estimator_[-1].to_bytes()
