@@ -16,6 +16,8 @@ The JSON is written after every fit; parts that are not run keep what an earlier
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import signal
@@ -198,6 +200,9 @@ class PeakMemory:
     """Largest memory that this process, and no file, holds meanwhile, beyond what it held before; in bytes."""
 
     def __enter__(self):
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # what was freed and kept for later would not be seen again
+            ctypes.CDLL(None).malloc_trim(0)
         self.before = self.peak = self._now()
         self._done = threading.Event()
         self._watch = threading.Thread(target=self._follow, daemon=True)
