@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from mbn import MultilayerBootstrapNetwork, bottom, layers, parallel
+from mbn import MultilayerBootstrapNetwork, bottom, layers, neighbors, parallel, tree
 
 distributed = pytest.importorskip("distributed")
 
@@ -53,6 +53,14 @@ def test_a_cluster_gives_the_same_bits(client, settings, monkeypatch):
         there = a_network(**settings).fit(X)
         assert_array_equal(there.transform(X), Z)
         assert_array_equal(there.encode(X, one_hot=False), codes)
+
+
+def test_the_approximate_search_on_a_cluster(client, monkeypatch):
+    monkeypatch.setattr(neighbors, "_EXACT_OPERATIONS", 0)
+    Z = a_network().fit_transform(DIGITS)
+    monkeypatch.setattr(tree, "nearest_rows", None)  # as above
+    with parallel_config(backend="dask"):
+        assert_array_equal(a_network().fit_transform(DIGITS), Z)
 
 
 @pytest.fixture
