@@ -12,7 +12,7 @@ where there are no others, and for one seed; test images are looked at once, fro
 how the candidates came about.) The compressor is told that images are a grid (`input_shape`); what happens without that
 is a row of its own.
 
-    python benchmarks/random_code.py --data DIR [--seeds 3] [--labels FILE] [--parts student,lenet,speed,published,pruning]
+    python benchmarks/random_code.py --data DIR [--seeds 3] [--labels FILE] [--parts student,lenet,speed]
 """
 
 from dataclasses import replace
