@@ -384,7 +384,7 @@ def ridge(file):
         scores["likelihood"].append(stats.norm.logpdf(difference, scale=deviation).mean() - np.log(unit))
         scores["error"].append(np.sqrt(np.mean(difference**2)) * unit)
         scores["coverage"].append(np.mean(np.abs(difference) < stats.norm.ppf(0.95) * deviation))
-    return {"ridge": scores}
+    return scores
 
 
 # tables
