@@ -54,9 +54,9 @@ DEEP_CANDIDATES = (
     {"shifts": False, "max_iter": 60, "kl_weight": 1.0},
     {"shifts": False, "max_iter": 60, "kl_weight": 1.0, "n_pseudo": 50, "bound": "paper"},
 )
-RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
+RATES = (0.1, 0.2, 0.3, 0.5, 1.0)
 DEEP_RATES = (0.01, 0.2)
-TARGETS = (25_000, 30_000, 35_000, 40_000)
+TARGETS = (20_000, 25_000, 30_000)
 N_ROUNDING = 4000
 KINDS = ("posterior steps", "one step a layer", "one step", "each for itself")
 

@@ -18,8 +18,8 @@ from distill.network import Network
 
 _LANES = 16
 MOST_INPUTS = 160
-# OpenBLAS gives products of up to this many multiplications to a single thread, and, for some processors, those with up to
-# this many outputs of a tile to a kernel that copies nothing first, and is a third faster
+# OpenBLAS gives products of up to this many multiplications to a single thread, and, on some processors, those with up
+# to this many outputs of a tile to a kernel that copies nothing first and is a third faster
 _MOST_MULTIPLICATIONS, _MOST_OUTPUTS = 1 << 18, 64
 _LARGEST_FOLDED = 16.0
 _HALF = np.float32(0.5)

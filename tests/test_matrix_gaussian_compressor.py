@@ -347,6 +347,26 @@ def test_wide_layers_of_independent_rows_have_coarser_steps_and_come_back():
         assert files.quantize(**({"belief": belief} | changes), rate_weight=0.1, inputs=inputs)[1][0].coarser is None
 
 
+def test_weights_beside_a_unit_that_is_dropped_are_rounded_anew():
+    random = np.random.default_rng(0)
+    inputs = random.standard_normal((300, 20)).cumsum(axis=1).astype(np.float32)
+    network = initial_network((20, 40, 3), "relu", seed=0)
+    without = Network(
+        (np.delete(network.weights[0], 7, axis=1), np.delete(network.weights[1], 7, axis=0)),
+        (np.delete(network.biases[0], 7), network.biases[1]),
+        "relu",
+    )
+    network.weights[0][:, 7] = network.weights[1][7] = 1e-6  # rounded to zero, so that there is a second round
+    network.biases[0][7] = 0
+    columns = np.ones(40, np.float32), np.ones(3, np.float32)
+    belief = files.Belief(network, (np.full(21, 1e-4), np.full(41, 1e-4)), columns)
+    smaller = files.Belief(without, (np.full(21, 1e-4), np.full(40, 1e-4)), (columns[0][1:], columns[1]))
+    reduced, layers = files.quantize(belief, 0.5, inputs=inputs)
+    assert reduced.layer_sizes == (20, 39, 3) and (layers[0].codes == 0).mean() > 0.05
+    for layer, wanted in zip(layers, files.quantize(smaller, 0.5, inputs=inputs)[1]):
+        np.testing.assert_array_equal(layer.codes, wanted.codes)
+
+
 def correlated_layer(seed=0):
     random = np.random.default_rng(seed)
     inputs = random.standard_normal((500, 6)).astype(np.float32) @ random.standard_normal((6, 20)).astype(np.float32)

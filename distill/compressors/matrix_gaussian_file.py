@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from distill.arithmetic import activated
+from distill.arithmetic import Forward, activated
 from distill.codecs import container, grid
 from distill.codecs.grid import GridLayer
 from distill.network import Network
@@ -179,10 +179,23 @@ def quantize(
         alive = without_dead_ends(masks)
         if n_rounds == _MOST_ROUNDS or all(mask.any(axis=0).all() for mask in alive[:-1]):
             break
-        belief = reduce(belief, masks)
+        belief = reduce(belief, _whole_units(alive))
     if belief.tails is not None:
         layers[-1] = replace(layers[-1], tails=np.asarray(belief.tails, np.float32))
     return belief.network, layers
+
+
+def _whole_units(alive: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return masks that are False for whole hidden units alone: those that have no weights, of either side.
+
+    Weights of other units that were rounded to zero may be wanted in the next round, when the rest is rounded anew.
+    """
+    masks = [np.ones_like(mask) for mask in alive]
+    for index, mask in enumerate(alive[:-1]):
+        dead = ~mask.any(axis=0)
+        masks[index][:, dead] = False
+        masks[index + 1][dead] = False
+    return masks
 
 
 def _rounded_together(
@@ -257,11 +270,19 @@ def write_within(
         for start in high + 0.25 * np.arange(_N_WIDENINGS):
             together = attempt(start, inputs)
             if together is not None:
-                _, high, found = _lowest_rate(
+                _, rate, together = _lowest_rate(
                     lambda rate: attempt(rate, inputs), start - 1, start, together, _N_COSTLY_HALVINGS
                 )
+                # With very few bytes there may be none between too many and hardly any
+                if _departure(belief, together, inputs) <= _departure(belief, found, inputs):
+                    high, found = rate, together
                 break
     return found, math.exp(high)
+
+
+def _departure(belief: Belief, data: bytes, inputs: np.ndarray) -> float:
+    """Return the mean squared difference between what a file answers and what was to be written."""
+    return float(np.square(Forward(container.decode(data).network)(inputs) - Forward(belief.network)(inputs)).mean())
 
 
 def _lowest_rate(
