@@ -291,7 +291,8 @@ def bench_published(network, data, n_seeds):
     runs, rows = [], []
     for seed in range(n_seeds):
         points = attempt(network, data["X"], seed, regime, "mean-var", n_steps, PUBLISHED)
-        curve = attempt(network, data["X"], seed, regime, "mean-kl", data["n_steps"], {"learning_rate": 4e-2})
+        settings = {"learning_rate": PUBLISHED["learning_rate"]}
+        curve = attempt(network, data["X"], seed, regime, "mean-kl", n_steps // 4, settings)
         usual, ours = (steps_to_loss(each, points[-1]["loss"], REGIMES[regime][-1]) for each in (points, curve))
         runs.append({"seed": seed, "mean-var": points, "mean-kl": curve})
         rows.append([seed, usual["loss"], usual["step"], ours["step"], ours["step"] / usual["step"], curve[-1]["loss"]])
