@@ -295,7 +295,8 @@ def bench_published(network, data, n_seeds):
         curve = attempt(network, data["X"], seed, regime, "mean-kl", n_steps // 4, settings)
         usual, ours = (steps_to_loss(each, points[-1]["loss"], REGIMES[regime][-1]) for each in (points, curve))
         runs.append({"seed": seed, "mean-var": points, "mean-kl": curve})
-        rows.append([seed, usual["loss"], usual["step"], ours["step"], ours["step"] / usual["step"], curve[-1]["loss"]])
+        steps = usual["step"], ours["step"], ours["step"] / usual["step"]
+        rows.append([seed, points[-1]["loss"], *steps, curve[-1]["loss"]])
         print(f"Mean-Var with the penalties of its authors, seed {seed}: {points}", flush=True)
     columns = ["seed", "its last loss", "steps to it", "Mean-KL's", "ratio", "Mean-KL's last loss"]
     table("Mean-Var with the penalties of its authors", columns, rows)
