@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.arithmetic import prepare
 from distill.codecs import container
 from distill.network import Network
-from distill.preprocessing import Preprocessing
 from distill.runtime import Student
+from distill.runtime.forward import prepare
+from distill.runtime.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import onnx

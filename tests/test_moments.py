@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from distill import moments
 from distill.network import ACTIVATIONS, Network
 from distill.posteriors import moments as trained
 from distill.posteriors.matrix_gaussian import MatrixGaussianNetwork
+from distill.runtime import moments
 
 FUNCTIONS = {
     "identity": lambda z: z,

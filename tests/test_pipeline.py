@@ -42,7 +42,7 @@ from distill.codecs.preprocessing import Step, decode, encode
 from distill.codecs.reader import Reader
 from distill.model_selection import fidelity_scorer
 from distill.pipeline import to_bytes
-from distill.preprocessing import Preprocessing
+from distill.runtime.preprocessing import Preprocessing
 
 sys.path.insert(0, str(Path(__file__).parent))
 import independent_reader

@@ -20,10 +20,12 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from some_students import SIZES, labelled, make_network, make_rows
 
-from distill import arithmetic, margin, parallel
 from distill.codecs import container
 from distill.network import ACTIVATIONS
 from distill.runtime import Student, load
+from distill.runtime import forward as arithmetic
+from distill.runtime import single_row as margin
+from distill.runtime import threads as parallel
 
 
 def torch_sums(network, rows):
@@ -148,7 +150,7 @@ def test_neither_rows_nor_network_are_written_to():
 DIGEST = """
 import hashlib, numpy as np
 from some_students import labelled, make_rows, SIZES
-from distill.arithmetic import Forward
+from distill.runtime.forward import Forward
 from distill.runtime import Student
 digest = hashlib.sha256()
 for sizes in SIZES:
@@ -385,7 +387,7 @@ def test_columns_are_compared_by_name():
     "sizes", [(64, 32, 10), (784, 256, 64, 10), (20, 8, 1), (170, 30, 9, 1), (4, 1), (5, 2), (3, 7, 4)], ids=str
 )
 def test_quick_labels_are_right_whenever_they_are_certain(sizes, activation):
-    """The proof in `distill.margin`, put to rows whose margins were made as small as they get."""
+    """The proof in `distill.runtime.single_row`, put to rows whose margins were made as small as they get."""
     network = labelled(sizes, activation)
     student, rows = Student(network), make_rows(600, sizes[0])
     # Halfway between two rows of different labels, ever closer: the margin shrinks until nothing is certain

@@ -21,8 +21,8 @@ from some_students import make_network
 import distill
 from distill.codecs import container, dense, entropy
 from distill.codecs.container import StudentFileError
-from distill.moments import sample_outputs
 from distill.runtime import Student, load
+from distill.runtime.moments import sample_outputs
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())

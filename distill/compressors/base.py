@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from distill import teachers
-from distill.arithmetic import activated
 from distill.base import StudentMixin, all_or_nothing
 from distill.caching import cached_call, call_key
 from distill.distiller import Distiller
@@ -29,6 +28,7 @@ from distill.network import ACTIVATIONS, Network
 from distill.parameters import LARGEST_SEED, check_finite, check_float32, routes, seeded
 from distill.progress import CallbackSupport, Progress, Stage, with_callbacks
 from distill.runtime import Student
+from distill.runtime.forward import activated
 from distill.students import training
 
 

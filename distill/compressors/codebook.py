@@ -10,13 +10,13 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_scalar
 
-from distill.arithmetic import activated
 from distill.codecs import codebook as codec
 from distill.codecs import container
 from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.compressors.base import Calibration, Compressor, Imitation, layer_outputs
 from distill.network import Network
 from distill.progress import Stage
+from distill.runtime.forward import activated
 from distill.solvers.codebook import coordinate_descent, nearest_codewords, stored_layer
 from distill.solvers.finetuning import CodebookPerceptron, MovingPerceptron
 from distill.solvers.grouping import reorder_neurons

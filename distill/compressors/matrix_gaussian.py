@@ -15,10 +15,10 @@ from distill.codecs import container
 from distill.compressors import matrix_gaussian_file as files
 from distill.compressors.answers import LEARN_FROM, LearnsAnswers, encode_answers, probabilities
 from distill.compressors.base import Calibration, Compressor, layer_outputs
-from distill.moments import sample_outputs
 from distill.network import Network
 from distill.parameters import LARGEST_SEED, check_choice
 from distill.progress import Stage
+from distill.runtime.moments import sample_outputs
 from distill.solvers.matrix_gaussian import (
     EXPECTATIONS,
     PRIORS,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from distill.arithmetic import Forward, activated
 from distill.codecs import container, grid
 from distill.codecs.grid import GridLayer
 from distill.network import Network
+from distill.runtime.forward import Forward, activated
 from distill.solvers.frame import Frame
 from distill.solvers.matrix_gaussian import Posterior
 from distill.solvers.matrix_gaussian_rounding import freedom, input_correlations, round_together

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.arithmetic import activated
 from distill.network import Network
 from distill.posteriors.spike_slab import fixed_point
+from distill.runtime.forward import activated
 
 Masks = Sequence[np.ndarray]
 

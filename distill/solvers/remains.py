@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.arithmetic import activated
 from distill.network import Network
 from distill.posteriors.spike_slab import SpikeSlabPerceptron, slab_divergence
+from distill.runtime.forward import activated
 from distill.solvers.frame import Frame
 from distill.solvers.pruning import Elimination, eliminate_units, slice_network
 from distill.solvers.selection import LEAST_STEPS, Likelihood, Report, SelectionSettings, batches

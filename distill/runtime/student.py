@@ -18,12 +18,12 @@ from types import MethodType
 import numpy as np
 from numpy import ndarray
 
-from distill.arithmetic import Forward, logistic, softmax
 from distill.codecs import container
-from distill.margin import QuickLabel
 from distill.network import Network
-from distill.parallel import map_blocks
-from distill.preprocessing import Preprocessing
+from distill.runtime.forward import Forward, logistic, softmax
+from distill.runtime.preprocessing import Preprocessing
+from distill.runtime.single_row import QuickLabel
+from distill.runtime.threads import map_blocks
 
 __all__ = ["Student", "load"]
 
@@ -174,14 +174,14 @@ class Student:
         Returns
         -------
         mean, variance : ndarray of shape (n_samples, n_outputs), float32
-            Without noise. See `distill.moments.output_moments`.
+            Without noise. See `distill.runtime.moments.output_moments`.
 
         Raises
         ------
         ValueError
             If the file keeps no variances, or X is not as demanded.
         """
-        from distill.moments import output_moments
+        from distill.runtime.moments import output_moments
 
         if not all("row_variance" in extras for extras in self.extras) or not self.extras:
             raise ValueError(
@@ -255,7 +255,7 @@ class Student:
             Columns as in `classes_`.
         """
         if averaged:
-            from distill.moments import averaged_probabilities
+            from distill.runtime.moments import averaged_probabilities
 
             return averaged_probabilities(*self.output_moments(X), self.network.output)
         sums = self.raw_outputs(X)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill.arithmetic import activate
 from distill.codecs import generator
 from distill.network import Network
+from distill.runtime.forward import activate
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill.arithmetic import Forward
 from distill.codecs.preprocessing import Step
 from distill.network import Network
+from distill.runtime.forward import Forward
 
 _IN_PLACE = {"subtract": np.subtract, "divide": np.divide, "multiply": np.multiply, "add": np.add}
 

@@ -1,7 +1,7 @@
 """The label of a single row from a quick product, where its margin proves it right.
 
 A row alone is fastest as a product of a vector and a matrix, but a BLAS rounds that in another way than the tiles of
-`distill.arithmetic`. Both are within a bound of the exact sums; where the best sum leads by more than the bounds
+`distill.runtime.forward`. Both are within a bound of the exact sums; where the best sum leads by more than the bounds
 together, both have the same best label, and the quick one may answer. The rare other rows go through the tiles.
 
 Notes
@@ -33,7 +33,7 @@ import numpy as np
 # By name: behind a product that has filled the first cache, looking a function up in a module takes a tenth of a us
 from numpy import maximum, vdot
 
-from distill.arithmetic import MOST_INPUTS, Prepared, activate
+from distill.runtime.forward import MOST_INPUTS, Prepared, activate
 
 _UNIT = 2.0**-24
 _TOO_LARGE = 1e30
