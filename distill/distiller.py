@@ -21,16 +21,16 @@ from sklearn.utils.validation import check_scalar, validate_data
 
 from distill import teachers
 from distill.base import StudentMixin, all_or_nothing
-from distill.caching import cached_call, call_key
 from distill.codecs import container
 from distill.network import ACTIVATIONS, Network
-from distill.parameters import LARGEST_SEED, check_choice, check_float32, routes, seeded
-from distill.progress import CallbackSupport, Progress, with_callbacks
 from distill.runtime import Student
 from distill.students import training
 from distill.students.network import Perceptron, fold_input, folds_well, initial_network, scale_outputs, unfold_input
 from distill.students.scaling import INPUT_SCALINGS, InputScaling, fit_input_scaling
 from distill.teachers import Answers
+from distill.utils.caching import cached_call, call_key
+from distill.utils.progress import CallbackSupport, Progress, with_callbacks
+from distill.utils.validation import LARGEST_SEED, check_choice, check_float32, routes, seeded
 
 _WEIGHT_DTYPES = ("float32", "float16")
 _AVERAGING = 0.999

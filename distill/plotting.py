@@ -13,7 +13,7 @@ from distill.base import StudentMixin
 from distill.codecs import container
 from distill.codecs.codebook import CODEBOOK, decode_layer
 from distill.codecs.reader import Reader
-from distill.model_selection import mean_scores, pareto_front
+from distill.model_selection.scores import mean_scores, pareto_front
 
 __all__ = ["EmbeddingDisplay", "InclusionDisplay", "TradeOffDisplay", "WeightCodesDisplay"]
 

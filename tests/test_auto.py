@@ -16,8 +16,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPRegressor
 
 from distill import AutoCompressor, Distiller, load
-from distill.auto import METHODS, narrower
 from distill.model_selection import pareto_front
+from distill.model_selection.auto import METHODS, narrower
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 X_ALL, X_NEW, y_all, _ = train_test_split(DIGITS, LABELS, random_state=0)

@@ -23,8 +23,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill import CodebookCompressor, Distiller
-from distill.caching import cached_call, call_key
 from distill.model_selection import fidelity_scorer
+from distill.utils.caching import cached_call, call_key
 
 X = load_digits().data[:240]  # rows within a larger array: in a worker they lie otherwise in memory
 GRID = {"compress__bits": [1, 2, 3], "compress__n_groups": [1, 2], "compress__max_iter": [0, 1]}

@@ -7,8 +7,8 @@ import pytest
 
 from distill.codecs import bits, container
 from distill.codecs.codebook import CODEBOOK, CodebookLayer, decode_layer, encode, round_to_half
-from distill.codecs.layers import Section
 from distill.codecs.reader import Reader, StudentFileError
+from distill.codecs.sections import Section
 from distill.network import Network
 
 

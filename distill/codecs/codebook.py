@@ -25,8 +25,8 @@ import numpy as np
 
 from distill.codecs import bits, entropy
 from distill.codecs.codes import decode_codes, encode_codes
-from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader, StudentFileError, varint
+from distill.codecs.sections import Layer, Section
 
 CODEBOOK = 18
 

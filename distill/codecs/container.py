@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from distill.codecs import dense, labels, preprocessing
-from distill.codecs.layers import Layer, Section
 from distill.codecs.preprocessing import Step
 from distill.codecs.reader import Reader, StudentFileError, varint
+from distill.codecs.sections import Layer, Section
 from distill.network import ACTIVATIONS, OUTPUTS, TARGETS, Network
 
 __all__ = ["CODECS", "Codec", "Contents", "Section", "StudentFileError", "decode", "encode", "pack", "report", "save"]

@@ -5,8 +5,8 @@ The payload of one layer is its weights row by row (one row per input), then its
 
 import numpy as np
 
-from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader
+from distill.codecs.sections import Layer, Section
 
 FLOAT32 = 16
 FLOAT16 = 17

@@ -35,8 +35,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill.codecs import bits, entropy
-from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader, StudentFileError, varint
+from distill.codecs.sections import Layer, Section
 
 GRID = 22
 

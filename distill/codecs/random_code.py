@@ -18,8 +18,8 @@ from math import prod
 import numpy as np
 
 from distill.codecs import bits, cosine, generator
-from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader, StudentFileError, varint
+from distill.codecs.sections import Layer, Section
 
 RANDOM_CODE = 20
 LEAST_BITS, MOST_BITS = 4, 24

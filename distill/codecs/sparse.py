@@ -20,8 +20,8 @@ import numpy as np
 
 from distill.codecs import bits, entropy
 from distill.codecs.codes import decode_codes, encode_codes
-from distill.codecs.layers import Layer, Section
 from distill.codecs.reader import Reader, StudentFileError
+from distill.codecs.sections import Layer, Section
 
 SPARSE = 24
 

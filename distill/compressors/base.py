@@ -22,14 +22,14 @@ from torch import Tensor
 
 from distill import teachers
 from distill.base import StudentMixin, all_or_nothing
-from distill.caching import cached_call, call_key
 from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
-from distill.parameters import LARGEST_SEED, check_finite, check_float32, routes, seeded
-from distill.progress import CallbackSupport, Progress, Stage, with_callbacks
 from distill.runtime import Student
 from distill.runtime.forward import activated
 from distill.students import training
+from distill.utils.caching import cached_call, call_key
+from distill.utils.progress import CallbackSupport, Progress, Stage, with_callbacks
+from distill.utils.validation import LARGEST_SEED, check_finite, check_float32, routes, seeded
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,6 @@ from distill.codecs import container
 from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.compressors.base import Calibration, Compressor, Imitation, layer_outputs
 from distill.network import Network
-from distill.progress import Stage
 from distill.runtime.forward import activated
 from distill.solvers.codebook import coordinate_descent, nearest_codewords, stored_layer
 from distill.solvers.finetuning import CodebookPerceptron, MovingPerceptron
@@ -24,6 +23,7 @@ from distill.solvers.layer import LayerProblem, layer_problem
 from distill.solvers.mapping import PROXIMAL, gradient_descent
 from distill.solvers.pruning import is_pruned
 from distill.students import training
+from distill.utils.progress import Stage
 
 _GROUPINGS = ("scales", "codebooks")
 _SOLVERS = ("cd", "gradient", "kmeans")

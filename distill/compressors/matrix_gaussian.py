@@ -16,8 +16,6 @@ from distill.compressors import matrix_gaussian_file as files
 from distill.compressors.answers import LEARN_FROM, LearnsAnswers, encode_answers, probabilities
 from distill.compressors.base import Calibration, Compressor, layer_outputs
 from distill.network import Network
-from distill.parameters import LARGEST_SEED, check_choice
-from distill.progress import Stage
 from distill.runtime.moments import sample_outputs
 from distill.solvers.matrix_gaussian import (
     EXPECTATIONS,
@@ -33,6 +31,8 @@ from distill.solvers.matrix_gaussian import (
 )
 from distill.solvers.task import Evidence, Task, make_task
 from distill.teachers import explained_variance
+from distill.utils.progress import Stage
+from distill.utils.validation import LARGEST_SEED, check_choice
 
 _BOUNDS, _NOISES = ("valid", "paper"), ("normal", "t")
 _TEMPERED = 0.1

@@ -16,10 +16,10 @@ from distill.codecs import random_code as codec
 from distill.codecs.random_code import LEAST_BITS, MOST_BITS, Layout
 from distill.compressors.base import Calibration, Compressor, Imitation, layer_outputs
 from distill.network import Network
-from distill.progress import Stage
 from distill.solvers.random_code import Rows, SharedNetwork
 from distill.solvers.random_code_learner import REPORTS_PER_PART, Learner, LearnerSettings
 from distill.students.network import initial_network
+from distill.utils.progress import Stage
 
 _PARAMETERIZATIONS = ("mean-kl", "mean-var")
 _SELECTIONS = ("argmax", "sample", "nearest")

@@ -18,13 +18,13 @@ from distill.compressors.answers import LEARN_FROM, LearnsAnswers, agreement, pr
 from distill.compressors.base import Calibration, Compressor
 from distill.compressors.pruned_file import density_within, masks_within, trim, write
 from distill.network import Network
-from distill.parameters import LARGEST_SEED
 from distill.posteriors.spike_slab import GRANULARITIES, SpikeSlabPerceptron, path_inclusion
-from distill.progress import Stage
 from distill.solvers.pruning import count, largest, without_dead_ends
 from distill.solvers.remains import eliminate, fine_tune, kept_weights, leave, means_of, tuned
 from distill.solvers.selection import SelectionSettings, learn_posterior
 from distill.solvers.task import Evidence, Task, make_task
+from distill.utils.progress import Stage
+from distill.utils.validation import LARGEST_SEED
 
 _WEIGHT_DTYPES = ("float32", "float16")
 _PRIORS = ("auto", "elbo")

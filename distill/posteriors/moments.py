@@ -2,8 +2,8 @@
 
 The expected squared error of a network with one hidden layer needs nothing else, so its bound is known in closed form
 and is trained without the noise of draws. Beyond one hidden layer units are taken as independent and normal (Wu et al.,
-"Deterministic variational inference for robust Bayesian neural networks", ICLR 2019). `distill.runtime.moments` computes
-the same in NumPy for a file.
+"Deterministic variational inference for robust Bayesian neural networks", ICLR 2019). `distill.runtime.moments` is
+the same in NumPy, for a file.
 """
 
 import math

@@ -23,8 +23,8 @@ from distill.compressors.random_code import RandomCodeCompressor
 from distill.compressors.spike_slab import SpikeSlabCompressor
 from distill.distiller import Distiller
 from distill.network import Network
-from distill.progress import Progress, with_callbacks
 from distill.students import training
+from distill.utils.progress import Progress, with_callbacks
 
 # Quick ones first: where a size is searched, later ones have to be smaller than what was found
 METHODS = ("codebook", "spike_slab", "matrix_gaussian", "random_code")
@@ -98,8 +98,8 @@ class AutoCompressor(Compressor):
         What is wrapped, fitted.
     search_results_ : dict
         Of all candidates, in the form of scikit-learn's `cv_results_`: "params", "mean_test_fidelity" (NaN where a
-        candidate failed), "mean_test_size" (minus the bytes), "error". For `distill.model_selection.pareto_front` and
-        `distill.plotting.TradeOffDisplay`.
+        candidate failed), "mean_test_size" (minus the bytes), "error". For
+        `distill.model_selection.pareto_front` and `distill.plotting.TradeOffDisplay`.
     best_index_ : int
         Position of the winner in it.
     best_params_ : dict
@@ -122,7 +122,7 @@ class AutoCompressor(Compressor):
 
     See Also
     --------
-    distill.model_selection.smallest_within : To choose from a grid of your own.
+    distill.model_selection.scores.smallest_within : To choose from a grid of your own.
 
     Examples
     --------

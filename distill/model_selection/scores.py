@@ -22,10 +22,9 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_scalar
 
-from distill.auto import AutoCompressor
 from distill.pipeline import to_bytes
 
-__all__ = ["SCORING", "AutoCompressor", "SmallestWithin", "fidelity_scorer", "pareto_front", "size_scorer",
+__all__ = ["SCORING", "SmallestWithin", "fidelity_scorer", "pareto_front", "size_scorer",
            "smallest_within"]  # fmt: skip
 
 
