@@ -32,7 +32,7 @@ from sklearn.neural_network import MLPRegressor
 from distill import load
 from distill.compressors.answers import encode_answers, outputs_as_answers, scale_input
 from distill.compressors.base import calibration_rows, network_of
-from distill.compressors.codebook import CodebookCompressor
+from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.pruned_file import write
 from distill.compressors.spike_slab import SpikeSlabCompressor
 from distill.solvers.pruning import largest

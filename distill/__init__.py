@@ -4,7 +4,7 @@ from importlib import import_module
 
 _HOMES = {
     "AutoCompressor": "distill.model_selection",
-    "CodebookCompressor": "distill.compressors.codebook",
+    "CodebookCompressor": "distill.compressors.codebook.estimator",
     "MatrixGaussianCompressor": "distill.compressors.matrix_gaussian",
     "RandomCodeCompressor": "distill.compressors.random_code",
     "SpikeSlabCompressor": "distill.compressors.spike_slab",

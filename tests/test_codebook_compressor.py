@@ -25,9 +25,9 @@ from sklearn.preprocessing import StandardScaler
 
 from distill import Distiller
 from distill.compressors.base import Calibration, Imitation, calibration_rows, layer_outputs, network_of
-from distill.compressors.codebook import CodebookCompressor, CodebookSettings, learn_layers
+from distill.compressors.codebook.estimator import CodebookCompressor, CodebookSettings, learn_layers
+from distill.compressors.codebook.grouping import reorder_neurons
 from distill.network import Network
-from distill.solvers.grouping import reorder_neurons
 
 DIGITS, CLASSES = load_digits(return_X_y=True)
 DIGITS = DIGITS / 16

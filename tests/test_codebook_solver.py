@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from distill.codecs.codebook import CodebookLayer, round_to_half
+from distill.compressors.codebook.finetuning import CodebookPerceptron, MovingPerceptron
+from distill.compressors.codebook.grouping import group_neurons, reorder_neurons
+from distill.compressors.codebook.kmeans import kmeans_1d
+from distill.compressors.codebook.layer_problem import layer_problem
+from distill.compressors.codebook.mapping import PROXIMAL, SoftMapping, gradient_descent, mapping_backward
+from distill.compressors.codebook.solver import Mapping, coordinate_descent, fit_levels, nearest_codewords
 from distill.network import Network
 from distill.runtime import Student
-from distill.solvers.codebook import Mapping, coordinate_descent, fit_levels, nearest_codewords
-from distill.solvers.finetuning import CodebookPerceptron, MovingPerceptron
-from distill.solvers.grouping import group_neurons, reorder_neurons
-from distill.solvers.kmeans import kmeans_1d
-from distill.solvers.layer import layer_problem
-from distill.solvers.mapping import PROXIMAL, SoftMapping, gradient_descent, mapping_backward
 
 GROUPINGS = ("scales", "codebooks")
 

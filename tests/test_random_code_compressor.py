@@ -17,7 +17,7 @@ from distill import Distiller, load
 from distill.codecs import container
 from distill.codecs.random_code import encode
 from distill.compressors.base import network_of
-from distill.compressors.codebook import CodebookCompressor
+from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.random_code import RandomCodeCompressor, _economy, starting_point
 from distill.solvers import random_code_learner
 from distill.solvers.random_code import SharedNetwork

@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPRegressor
 from distill import Distiller, load
 from distill.codecs import container, sparse
 from distill.codecs.reader import Reader, StudentFileError
-from distill.compressors.codebook import CodebookCompressor
+from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.spike_slab import SpikeSlabCompressor
 from distill.network import Network
 from distill.solvers.frame import fit_frame

@@ -17,7 +17,7 @@ from distill import teachers
 from distill.base import StudentMixin, all_or_nothing
 from distill.codecs import container
 from distill.compressors.base import Compressor, network_of
-from distill.compressors.codebook import CodebookCompressor
+from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.matrix_gaussian import MatrixGaussianCompressor
 from distill.compressors.random_code import RandomCodeCompressor
 from distill.compressors.spike_slab import SpikeSlabCompressor

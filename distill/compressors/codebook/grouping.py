@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from distill.compressors.codebook.kmeans import kmeans_1d
 from distill.network import Network
-from distill.solvers.kmeans import kmeans_1d
 
 
 def group_neurons(weight: np.ndarray, n_groups: int) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 from numba import njit
 
 from distill.codecs.codebook import CodebookLayer, round_to_half
-from distill.solvers.kmeans import kmeans_1d
-from distill.solvers.layer import LayerProblem
+from distill.compressors.codebook.kmeans import kmeans_1d
+from distill.compressors.codebook.layer_problem import LayerProblem
 
 _ZERO = 0  # where a pinned zero stands in its codebook
 

@@ -14,13 +14,13 @@ from distill.codecs import codebook as codec
 from distill.codecs import container
 from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.compressors.base import Calibration, Compressor, Imitation, layer_outputs
+from distill.compressors.codebook.finetuning import CodebookPerceptron, MovingPerceptron
+from distill.compressors.codebook.grouping import reorder_neurons
+from distill.compressors.codebook.layer_problem import LayerProblem, layer_problem
+from distill.compressors.codebook.mapping import PROXIMAL, gradient_descent
+from distill.compressors.codebook.solver import coordinate_descent, nearest_codewords, stored_layer
 from distill.network import Network
 from distill.runtime.forward import activated
-from distill.solvers.codebook import coordinate_descent, nearest_codewords, stored_layer
-from distill.solvers.finetuning import CodebookPerceptron, MovingPerceptron
-from distill.solvers.grouping import reorder_neurons
-from distill.solvers.layer import LayerProblem, layer_problem
-from distill.solvers.mapping import PROXIMAL, gradient_descent
 from distill.solvers.pruning import is_pruned
 from distill.students import training
 from distill.utils.progress import Stage
@@ -81,7 +81,7 @@ class CodebookCompressor(Compressor):
         "cd": coordinate descent, exact in every step. "gradient": gradient descent with a soft mapping, then "cd".
         "kmeans": the codewords nearest to the weights, whatever the outputs; for comparison.
     proximal : {"neighbour", "inverse", "off"}, default="neighbour"
-        The gradient of the mapping; see `distill.solvers.mapping.mapping_backward`. Of "gradient" only.
+        The gradient of the mapping; see `distill.compressors.codebook.mapping.mapping_backward`. Of "gradient" only.
     entropy_coding : {"auto", "off"}, default="auto"
         Whether codes are entropy-coded where that is shorter, or always packed.
     rate_weight : float, default=0.0
@@ -151,7 +151,7 @@ class CodebookCompressor(Compressor):
     >>> from sklearn.cluster import KMeans
     >>> from sklearn.datasets import load_digits
     >>> from distill import Distiller
-    >>> from distill.compressors.codebook import CodebookCompressor
+    >>> from distill.compressors.codebook.estimator import CodebookCompressor
     >>> X, _ = load_digits(return_X_y=True)
     >>> teacher = KMeans(10, n_init=1, random_state=0)
     >>> student = Distiller(teacher, hidden_layer_sizes=(32,), max_iter=10, random_state=0)

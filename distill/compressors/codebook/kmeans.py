@@ -41,7 +41,7 @@ def kmeans_1d(
 
     Examples
     --------
-    >>> from distill.solvers.kmeans import kmeans_1d
+    >>> from distill.compressors.codebook.kmeans import kmeans_1d
     >>> centers, labels = kmeans_1d([0.0, 5.0, 1.0, 6.0], 2)
     >>> centers, labels
     (array([0.5, 5.5]), array([0, 1, 0, 1]))

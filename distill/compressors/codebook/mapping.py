@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.solvers.codebook import Mapping, fit_levels
-from distill.solvers.layer import LayerProblem
+from distill.compressors.codebook.layer_problem import LayerProblem
+from distill.compressors.codebook.solver import Mapping, fit_levels
 
 PROXIMAL = ("inverse", "neighbour", "off")
 
