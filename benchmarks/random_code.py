@@ -34,10 +34,10 @@ from distill import Distiller, load
 from distill.codecs import container
 from distill.codecs.random_code import Layout
 from distill.compressors.base import calibration_rows, network_of
-from distill.compressors.random_code import RandomCodeCompressor, _rows, starting_point
+from distill.compressors.random_code.estimator import RandomCodeCompressor, _rows, starting_point
+from distill.compressors.random_code.learner import Learner, LearnerSettings
+from distill.compressors.random_code.refinement import SharedNetwork, mean_loss
 from distill.runtime import Student
-from distill.solvers.random_code import SharedNetwork, mean_loss
-from distill.solvers.random_code_learner import Learner, LearnerSettings
 from distill.students import training
 from distill.students.network import Perceptron, initial_network
 

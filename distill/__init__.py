@@ -6,7 +6,7 @@ _HOMES = {
     "AutoCompressor": "distill.model_selection",
     "CodebookCompressor": "distill.compressors.codebook.estimator",
     "MatrixGaussianCompressor": "distill.compressors.matrix_gaussian",
-    "RandomCodeCompressor": "distill.compressors.random_code",
+    "RandomCodeCompressor": "distill.compressors.random_code.estimator",
     "SpikeSlabCompressor": "distill.compressors.spike_slab",
     "Distiller": "distill.distiller",
     "Student": "distill.runtime",

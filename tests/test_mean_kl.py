@@ -8,7 +8,7 @@ import torch
 from scipy.special import lambertw
 from torch.distributions import Normal, kl_divergence
 
-from distill.posteriors.mean_kl import (
+from distill.compressors.random_code.mean_kl import (
     _SERIES,
     LogVariance,
     MeanKL,
@@ -20,7 +20,7 @@ from distill.posteriors.mean_kl import (
     solve_log_variance,
     starting_point,
 )
-from distill.posteriors.mean_var import MeanVar
+from distill.compressors.random_code.mean_var import MeanVar
 
 
 def independent_divergence(mean, log_variance):

@@ -18,9 +18,9 @@ from distill.codecs import container
 from distill.codecs.random_code import encode
 from distill.compressors.base import network_of
 from distill.compressors.codebook.estimator import CodebookCompressor
-from distill.compressors.random_code import RandomCodeCompressor, _economy, starting_point
-from distill.solvers import random_code_learner
-from distill.solvers.random_code import SharedNetwork
+from distill.compressors.random_code import learner as random_code_learner
+from distill.compressors.random_code.estimator import RandomCodeCompressor, _economy, starting_point
+from distill.compressors.random_code.refinement import SharedNetwork
 
 DIGITS, CLASSES = load_digits(return_X_y=True)
 DIGITS = DIGITS / 16

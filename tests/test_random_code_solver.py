@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from distill.codecs.random_code import Layout
-from distill.solvers import random_code_learner
-from distill.solvers.random_code import (
+from distill.compressors.random_code import learner as random_code_learner
+from distill.compressors.random_code.learner import Learner, LearnerSettings
+from distill.compressors.random_code.refinement import (
     Rows,
     SharedNetwork,
     choose_together,
@@ -17,7 +18,6 @@ from distill.solvers.random_code import (
     mean_loss,
     tune_scales,
 )
-from distill.solvers.random_code_learner import Learner, LearnerSettings
 
 LAYOUTS = {
     "shared": Layout(((9, 6), (6, 5), (5, 3)), (3, 2, 1), 8, 12, seed=4),

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from distill.posteriors.mean_kl import divergence
+from distill.compressors.random_code.mean_kl import divergence
 
 
 class MeanVar(nn.Module):

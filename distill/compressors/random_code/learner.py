@@ -18,9 +18,9 @@ from torch import Tensor
 
 from distill.codecs import container
 from distill.codecs.random_code import choose
-from distill.posteriors.mean_kl import MeanKL
-from distill.posteriors.mean_var import MeanVar
-from distill.solvers.random_code import (
+from distill.compressors.random_code.mean_kl import MeanKL
+from distill.compressors.random_code.mean_var import MeanVar
+from distill.compressors.random_code.refinement import (
     Rows,
     SharedNetwork,
     choose_together,
@@ -41,7 +41,7 @@ _SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """How codes are learned; see `distill.compressors.random_code.RandomCodeCompressor`.
+    """How codes are learned; see `distill.compressors.random_code.estimator.RandomCodeCompressor`.
 
     `penalty` and `penalty_rate` are of "mean-var": the first weight of a block's divergence, and by how much a step
     changes it.

@@ -15,9 +15,9 @@ from distill.codecs import container
 from distill.codecs import random_code as codec
 from distill.codecs.random_code import LEAST_BITS, MOST_BITS, Layout
 from distill.compressors.base import Calibration, Compressor, Imitation, layer_outputs
+from distill.compressors.random_code.learner import REPORTS_PER_PART, Learner, LearnerSettings
+from distill.compressors.random_code.refinement import Rows, SharedNetwork
 from distill.network import Network
-from distill.solvers.random_code import Rows, SharedNetwork
-from distill.solvers.random_code_learner import REPORTS_PER_PART, Learner, LearnerSettings
 from distill.students.network import initial_network
 from distill.utils.progress import Stage
 
@@ -122,14 +122,14 @@ class RandomCodeCompressor(Compressor):
     Havasi, Peharz, Hernandez-Lobato, "Minimal random code learning", ICLR 2019 (arXiv 1810.00440).
 
     Lin, Flamich, Hernandez-Lobato, "Minimal random code learning with Mean-KL parameterization" (arXiv 2307.07816). Its
-    formulas were not available to us: the idea is theirs, the formulas of `distill.posteriors.mean_kl` are ours.
+    formulas were not available to us: the idea is theirs, the formulas of `distill.compressors.random_code.mean_kl` are ours.
 
     Examples
     --------
     >>> from sklearn.cluster import KMeans
     >>> from sklearn.datasets import load_digits
     >>> from distill import Distiller
-    >>> from distill.compressors.random_code import RandomCodeCompressor
+    >>> from distill.compressors.random_code.estimator import RandomCodeCompressor
     >>> X, _ = load_digits(return_X_y=True)
     >>> teacher = KMeans(10, n_init=1, random_state=0)
     >>> student = Distiller(teacher, hidden_layer_sizes=(16,), max_iter=10, random_state=0)
