@@ -30,7 +30,7 @@ from sklearn.neural_network import MLPClassifier
 from distill import load
 from distill.compressors.base import layer_outputs, network_of
 from distill.compressors.codebook.estimator import CodebookCompressor
-from distill.students.network import initial_network
+from distill.training.perceptron import initial_network
 
 RATES = (0.01, 0.03, 0.1)
 # What --choose compares: a scale for every neuron costs two bytes each, codes that move need many steps

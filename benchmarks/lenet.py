@@ -16,8 +16,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 
 from distill import Distiller
-from distill.students import training
-from distill.students.network import Perceptron, initial_network
+from distill.training import loop as training
+from distill.training.perceptron import Perceptron, initial_network
 from mbn import MultilayerBootstrapNetwork
 
 N_VALIDATION = 5000

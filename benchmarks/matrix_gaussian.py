@@ -31,7 +31,7 @@ from distill import MatrixGaussianCompressor, load
 from distill.codecs.grid import nearest_level
 from distill.compressors import matrix_gaussian_file as files
 from distill.compressors.matrix_gaussian import entering
-from distill.students.network import initial_network
+from distill.training.perceptron import initial_network
 
 DEEP_SIZES = (784, 150, 150, 150, 10)
 LENET = {"kl_weight": 0.03, "learn_from": "outputs", "max_iter": 20, "learning_rate_init": 0.01}

@@ -38,8 +38,8 @@ from distill.compressors.random_code.estimator import RandomCodeCompressor, _row
 from distill.compressors.random_code.learner import Learner, LearnerSettings
 from distill.compressors.random_code.refinement import SharedNetwork, mean_loss
 from distill.runtime import Student
-from distill.students import training
-from distill.students.network import Perceptron, initial_network
+from distill.training import loop as training
+from distill.training.perceptron import Perceptron, initial_network
 
 LENET = "LeNet-300-100"
 GRID = (28, 28)

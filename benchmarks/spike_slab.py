@@ -38,8 +38,8 @@ from distill.compressors.spike_slab import SpikeSlabCompressor
 from distill.solvers.pruning import largest
 from distill.solvers.remains import fine_tune, leave
 from distill.solvers.selection import Likelihood, SelectionSettings
-from distill.solvers.task import Evidence, make_task
-from distill.students import training
+from distill.training import loop as training
+from distill.training.task import Evidence, make_task
 
 N_DATA_SETS = 10
 N_ROWS, N_TEST_ROWS, N_RELEVANT = 10_000, 2_000, 5

@@ -34,7 +34,7 @@ from distill.solvers.matrix_gaussian import (
     make_posterior,
     settle_noise,
 )
-from distill.students.network import TORCH_ACTIVATIONS
+from distill.training.perceptron import TORCH_ACTIVATIONS
 
 N_HIDDEN, N_SPLITS, N_DRAWS = 50, 20, 100
 WEIGHTS = (1.0, 0.25, 0.06)

@@ -24,10 +24,10 @@ from distill.base import StudentMixin, all_or_nothing
 from distill.codecs import container
 from distill.network import ACTIVATIONS, Network
 from distill.runtime import Student
-from distill.students import training
-from distill.students.network import Perceptron, fold_input, folds_well, initial_network, scale_outputs, unfold_input
-from distill.students.scaling import INPUT_SCALINGS, InputScaling, fit_input_scaling
 from distill.teachers import Answers
+from distill.training import loop as training
+from distill.training.perceptron import Perceptron, fold_input, folds_well, initial_network, scale_outputs, unfold_input
+from distill.training.scaling import INPUT_SCALINGS, InputScaling, fit_input_scaling
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, with_callbacks
 from distill.utils.validation import LARGEST_SEED, check_choice, check_float32, routes, seeded
@@ -82,7 +82,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     input_scaling : {"auto", "common", "per-feature"} or None, default="auto"
         How inputs are scaled inside. "common" is one offset and one scale for all features, for features of one unit
         (pixels, channels, one-hot codes); "per-feature" one for each; "auto" decides by the features' ranges and means
-        (see `distill.students.scaling.share_a_unit`); None leaves them as they are. The scaling is folded into the
+        (see `distill.training.scaling.share_a_unit`); None leaves them as they are. The scaling is folded into the
         first layer, and kept in a section of its own where that would cost precision. Constant features get no weight.
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||W||^2`` on weights, 0 or more.

@@ -24,8 +24,8 @@ from distill.compressors import matrix_gaussian_file as files
 from distill.network import Network
 from distill.solvers import matrix_gaussian as solver
 from distill.solvers import matrix_gaussian_rounding as rounding
-from distill.solvers.frame import fit_frame
-from distill.students.network import initial_network
+from distill.training.perceptron import initial_network
+from distill.training.units import fit_frame
 
 DIGITS, CLASSES = load_digits(return_X_y=True)
 TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)

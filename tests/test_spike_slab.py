@@ -11,8 +11,8 @@ from scipy import special, stats
 from distill.network import Network
 from distill.posteriors import spike_slab
 from distill.posteriors.spike_slab import SpikeSlabLayer, SpikeSlabPerceptron
-from distill.students.network import initial_network
-from distill.students.training import DenseRows, train
+from distill.training.loop import DenseRows, train
+from distill.training.perceptron import initial_network
 
 
 def logit(probability):

@@ -17,10 +17,10 @@ from distill.codecs.reader import Reader, StudentFileError
 from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.spike_slab import SpikeSlabCompressor
 from distill.network import Network
-from distill.solvers.frame import fit_frame
 from distill.solvers.pruning import eliminate_units, slice_network, without_dead_ends
 from distill.solvers.selection import Likelihood
-from distill.students.network import initial_network
+from distill.training.perceptron import initial_network
+from distill.training.units import fit_frame
 
 X = load_digits().data
 SHORT = {"max_iter": 12, "fine_tune_iter": 4, "random_state": 0}

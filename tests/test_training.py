@@ -12,9 +12,7 @@ from torch import nn
 from distill.codecs import container
 from distill.network import Network
 from distill.runtime import Student
-from distill.students.network import Perceptron, fold_input, folds_well, initial_network, scale_outputs, unfold_input
-from distill.students.scaling import feature_statistics, fit_input_scaling
-from distill.students.training import (
+from distill.training.loop import (
     DenseRows,
     JitteredRows,
     SparseRows,
@@ -26,6 +24,8 @@ from distill.students.training import (
     train,
     typical_gap,
 )
+from distill.training.perceptron import Perceptron, fold_input, folds_well, initial_network, scale_outputs, unfold_input
+from distill.training.scaling import feature_statistics, fit_input_scaling
 
 random = np.random.default_rng(0)
 X = random.normal(size=(200, 3)).astype(np.float32)

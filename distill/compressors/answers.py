@@ -10,9 +10,9 @@ from sklearn.utils.validation import validate_data
 
 from distill.compressors.base import Calibration, layer_outputs, unwrap
 from distill.network import Network
-from distill.solvers.task import Evidence
-from distill.students import training
 from distill.teachers import explained_variance
+from distill.training import loop as training
+from distill.training.task import Evidence
 
 LEARN_FROM = ("auto", "outputs", "y")
 

@@ -26,7 +26,7 @@ from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
 from distill.runtime import Student
 from distill.runtime.forward import activated
-from distill.students import training
+from distill.training import loop as training
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, Stage, with_callbacks
 from distill.utils.validation import LARGEST_SEED, check_finite, check_float32, routes, seeded

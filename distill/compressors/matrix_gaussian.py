@@ -29,8 +29,8 @@ from distill.solvers.matrix_gaussian import (
     make_posterior,
     settle_noise,
 )
-from distill.solvers.task import Evidence, Task, make_task
 from distill.teachers import explained_variance
+from distill.training.task import Evidence, Task, make_task
 from distill.utils.progress import Stage
 from distill.utils.validation import LARGEST_SEED, check_choice
 

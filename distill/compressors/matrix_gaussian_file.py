@@ -11,11 +11,11 @@ from distill.codecs import container, grid
 from distill.codecs.grid import GridLayer
 from distill.network import Network
 from distill.runtime.forward import Forward, activated
-from distill.solvers.frame import Frame
 from distill.solvers.matrix_gaussian import Posterior
 from distill.solvers.matrix_gaussian_rounding import freedom, input_correlations, round_together
 from distill.solvers.pruning import slice_network, without_dead_ends
-from distill.students.network import scale_outputs
+from distill.training.perceptron import scale_outputs
+from distill.training.units import Frame
 
 _MOST_ROUNDS = 4
 # Fewer weights do not pay for a number that says how much coarser their row's steps are

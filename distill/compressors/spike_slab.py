@@ -22,7 +22,7 @@ from distill.posteriors.spike_slab import GRANULARITIES, SpikeSlabPerceptron, pa
 from distill.solvers.pruning import count, largest, without_dead_ends
 from distill.solvers.remains import eliminate, fine_tune, kept_weights, leave, means_of, tuned
 from distill.solvers.selection import SelectionSettings, learn_posterior
-from distill.solvers.task import Evidence, Task, make_task
+from distill.training.task import Evidence, Task, make_task
 from distill.utils.progress import Stage
 from distill.utils.validation import LARGEST_SEED
 

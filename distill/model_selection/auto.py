@@ -23,7 +23,7 @@ from distill.compressors.random_code.estimator import RandomCodeCompressor
 from distill.compressors.spike_slab import SpikeSlabCompressor
 from distill.distiller import Distiller
 from distill.network import Network
-from distill.students import training
+from distill.training import loop as training
 from distill.utils.progress import Progress, with_callbacks
 
 # Quick ones first: where a size is searched, later ones have to be smaller than what was found

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distill.students.network import TORCH_ACTIVATIONS
+from distill.training.perceptron import TORCH_ACTIVATIONS
 
 MODES = ("mean", "local", "joint", "weight")
 

@@ -21,7 +21,7 @@ from distill.posteriors.matrix_gaussian import (
 )
 from distill.posteriors.moments import output_moments
 from distill.posteriors.noise import GaussianNoise, predictive_log_density
-from distill.students import training
+from distill.training import loop as training
 
 PRIORS = ("normal", "row", "layer")
 EXPECTATIONS = ("moments", "draws")

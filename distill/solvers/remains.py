@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from distill.network import Network
 from distill.posteriors.spike_slab import SpikeSlabPerceptron, slab_divergence
 from distill.runtime.forward import activated
-from distill.solvers.frame import Frame
 from distill.solvers.pruning import Elimination, eliminate_units, slice_network
 from distill.solvers.selection import LEAST_STEPS, Likelihood, Report, SelectionSettings, batches
-from distill.solvers.task import Task
-from distill.students import training
-from distill.students.network import TORCH_ACTIVATIONS
+from distill.training import loop as training
+from distill.training.perceptron import TORCH_ACTIVATIONS
+from distill.training.task import Task
+from distill.training.units import Frame
 
 _AVERAGING = 0.999
 _MOST_ELIMINATION_ROWS = 10_000

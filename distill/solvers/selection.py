@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from distill.network import Network
 from distill.posteriors.spike_slab import SpikeSlabPerceptron
-from distill.solvers.task import Task
-from distill.students import training
-from distill.students.network import TORCH_ACTIVATIONS
 from distill.teachers import explained_variance
+from distill.training import loop as training
+from distill.training.perceptron import TORCH_ACTIVATIONS
+from distill.training.task import Task
 
 LEAST_STEPS, _SMALL_BATCH = 32, 16
 _STEERED_EVERY = 24

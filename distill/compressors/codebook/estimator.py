@@ -22,7 +22,7 @@ from distill.compressors.codebook.solver import coordinate_descent, nearest_code
 from distill.network import Network
 from distill.runtime.forward import activated
 from distill.solvers.pruning import is_pruned
-from distill.students import training
+from distill.training import loop as training
 from distill.utils.progress import Stage
 
 _GROUPINGS = ("scales", "codebooks")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.codecs.codebook import CodebookLayer, round_to_half
-from distill.students.network import TORCH_ACTIVATIONS
+from distill.training.perceptron import TORCH_ACTIVATIONS
 
 _POSITION_PACE = 2.0  # positions have further to go than numbers relative to their size
 

@@ -18,7 +18,7 @@ from distill.compressors.base import Calibration, Compressor, Imitation, layer_o
 from distill.compressors.random_code.learner import REPORTS_PER_PART, Learner, LearnerSettings
 from distill.compressors.random_code.refinement import Rows, SharedNetwork
 from distill.network import Network
-from distill.students.network import initial_network
+from distill.training.perceptron import initial_network
 from distill.utils.progress import Stage
 
 _PARAMETERIZATIONS = ("mean-kl", "mean-var")

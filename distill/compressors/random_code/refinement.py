@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distill.codecs import cosine
 from distill.codecs.random_code import Layout
-from distill.students.network import TORCH_ACTIVATIONS
+from distill.training.perceptron import TORCH_ACTIVATIONS
 
 _MOST_VALUES = 1 << 22
 _ROWS = 4096

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from distill.network import Network
-from distill.students.network import fold_input, scale_outputs, unfold_input
-from distill.students.scaling import fit_input_scaling
+from distill.training.perceptron import fold_input, scale_outputs, unfold_input
+from distill.training.scaling import fit_input_scaling
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from distill.students.scaling import InputScaling
+from distill.training.scaling import InputScaling
 
 _MOST_DENSE_ROWS = 4096
 _POOL_SIZE, _POOL_LASTS = 2**21, 256

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from distill.network import Network
-from distill.solvers.frame import Frame, fit_frame
-from distill.students import training
+from distill.training import loop as training
+from distill.training.units import Frame, fit_frame
 
 
 @dataclass(frozen=True, eq=False)
