@@ -33,11 +33,11 @@ from distill import load
 from distill.compressors.answers import encode_answers, outputs_as_answers, scale_input
 from distill.compressors.base import calibration_rows, network_of
 from distill.compressors.codebook.estimator import CodebookCompressor
-from distill.compressors.pruned_file import write
-from distill.compressors.spike_slab import SpikeSlabCompressor
-from distill.solvers.pruning import largest
-from distill.solvers.remains import fine_tune, leave
-from distill.solvers.selection import Likelihood, SelectionSettings
+from distill.compressors.pruning import largest
+from distill.compressors.spike_slab.encoding import write
+from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
+from distill.compressors.spike_slab.pruned import fine_tune, leave
+from distill.compressors.spike_slab.training import Likelihood, SelectionSettings
 from distill.training import loop as training
 from distill.training.task import Evidence, make_task
 

@@ -7,7 +7,7 @@ _HOMES = {
     "CodebookCompressor": "distill.compressors.codebook.estimator",
     "MatrixGaussianCompressor": "distill.compressors.matrix_gaussian",
     "RandomCodeCompressor": "distill.compressors.random_code.estimator",
-    "SpikeSlabCompressor": "distill.compressors.spike_slab",
+    "SpikeSlabCompressor": "distill.compressors.spike_slab.estimator",
     "Distiller": "distill.distiller",
     "Student": "distill.runtime",
     "StudentFileError": "distill.codecs.container",

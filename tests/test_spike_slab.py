@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy import special, stats
 
+from distill.compressors.spike_slab import posterior as spike_slab
+from distill.compressors.spike_slab.posterior import SpikeSlabLayer, SpikeSlabPerceptron
 from distill.network import Network
-from distill.posteriors import spike_slab
-from distill.posteriors.spike_slab import SpikeSlabLayer, SpikeSlabPerceptron
 from distill.training.loop import DenseRows, train
 from distill.training.perceptron import initial_network
 

@@ -15,10 +15,10 @@ from distill import Distiller, load
 from distill.codecs import container, sparse
 from distill.codecs.reader import Reader, StudentFileError
 from distill.compressors.codebook.estimator import CodebookCompressor
-from distill.compressors.spike_slab import SpikeSlabCompressor
+from distill.compressors.pruning import eliminate_units, slice_network, without_dead_ends
+from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
+from distill.compressors.spike_slab.training import Likelihood
 from distill.network import Network
-from distill.solvers.pruning import eliminate_units, slice_network, without_dead_ends
-from distill.solvers.selection import Likelihood
 from distill.training.perceptron import initial_network
 from distill.training.units import fit_frame
 

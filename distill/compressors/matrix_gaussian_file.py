@@ -9,11 +9,11 @@ import torch
 
 from distill.codecs import container, grid
 from distill.codecs.grid import GridLayer
+from distill.compressors.pruning import slice_network, without_dead_ends
 from distill.network import Network
 from distill.runtime.forward import Forward, activated
 from distill.solvers.matrix_gaussian import Posterior
 from distill.solvers.matrix_gaussian_rounding import freedom, input_correlations, round_together
-from distill.solvers.pruning import slice_network, without_dead_ends
 from distill.training.perceptron import scale_outputs
 from distill.training.units import Frame
 

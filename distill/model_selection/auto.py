@@ -20,7 +20,7 @@ from distill.compressors.base import Compressor, network_of
 from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.matrix_gaussian import MatrixGaussianCompressor
 from distill.compressors.random_code.estimator import RandomCodeCompressor
-from distill.compressors.spike_slab import SpikeSlabCompressor
+from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
 from distill.distiller import Distiller
 from distill.network import Network
 from distill.training import loop as training

@@ -19,9 +19,9 @@ from distill.compressors.codebook.grouping import reorder_neurons
 from distill.compressors.codebook.layer_problem import LayerProblem, layer_problem
 from distill.compressors.codebook.mapping import PROXIMAL, gradient_descent
 from distill.compressors.codebook.solver import coordinate_descent, nearest_codewords, stored_layer
+from distill.compressors.pruning import is_pruned
 from distill.network import Network
 from distill.runtime.forward import activated
-from distill.solvers.pruning import is_pruned
 from distill.training import loop as training
 from distill.utils.progress import Stage
 

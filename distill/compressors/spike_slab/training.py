@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
 from distill.network import Network
-from distill.posteriors.spike_slab import SpikeSlabPerceptron
 from distill.teachers import explained_variance
 from distill.training import loop as training
 from distill.training.perceptron import TORCH_ACTIVATIONS

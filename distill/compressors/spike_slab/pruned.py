@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distill.compressors.pruning import Elimination, eliminate_units, slice_network
+from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron, slab_divergence
+from distill.compressors.spike_slab.training import LEAST_STEPS, Likelihood, Report, SelectionSettings, batches
 from distill.network import Network
-from distill.posteriors.spike_slab import SpikeSlabPerceptron, slab_divergence
 from distill.runtime.forward import activated
-from distill.solvers.pruning import Elimination, eliminate_units, slice_network
-from distill.solvers.selection import LEAST_STEPS, Likelihood, Report, SelectionSettings, batches
 from distill.training import loop as training
 from distill.training.perceptron import TORCH_ACTIVATIONS
 from distill.training.task import Task

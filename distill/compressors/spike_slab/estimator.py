@@ -16,12 +16,12 @@ from distill.base import where_offered
 from distill.codecs import container
 from distill.compressors.answers import LEARN_FROM, LearnsAnswers, agreement, probabilities, scale_input
 from distill.compressors.base import Calibration, Compressor
-from distill.compressors.pruned_file import density_within, masks_within, trim, write
+from distill.compressors.pruning import count, largest, without_dead_ends
+from distill.compressors.spike_slab.encoding import density_within, masks_within, trim, write
+from distill.compressors.spike_slab.posterior import GRANULARITIES, SpikeSlabPerceptron, path_inclusion
+from distill.compressors.spike_slab.pruned import eliminate, fine_tune, kept_weights, leave, means_of, tuned
+from distill.compressors.spike_slab.training import SelectionSettings, learn_posterior
 from distill.network import Network
-from distill.posteriors.spike_slab import GRANULARITIES, SpikeSlabPerceptron, path_inclusion
-from distill.solvers.pruning import count, largest, without_dead_ends
-from distill.solvers.remains import eliminate, fine_tune, kept_weights, leave, means_of, tuned
-from distill.solvers.selection import SelectionSettings, learn_posterior
 from distill.training.task import Evidence, Task, make_task
 from distill.utils.progress import Stage
 from distill.utils.validation import LARGEST_SEED
@@ -154,7 +154,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
     >>> from sklearn.cluster import KMeans
     >>> from sklearn.datasets import load_digits
     >>> from distill import Distiller
-    >>> from distill.compressors.spike_slab import SpikeSlabCompressor
+    >>> from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
     >>> X, _ = load_digits(return_X_y=True)
     >>> student = Distiller(KMeans(10, n_init=1, random_state=0), hidden_layer_sizes=(64,), random_state=0)
     >>> pruned = SpikeSlabCompressor(student, density=0.2, max_iter=20, random_state=0).fit(X)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from distill.codecs import container, dense, sparse
+from distill.compressors.pruning import count, largest
+from distill.compressors.spike_slab.pruned import Remains
 from distill.network import Network
-from distill.solvers.pruning import count, largest
-from distill.solvers.remains import Remains
 
 _STEP = 200
 

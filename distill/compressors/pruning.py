@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distill.compressors.spike_slab.posterior import fixed_point
 from distill.network import Network
-from distill.posteriors.spike_slab import fixed_point
 from distill.runtime.forward import activated
 
 Masks = Sequence[np.ndarray]
