@@ -29,8 +29,8 @@ from sklearn.metrics import roc_auc_score
 
 from distill import MatrixGaussianCompressor, load
 from distill.codecs.grid import nearest_level
-from distill.compressors import matrix_gaussian_file as files
-from distill.compressors.matrix_gaussian import entering
+from distill.compressors.matrix_gaussian import quantization as files
+from distill.compressors.matrix_gaussian.estimator import entering
 from distill.training.perceptron import initial_network
 
 DEEP_SIZES = (784, 150, 150, 150, 10)

@@ -24,8 +24,8 @@ from scipy import stats
 from sklearn.linear_model import LinearRegression, RidgeCV
 from torch import Tensor, nn
 
-from distill.posteriors.noise import GaussianNoise, predictive_log_density
-from distill.solvers.matrix_gaussian import (
+from distill.compressors.matrix_gaussian.noise import GaussianNoise, predictive_log_density
+from distill.compressors.matrix_gaussian.training import (
     Posterior,
     Rows,
     VariationalSettings,

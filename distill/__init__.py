@@ -5,7 +5,7 @@ from importlib import import_module
 _HOMES = {
     "AutoCompressor": "distill.model_selection",
     "CodebookCompressor": "distill.compressors.codebook.estimator",
-    "MatrixGaussianCompressor": "distill.compressors.matrix_gaussian",
+    "MatrixGaussianCompressor": "distill.compressors.matrix_gaussian.estimator",
     "RandomCodeCompressor": "distill.compressors.random_code.estimator",
     "SpikeSlabCompressor": "distill.compressors.spike_slab.estimator",
     "Distiller": "distill.distiller",

@@ -9,7 +9,13 @@ from scipy.stats import gamma
 from torch.distributions import Gamma, MultivariateNormal, Normal, StudentT
 from torch.distributions import kl_divergence as reference_divergence
 
-from distill.posteriors.matrix_gaussian import (
+from distill.compressors.matrix_gaussian.noise import (
+    GaussianNoise,
+    expected_log_likelihood,
+    gamma_divergence,
+    predictive_log_density,
+)
+from distill.compressors.matrix_gaussian.posterior import (
     MatrixGaussian,
     MatrixGaussianLayer,
     MatrixGaussianNetwork,
@@ -22,12 +28,6 @@ from distill.posteriors.matrix_gaussian import (
     sample_weights,
     stable_cholesky,
     with_constant,
-)
-from distill.posteriors.noise import (
-    GaussianNoise,
-    expected_log_likelihood,
-    gamma_divergence,
-    predictive_log_density,
 )
 
 P, Q = 5, 3

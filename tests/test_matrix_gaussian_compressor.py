@@ -20,10 +20,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from distill import Distiller, MatrixGaussianCompressor, load
 from distill.codecs import container, grid
-from distill.compressors import matrix_gaussian_file as files
+from distill.compressors.matrix_gaussian import quantization as files
+from distill.compressors.matrix_gaussian import rounding
+from distill.compressors.matrix_gaussian import training as solver
 from distill.network import Network
-from distill.solvers import matrix_gaussian as solver
-from distill.solvers import matrix_gaussian_rounding as rounding
 from distill.training.perceptron import initial_network
 from distill.training.units import fit_frame
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import integrate, stats
 
+from distill.compressors.matrix_gaussian import moments as trained
+from distill.compressors.matrix_gaussian.posterior import MatrixGaussianNetwork
 from distill.network import ACTIVATIONS, Network
-from distill.posteriors import moments as trained
-from distill.posteriors.matrix_gaussian import MatrixGaussianNetwork
 from distill.runtime import moments
 
 FUNCTIONS = {

@@ -18,7 +18,7 @@ from distill.base import StudentMixin, all_or_nothing
 from distill.codecs import container
 from distill.compressors.base import Compressor, network_of
 from distill.compressors.codebook.estimator import CodebookCompressor
-from distill.compressors.matrix_gaussian import MatrixGaussianCompressor
+from distill.compressors.matrix_gaussian.estimator import MatrixGaussianCompressor
 from distill.compressors.random_code.estimator import RandomCodeCompressor
 from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
 from distill.distiller import Distiller

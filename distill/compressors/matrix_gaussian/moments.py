@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.posteriors.matrix_gaussian import MatrixGaussian, with_constant
+from distill.compressors.matrix_gaussian.posterior import MatrixGaussian, with_constant
 
 _SMALLEST = 1e-12
 # exp(-40) is nothing here, and smaller numbers slow processors down
@@ -93,7 +93,7 @@ def output_moments(posteriors: Sequence[MatrixGaussian], X: Tensor, activation: 
 
     Examples
     --------
-    >>> from distill.posteriors.matrix_gaussian import MatrixGaussianNetwork
+    >>> from distill.compressors.matrix_gaussian.posterior import MatrixGaussianNetwork
     >>> network = MatrixGaussianNetwork([torch.ones(4, 5), torch.ones(6, 2)], deviation=0.1)
     >>> mean, variance = output_moments(network.posteriors()[0], torch.ones(7, 3), "relu")
     >>> mean.shape, bool((variance > 0).all())

@@ -9,11 +9,11 @@ import torch
 
 from distill.codecs import container, grid
 from distill.codecs.grid import GridLayer
+from distill.compressors.matrix_gaussian.rounding import freedom, input_correlations, round_together
+from distill.compressors.matrix_gaussian.training import Posterior
 from distill.compressors.pruning import slice_network, without_dead_ends
 from distill.network import Network
 from distill.runtime.forward import Forward, activated
-from distill.solvers.matrix_gaussian import Posterior
-from distill.solvers.matrix_gaussian_rounding import freedom, input_correlations, round_together
 from distill.training.perceptron import scale_outputs
 from distill.training.units import Frame
 
@@ -159,7 +159,7 @@ def quantize(
         See `distill.codecs.grid.quantize`.
     inputs : ndarray of shape (n_samples, n_features), or None
         Rows as they enter the first layer. With them the weights of a layer are rounded together, and every layer makes
-        good what those before it have changed; see `distill.solvers.matrix_gaussian_rounding`.
+        good what those before it have changed; see `distill.compressors.matrix_gaussian.rounding`.
 
     Returns
     -------

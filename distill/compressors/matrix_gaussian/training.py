@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.network import Network
-from distill.posteriors.matrix_gaussian import (
+from distill.compressors.matrix_gaussian.moments import output_moments
+from distill.compressors.matrix_gaussian.noise import GaussianNoise, predictive_log_density
+from distill.compressors.matrix_gaussian.posterior import (
     MatrixGaussian,
     MatrixGaussianNetwork,
     hierarchical_divergence,
     kl_divergence,
 )
-from distill.posteriors.moments import output_moments
-from distill.posteriors.noise import GaussianNoise, predictive_log_density
+from distill.network import Network
 from distill.training import loop as training
 
 PRIORS = ("normal", "row", "layer")
@@ -49,7 +49,7 @@ class VariationalSettings:
     deviation : float
         Of the weights at the start.
     n_factors, n_pseudo, bound
-        See `distill.posteriors.matrix_gaussian.MatrixGaussianLayer`.
+        See `distill.compressors.matrix_gaussian.posterior.MatrixGaussianLayer`.
     expectation : {"moments", "draws"}
         How the expected likelihood of numbers is computed: in closed form, or with one draw for each row. That of
         labels always takes draws.

@@ -12,12 +12,10 @@ from sklearn.utils.validation import check_is_fitted, check_scalar, validate_dat
 
 from distill.base import where_offered
 from distill.codecs import container
-from distill.compressors import matrix_gaussian_file as files
 from distill.compressors.answers import LEARN_FROM, LearnsAnswers, encode_answers, probabilities
 from distill.compressors.base import Calibration, Compressor, layer_outputs
-from distill.network import Network
-from distill.runtime.moments import sample_outputs
-from distill.solvers.matrix_gaussian import (
+from distill.compressors.matrix_gaussian import quantization as files
+from distill.compressors.matrix_gaussian.training import (
     EXPECTATIONS,
     PRIORS,
     Posterior,
@@ -29,6 +27,8 @@ from distill.solvers.matrix_gaussian import (
     make_posterior,
     settle_noise,
 )
+from distill.network import Network
+from distill.runtime.moments import sample_outputs
 from distill.teachers import explained_variance
 from distill.training.task import Evidence, Task, make_task
 from distill.utils.progress import Stage
@@ -163,7 +163,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
     >>> from sklearn.datasets import load_diabetes
     >>> from sklearn.neural_network import MLPRegressor
     >>> from sklearn.preprocessing import StandardScaler
-    >>> from distill.compressors.matrix_gaussian import MatrixGaussianCompressor
+    >>> from distill.compressors.matrix_gaussian.estimator import MatrixGaussianCompressor
     >>> X, y = load_diabetes(return_X_y=True, scaled=False)
     >>> X = StandardScaler().fit_transform(X)
     >>> network = MLPRegressor(hidden_layer_sizes=20, learning_rate_init=0.1, early_stopping=True)

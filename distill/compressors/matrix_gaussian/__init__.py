@@ -1,0 +1,5 @@
+"""Matrix Gaussian posteriors: precision by posterior uncertainty, and standard deviations."""
+
+from distill.compressors.matrix_gaussian.estimator import MatrixGaussianCompressor
+
+__all__ = ["MatrixGaussianCompressor"]
