@@ -15,7 +15,8 @@ from distill import Distiller, load
 from distill.codecs import container, sparse
 from distill.codecs.reader import Reader, StudentFileError
 from distill.compressors.codebook.estimator import CodebookCompressor
-from distill.compressors.pruning import eliminate_units, slice_network, without_dead_ends
+from distill.compressors.pruning import slice_network, without_dead_ends
+from distill.compressors.spike_slab.elimination import eliminate_units
 from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
 from distill.compressors.spike_slab.training import Likelihood
 from distill.network import Network

@@ -1,16 +1,15 @@
-"""Which weights stay: ranking, removing what leads nowhere, and asking the data whether a unit is worth its weights.
+"""Masks of weights: ranking, removal of dead ends, and networks without unused units.
 
 Everything here is a function of a network and of masks: one array of bool per layer, True for the weights that stay.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from distill.compressors.spike_slab.posterior import fixed_point
 from distill.network import Network
 from distill.runtime.forward import activated
 
@@ -35,23 +34,6 @@ class Sliced(NamedTuple):
     network: Network
     masks: tuple[np.ndarray, ...]
     units: tuple[np.ndarray, ...]
-
-
-class Elimination(NamedTuple):
-    """What is left when units have been removed.
-
-    Parameters
-    ----------
-    network : Network
-        With other biases.
-    masks : list of ndarray of shape (n_inputs, n_outputs), bool
-    inclusions : dict of int to ndarray of shape (n_units,)
-        Inclusion probabilities of the units before each layer that was looked at; NaN for those that had no weights.
-    """
-
-    network: Network
-    masks: list[np.ndarray]
-    inclusions: dict[int, np.ndarray]
 
 
 def largest(scores: Sequence[np.ndarray], n_kept: int) -> list[np.ndarray]:
@@ -142,84 +124,3 @@ def slice_network(network: Network, masks: Masks) -> Sliced:
         kept = left
     smaller = replace(network, weights=tuple(small_weights), biases=tuple(small_biases))
     return Sliced(smaller, tuple(small_masks), tuple(units))
-
-
-def eliminate_units(
-    network: Network,
-    masks: Masks,
-    divergences: Sequence[np.ndarray],
-    rows: np.ndarray,
-    log_likelihood: Callable[[np.ndarray], float],
-    prior_logit: float,
-    threshold: float,
-    layers: Sequence[int],
-) -> Elimination:
-    """Remove units whose inclusion probability, given all others, is below a threshold: the least probable first.
-
-    A unit is removed by fixing it at its mean over the rows, which goes into the biases behind it.
-
-    Parameters
-    ----------
-    network : Network
-    masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
-    divergences : sequence of ndarray of shape (n_inputs, n_outputs)
-        What each weight adds to the divergence from the prior while it is there, in nats.
-    rows : ndarray of shape (n_samples, n_features)
-        As they enter the first layer.
-    log_likelihood : callable(outputs) -> float
-        Of all rows, for the last sums of the network.
-    prior_logit : float
-        Log-odds of a unit before the data.
-    threshold : float in (0, 1)
-    layers : sequence of int
-        The layers whose incoming units are looked at; 0 stands for the inputs.
-
-    Returns
-    -------
-    Elimination
-    """
-    masks = [mask.copy() for mask in masks]
-    biases = [bias.astype(np.float64) for bias in network.biases]
-    inclusions = {}
-    for index in layers:
-        incoming = rows
-        for layer in range(index):
-            sums = incoming @ np.where(masks[layer], network.weights[layer], 0) + biases[layer]
-            incoming = activated(sums, network.activation)
-        inclusions[index] = inclusion = np.full(len(masks[index]), np.nan)
-        weight = np.where(masks[index], network.weights[index], 0).astype(np.float64)
-        means = incoming.mean(axis=0, dtype=np.float64)
-
-        def score(sums: np.ndarray, index: int = index) -> float:
-            for layer in range(index + 1, len(masks)):
-                inputs = activated(sums, network.activation)
-                sums = inputs @ np.where(masks[layer], network.weights[layer], 0) + biases[layer]
-            return log_likelihood(sums)
-
-        while True:
-            present = masks[index].any(axis=1) & (masks[index - 1].any(axis=0) if index else True)
-            present = np.flatnonzero(present)
-            sums = incoming @ weight + biases[index]
-            complete = score(sums)
-            probability = np.empty(len(present))
-            for place, unit in enumerate(present):
-                used = masks[index][unit]
-                without = sums.copy()
-                without[:, used] -= (incoming[:, unit] - means[unit])[:, None] * weight[unit, used]
-                divergence = divergences[index][unit, used].sum()
-                if index:
-                    divergence += divergences[index - 1][masks[index - 1][:, unit], unit].sum()
-                probability[place] = fixed_point(complete - score(without), divergence, prior_logit)
-            inclusion[present] = probability
-            # Of correlated units each looks dispensable while the others are there, so few go at a time
-            doubtful = np.argsort(probability, kind="stable")[: max(1, len(present) // 16)]
-            doubtful = present[doubtful[probability[doubtful] < threshold]]
-            if not len(doubtful):
-                break
-            biases[index] += means[doubtful] @ weight[doubtful]
-            weight[doubtful] = 0
-            masks[index][doubtful] = False
-            if index:
-                masks[index - 1][:, doubtful] = False
-    biases = tuple(bias.astype(np.float32) for bias in biases)
-    return Elimination(replace(network, biases=biases), masks, inclusions)

@@ -122,7 +122,8 @@ class RandomCodeCompressor(Compressor):
     Havasi, Peharz, Hernandez-Lobato, "Minimal random code learning", ICLR 2019 (arXiv 1810.00440).
 
     Lin, Flamich, Hernandez-Lobato, "Minimal random code learning with Mean-KL parameterization" (arXiv 2307.07816). Its
-    formulas were not available to us: the idea is theirs, the formulas of `distill.compressors.random_code.mean_kl` are ours.
+    formulas were not available to us: the idea is theirs, the formulas of
+    `distill.compressors.random_code.mean_kl` are ours.
 
     Examples
     --------

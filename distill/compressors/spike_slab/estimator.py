@@ -17,9 +17,10 @@ from distill.codecs import container
 from distill.compressors.answers import LEARN_FROM, LearnsAnswers, agreement, probabilities, scale_input
 from distill.compressors.base import Calibration, Compressor
 from distill.compressors.pruning import count, largest, without_dead_ends
+from distill.compressors.spike_slab.elimination import eliminate
 from distill.compressors.spike_slab.encoding import density_within, masks_within, trim, write
 from distill.compressors.spike_slab.posterior import GRANULARITIES, SpikeSlabPerceptron, path_inclusion
-from distill.compressors.spike_slab.pruned import eliminate, fine_tune, kept_weights, leave, means_of, tuned
+from distill.compressors.spike_slab.pruned import fine_tune, kept_weights, leave, means_of, tuned
 from distill.compressors.spike_slab.training import SelectionSettings, learn_posterior
 from distill.network import Network
 from distill.training.task import Evidence, Task, make_task

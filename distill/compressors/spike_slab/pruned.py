@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.compressors.pruning import Elimination, eliminate_units, slice_network
-from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron, slab_divergence
+from distill.compressors.pruning import slice_network
+from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
 from distill.compressors.spike_slab.training import LEAST_STEPS, Likelihood, Report, SelectionSettings, batches
 from distill.network import Network
 from distill.runtime.forward import activated
@@ -19,7 +19,6 @@ from distill.training.task import Task
 from distill.training.units import Frame
 
 _AVERAGING = 0.999
-_MOST_ELIMINATION_ROWS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,42 +160,6 @@ def tuned(remains: Remains, posterior: SpikeSlabPerceptron) -> Remains:
     means, deviations, biases = posterior.arrays()
     weights = tuple(np.where(mask, mean, 0) for mask, mean in zip(remains.masks, means))
     return replace(remains, network=replace(remains.network, weights=weights, biases=biases), deviations=deviations)
-
-
-def eliminate(
-    task: Task,
-    network: Network,
-    posterior: SpikeSlabPerceptron,
-    masks: Sequence[np.ndarray],
-    likelihood: Likelihood,
-    kl_weight: float,
-    threshold: float,
-) -> Elimination:
-    """Ask every input and hidden unit that is left whether it is worth its weights."""
-    n_rows = min(len(task.rows), _MOST_ELIMINATION_ROWS)
-    rows, targets = (tensor[:n_rows] for tensor in task.rows.tensors)
-    factor = len(task.rows) / max(kl_weight, 1e-12)
-    by_units = bool(posterior.unit_gates)
-
-    @torch.no_grad()
-    def log_likelihood(outputs: np.ndarray) -> float:
-        return -factor * float(likelihood(torch.from_numpy(outputs.astype(np.float32)), targets))
-
-    with torch.no_grad():
-        divergences = [
-            slab_divergence(layer.mean, layer.deviation, posterior.prior_deviation) for layer in posterior.layers
-        ]
-    price = 0.0 if posterior.layers[0].gate is None else -posterior.prior_logit
-    return eliminate_units(
-        network,
-        masks,
-        [divergence.numpy() + price for divergence in divergences],
-        rows.numpy(),
-        log_likelihood,
-        posterior.prior_logit if by_units else 0.0,
-        threshold,
-        range(len(network.weights)),
-    )
 
 
 def means_of(task: Task, posterior: SpikeSlabPerceptron) -> Network:
