@@ -28,8 +28,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
 from distill import load
-from distill.compressors.base import layer_outputs, network_of
+from distill.compressors.base import network_of
 from distill.compressors.codebook.estimator import CodebookCompressor
+from distill.runtime.forward import layer_outputs
 from distill.training.perceptron import initial_network
 
 RATES = (0.01, 0.03, 0.1)

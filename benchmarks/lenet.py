@@ -16,8 +16,10 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 
 from distill import Distiller
-from distill.training import loop as training
+from distill.training.loop import train
+from distill.training.losses import cross_entropy
 from distill.training.perceptron import Perceptron, initial_network
+from distill.training.samples import DenseRows, holdout, outputs_of
 from mbn import MultilayerBootstrapNetwork
 
 N_VALIDATION = 5000
@@ -41,20 +43,20 @@ class DropoutPerceptron(Perceptron):
 def train_lenet(X, y, seed):
     """Train 784-300-100-10 with labels; the pass that is kept is chosen on held-out training images."""
     torch.manual_seed(seed)  # of the dropout
-    learned, held_out = training.holdout(y, len(X), N_VALIDATION / len(X), seed)
+    learned, held_out = holdout(y, len(X), N_VALIDATION / len(X), seed)
     module = DropoutPerceptron(initial_network((784, 300, 100, 10), "relu", seed, X.any(axis=0)))
-    rows = training.DenseRows(torch.from_numpy(X[learned]), torch.from_numpy(y[learned]))
-    judged = training.DenseRows(torch.from_numpy(X[held_out]), torch.from_numpy(y[held_out]))
+    rows = DenseRows(torch.from_numpy(X[learned]), torch.from_numpy(y[learned]))
+    judged = DenseRows(torch.from_numpy(X[held_out]), torch.from_numpy(y[held_out]))
 
     def loss(module, rows, labels):
-        return training.cross_entropy(module(rows), labels)
+        return cross_entropy(module(rows), labels)
 
     def validate(module):
-        outputs = training.outputs_of(module, judged)
+        outputs = outputs_of(module, judged)
         labels = judged.tensors[1]
-        return float((outputs.argmax(dim=1) == labels).float().mean()), float(training.cross_entropy(outputs, labels))
+        return float((outputs.argmax(dim=1) == labels).float().mean()), float(cross_entropy(outputs, labels))
 
-    history = training.train(
+    history = train(
         module,
         loss,
         rows,

@@ -98,11 +98,11 @@ def main():
 class Remembering(MatrixGaussianCompressor):
     """Keeps what it believes of the weights, so that it can be written at many rates."""
 
-    def _write(self, posterior, task, network, evidence):
-        belief = files.believe(posterior, task.frame, network)
+    def _write(self, posterior, task, network, targets):
+        belief = files.believe(posterior, task.standardization, network)
         self.belief_ = files.reduce(belief, files.signal_masks(belief, self.min_signal))
-        self.inputs_ = entering(evidence.learned[:N_ROUNDING], belief.network, network)
-        return super()._write(posterior, task, network, evidence)
+        self.inputs_ = entering(targets.train[:N_ROUNDING], belief.network, network)
+        return super()._write(posterior, task, network, targets)
 
 
 def lenet(X, y, X_test, y_test, others, n_seeds, memory, candidates):

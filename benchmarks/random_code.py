@@ -33,13 +33,17 @@ from sklearn.neural_network import MLPClassifier
 from distill import Distiller, load
 from distill.codecs import container
 from distill.codecs.random_code import Layout
-from distill.compressors.base import calibration_rows, network_of
+from distill.compressors.base import network_of
 from distill.compressors.random_code.estimator import RandomCodeCompressor, _rows, starting_point
 from distill.compressors.random_code.learner import Learner, LearnerSettings
 from distill.compressors.random_code.refinement import SharedNetwork, mean_loss
 from distill.runtime import Student
-from distill.training import loop as training
+from distill.training.device import one_thread
+from distill.training.loop import train
+from distill.training.losses import cross_entropy
 from distill.training.perceptron import Perceptron, initial_network
+from distill.training.samples import DenseRows
+from distill.training.targets import draw_calibration
 
 LENET = "LeNet-300-100"
 GRID = (28, 28)
@@ -127,15 +131,15 @@ def main():
 def train_network(X, y):
     """Train 784-300-100-10 with labels, of a teacher or of people, and shifted images; returns it as a network."""
     module = Perceptron(initial_network((784, 300, 100, 10), "relu", 0, X.any(axis=0)))
-    rows = training.DenseRows(torch.from_numpy(X), torch.from_numpy(y.astype(np.int64)))
+    rows = DenseRows(torch.from_numpy(X), torch.from_numpy(y.astype(np.int64)))
     generator = torch.Generator().manual_seed(0)
 
     def loss(module, rows, labels):
         down, across = torch.randint(-1, 2, (2,), generator=generator).tolist()
         shifted = torch.roll(rows.reshape(-1, *GRID), (down, across), (1, 2)).reshape(len(rows), -1)
-        return training.cross_entropy(module(shifted), labels)
+        return cross_entropy(module(shifted), labels)
 
-    training.train(module, loss, rows, batch_size=256, learning_rate=2e-3, max_iter=30, averaging=0.999, seed=0)
+    train(module, loss, rows, batch_size=256, learning_rate=2e-3, max_iter=30, averaging=0.999, seed=0)
     weights, biases = module.arrays()
     estimator = MLPClassifier((300, 100), random_state=0).partial_fit(X[:100], y[:100], classes=np.unique(y))
     estimator.coefs_, estimator.intercepts_ = list(weights), list(biases)
@@ -316,7 +320,7 @@ def learning_curve(network, X, seed, regime, way, n_steps, settings):
     shapes = tuple(weight.shape for weight in blank.weights)
     one_block = Layout(shapes, (1, 1), bits, 1, seed, GRID, waves)
     shared = SharedNetwork(replace(one_block, n_blocks=-(-one_block.n_numbers // block_size)), network.activation)
-    _, learned, held_out = _rows(network, shared, calibration_rows(X, network, None, 0.1, seed))
+    _, learned, held_out = _rows(network, shared, draw_calibration(X, network, None, 0.1, seed))
     settings = dict(settings)
     log_variance = settings.pop("log_variance", None)
     chosen = LearnerSettings(way, n_steps, 0, 0, seed=seed, **settings)
@@ -324,7 +328,7 @@ def learning_curve(network, X, seed, regime, way, n_steps, settings):
     if log_variance is not None:
         learner.posterior.log_variance.data[shared.used] = log_variance
     points, took = [], 0.0
-    with training.one_thread():
+    with one_thread():
         for step in range(1, n_steps + 1):
             began = process_time()
             learner._step(min(1.0, step / 100))

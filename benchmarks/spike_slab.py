@@ -30,16 +30,17 @@ from sklearn.linear_model import LassoCV
 from sklearn.neural_network import MLPRegressor
 
 from distill import load
-from distill.compressors.answers import encode_answers, outputs_as_answers, scale_input
-from distill.compressors.base import calibration_rows, network_of
+from distill.compressors.base import network_of
 from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.pruning import largest
 from distill.compressors.spike_slab.encoding import write
 from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
 from distill.compressors.spike_slab.pruned import fine_tune, leave
-from distill.compressors.spike_slab.training import Likelihood, SelectionSettings
-from distill.training import loop as training
-from distill.training.task import Evidence, make_task
+from distill.compressors.spike_slab.training import SelectionSettings
+from distill.training.losses import Likelihood
+from distill.training.samples import holdout
+from distill.training.targets import Targets, draw_calibration, encode_targets, scaled_rows, targets_from_outputs
+from distill.training.units import make_task
 
 N_DATA_SETS = 10
 N_ROWS, N_TEST_ROWS, N_RELEVANT = 10_000, 2_000, 5
@@ -212,16 +213,16 @@ def prune_by_magnitude(compressor, X, y=None, rule="layers"):
     """
     network = network_of(compressor.estimator_)
     seed, fraction = compressor.random_state, compressor.validation_fraction
-    calibrating = calibration_rows(X, network, compressor.n_calibration, fraction, seed)
+    calibrating = draw_calibration(X, network, compressor.n_calibration, fraction, seed)
     if y is None:
-        evidence = outputs_as_answers(network, calibrating)
+        targets = targets_from_outputs(network, calibrating)
     else:
-        targets, rows = encode_answers(y, network), scale_input(X, network)
+        targets, rows = encode_targets(y, network), scaled_rows(X, network)
         labels = targets if network.classes is not None else None
-        learned, held_out = training.holdout(labels, len(X), fraction, seed)
+        learned, held_out = holdout(labels, len(X), fraction, seed)
         kind = "numbers" if labels is None else "labels"
-        evidence = Evidence(kind, rows[learned], targets[learned], rows[held_out], targets[held_out])
-    task = make_task(network, calibrating.varies, evidence)
+        targets = Targets(kind, rows[learned], targets[learned], rows[held_out], targets[held_out])
+    task = make_task(network, calibrating.varies, targets)
     sizes = [np.abs(weight) for weight in task.network.weights]
     if rule == "layers":
         n_left = [int(mask.sum()) for mask in compressor.kept_weights_]

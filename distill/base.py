@@ -1,4 +1,4 @@
-"""What every fitted estimator here has in common: it is the bytes of a student file, and answers as they do."""
+"""Mixin of all fitted estimators: predictions always come from the encoded student file."""
 
 import os
 from collections.abc import Callable
@@ -17,9 +17,19 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from distill.codecs import container
 from distill.network import Network
 from distill.runtime import Student
-from distill.teachers import explained_variance, resolve_target, speaks_numbers, teacher_type
+from distill.teachers import predicts_values, resolve_target, teacher_type
+from distill.training.fidelity import explained_variance, fidelity, label_positions
 
 _BLOCK = 4096
+_OFFERED = (
+    "predict",
+    "predict_proba",
+    "decision_function",
+    "transform",
+    "fit_transform",
+    "fit_predict",
+    "get_feature_names_out",
+)
 
 
 def all_or_nothing(fit: Callable) -> Callable:
@@ -42,8 +52,8 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
     """Mixin of estimators whose fit ends in a student file.
 
     The methods `predict`, `predict_proba`, `transform`, `decision_function` (and with them `fit_transform`,
-    `fit_predict`, `get_feature_names_out`, `set_output`) exist where what is imitated calls for them. A subclass names
-    it by `_imitated` and `_target`, and its fit ends with `_adopt`.
+    `fit_predict`, `get_feature_names_out`, `set_output`) exist where the imitated estimator has them. A subclass
+    implements `imitated_estimator`, `imitated_method` and `predict_imitated`, and its fit ends with `_adopt`.
 
     Attributes
     ----------
@@ -52,25 +62,46 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
     nbytes_ : int
         Size of the student file.
     report_ : dict
-        Where its bytes are; see `distill.codecs.container.report`.
+        Sizes of its parts in bytes; see `distill.codecs.container.report`.
     classes_ : ndarray of shape (n_classes,)
-        The labels, where the answers are labels.
+        The labels, where labels are predicted.
     """
 
-    def _imitated(self) -> BaseEstimator:
-        """Return the estimator that is imitated, fitted or not."""
+    def __init_subclass__(cls, **kwargs):
+        # After the class body, because scikit-learn's mixin wraps `transform` for set_output at the same time
+        super().__init_subclass__(**kwargs)
+        inherited = vars(StudentMixin) if StudentMixin in cls.__bases__ else {}
+        for name in _OFFERED:
+            method = vars(cls).get(name, inherited.get(name))
+            if method is not None:
+                setattr(cls, name, available_if(where_offered(name))(method))
+
+    def imitated_estimator(self) -> BaseEstimator:
+        """Return the imitated estimator, fitted or not."""
         raise NotImplementedError
 
-    def _target(self) -> str:
-        """Return the method that is imitated; ValueError or TypeError if there is none."""
-        return resolve_target(self._imitated())
+    def imitated_method(self) -> str:
+        """Return the name of the imitated method.
 
-    def _ask_imitated(self, X: Any) -> np.ndarray:
-        """Return the answers of what was imitated, fitted, for rows X."""
+        Raises
+        ------
+        ValueError, TypeError
+            If the imitated estimator has none.
+        """
+        return resolve_target(self.imitated_estimator())
+
+    def predict_imitated(self, X: Any) -> np.ndarray:
+        """Return the predictions of the imitated estimator, fitted, for rows X, by the imitated method.
+
+        Raises
+        ------
+        ValueError
+            If it has predictions for the rows of its own fit only, as DBSCAN and TSNE.
+        """
         raise NotImplementedError
 
     def predict(self, X) -> np.ndarray:
-        """Answer labels, or what a regressor answers.
+        """Predict labels or regression values.
 
         Parameters
         ----------
@@ -79,13 +110,13 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Numbers are the student's float32 ones as float64, which scikit-learn's regressors answer.
+            Regression values are the student's float32 as float64, the dtype of scikit-learn's regressors.
         """
-        answers = self._answer("predict", X)
-        return answers.astype(np.float64) if self.network_.classes is None else answers
+        predictions = self.student_output("predict", X)
+        return predictions.astype(np.float64) if self.network_.classes is None else predictions
 
     def predict_proba(self, X) -> np.ndarray:
-        """Answer the probability of every label.
+        """Predict the probability of every label.
 
         Parameters
         ----------
@@ -96,10 +127,10 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         ndarray of shape (n_samples, n_classes), float32
             Columns as in `classes_`; rows sum to one.
         """
-        return self._answer("predict_proba", X)
+        return self.student_output("predict_proba", X)
 
     def decision_function(self, X) -> np.ndarray:
-        """Answer the decision values of a classifier, or how normal an outlier detector finds each row.
+        """Compute the decision values of a classifier or the normality scores of an outlier detector.
 
         Parameters
         ----------
@@ -109,10 +140,10 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes), float32
         """
-        return self._answer("decision_function", X)
+        return self.student_output("decision_function", X)
 
     def transform(self, X) -> np.ndarray:
-        """Answer the embedding.
+        """Compute the embedding.
 
         Parameters
         ----------
@@ -123,10 +154,10 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         ndarray of shape (n_samples, n_components), float32
             Or a data frame; see `set_output`.
         """
-        return self._answer("transform", X)
+        return self.student_output("transform", X)
 
     def fit_transform(self, X, y=None, **fit_params) -> np.ndarray:
-        """Fit, then answer the embedding of the same rows as `transform` does.
+        """Fit, then return the embedding of the same rows as `transform` does.
 
         Parameters
         ----------
@@ -142,7 +173,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         return self.fit(X, y, **fit_params).transform(X)
 
     def fit_predict(self, X, y=None, **fit_params) -> np.ndarray:
-        """Fit, then answer the labels of the same rows as `predict` does.
+        """Fit, then return the labels of the same rows as `predict` does.
 
         Parameters
         ----------
@@ -158,7 +189,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         return self.fit(X, y, **fit_params).predict(X)
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
-        """Return the names of the columns that `transform` answers: the class name in small letters and a number.
+        """Return the names of the output columns of `transform`: the class name in lower case and a number.
 
         Parameters
         ----------
@@ -172,17 +203,16 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         return super().get_feature_names_out(input_features)
 
     def score(self, X, y=None) -> float:
-        """Measure fidelity to what was imitated, or accuracy against given answers.
+        """Measure fidelity to the imitated estimator, or the usual score against y.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like or None
-            Without y: how well the answers agree with those of what was imitated: the share of equal labels; for
-            numbers R^2, every output weighted by its variance. With y: accuracy against these labels, or R^2 against
-            these numbers. A clusterer numbers its clusters as it likes: against classes use
-            `sklearn.metrics.adjusted_rand_score`. An embedding is compared with a y of its own shape; any other y is
-            not used.
+            Without y: fidelity to the imitated estimator's predictions for X, which is accuracy for labels and
+            variance-weighted R^2 otherwise. With y: accuracy or R^2 against y. The numbering of clusters is arbitrary:
+            against classes use `sklearn.metrics.adjusted_rand_score`. For an embedding, a y that does not have its
+            shape is ignored.
 
         Returns
         -------
@@ -192,7 +222,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         Raises
         ------
         ValueError
-            If y is not given and a teacher such as DBSCAN or TSNE knows only the rows of its own fit.
+            If y is not given and a teacher such as DBSCAN or TSNE has predictions for the rows of its own fit only.
         """
         check_is_fitted(self)
         target, classes = self.network_.target, self.network_.classes
@@ -203,20 +233,20 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
             if classes is not None:
                 return float(accuracy_score(y, self.predict(X)))
             weighting = "variance_weighted" if target == "transform" else "uniform_average"
-            return float(r2_score(y, self._answer(target, X), multioutput=weighting))
-        expected = np.asarray(self._ask_imitated(X))
+            return float(r2_score(y, self.student_output(target, X), multioutput=weighting))
+        expected = np.asarray(self.predict_imitated(X))
         if classes is None or target == "decision_function":
-            return explained_variance(expected, self._answer(target, X))
-        labels = expected if expected.ndim == 1 else classes[expected.argmax(axis=1)]
-        return float(np.mean(labels == self.predict(X)))
+            return explained_variance(expected, self.student_output(target, X))
+        expected = expected if expected.ndim == 1 else classes[label_positions(expected)]
+        return fidelity(expected, self.predict(X), classification=True)
 
     def to_bytes(self) -> bytes:
-        """Return the student file; `distill.load` reads it."""
+        """Return the student file as bytes, which `distill.load` reads."""
         check_is_fitted(self)
         return self._data
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the student file; `distill.load` reads it. At any moment the old file or the new one is there.
+        """Write the student file, which `distill.load` reads; an existing file is replaced atomically.
 
         Parameters
         ----------
@@ -237,7 +267,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
 
     @property
     def report_(self) -> dict:
-        """Where the bytes of the student file are."""
+        """Sizes of the parts of the student file, in bytes."""
         return self._fitted_student("report_").report
 
     @property
@@ -245,7 +275,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         """The labels, in the order of the columns of `predict_proba`."""
         classes = self._fitted_student("classes_").network.classes
         if classes is None:
-            raise AttributeError(f"{type(self).__name__} answers numbers here, so it has no classes_")
+            raise AttributeError(f"{type(self).__name__} does not predict labels here, so it has no classes_")
         return classes
 
     @property
@@ -253,7 +283,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         return self.network_.layer_sizes[-1]
 
     def _adopt(self, data: bytes) -> None:
-        """Become the student that is written in these bytes."""
+        """Predict from now on with the student encoded in `data`."""
         self._student = Student.from_bytes(data)
         self._data = data
 
@@ -262,29 +292,40 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
             raise AttributeError(f"{type(self).__name__} has no {attribute} before it is fitted")
         return self._student
 
-    def _answer(self, method: str, X) -> np.ndarray:
+    def student_output(self, method: str, X) -> np.ndarray:
+        """Return the output of one of the student's methods, float32 or labels.
+
+        Parameters
+        ----------
+        method : {"predict", "predict_proba", "transform", "decision_function"}
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
         check_is_fitted(self)
         rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float32)
-        answer = getattr(self._student, method)
+        output = getattr(self._student, method)
         if not sparse.issparse(rows):
-            return answer(rows)
+            return output(rows)
         blocks = range(0, rows.shape[0], _BLOCK)
-        return np.concatenate([answer(rows[start : start + _BLOCK].toarray()) for start in blocks])
+        return np.concatenate([output(rows[start : start + _BLOCK].toarray()) for start in blocks])
 
     def _methods(self) -> set[str]:
-        """Names of the answering methods there are, or will be after fit."""
+        """Return the names of the prediction methods that exist, or will exist after fit."""
         if "_student" in vars(self):
             network = self.network_
             found, labelled = {network.target}, network.classes is not None
             probable = labelled and network.output != "identity"
         else:
             try:
-                target, imitated = self._target(), self._imitated()
+                target, imitated = self.imitated_method(), self.imitated_estimator()
             except (TypeError, ValueError):
                 return set()
             kind = teacher_type(imitated)
             found = {target}
-            labelled = not speaks_numbers(imitated, target) or (
+            labelled = not predicts_values(imitated, target) or (
                 target == "decision_function" and kind in ("classifier", "outlier_detector")
             )
             probable = target == "predict_proba" or (
@@ -293,7 +334,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         found |= {"predict"} if labelled else set()
         found |= {"predict_proba"} if probable else set()
         found |= {"fit_transform", "get_feature_names_out"} if "transform" in found else set()
-        clusters = labelled and teacher_type(self._imitated()) != "classifier"
+        clusters = labelled and teacher_type(self.imitated_estimator()) != "classifier"
         return found | ({"fit_predict"} if clusters else set())
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -304,36 +345,36 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         tags.transformer_tags = None
         tags.target_tags.required = False
         try:
-            target, imitated = self._target(), self._imitated()
+            target, imitated = self.imitated_method(), self.imitated_estimator()
         except (TypeError, ValueError):
             return tags
         try:
-            told = get_tags(imitated)
+            inner = get_tags(imitated)
         except AttributeError:
             return tags
-        tags.input_tags.sparse = told.input_tags.sparse
-        tags.input_tags.positive_only = told.input_tags.positive_only
-        tags.target_tags.required = told.target_tags.required and not isinstance(imitated, FrozenEstimator)
-        tags.target_tags.positive_only = told.target_tags.positive_only
-        tags.non_deterministic = told.non_deterministic
+        tags.input_tags.sparse = inner.input_tags.sparse
+        tags.input_tags.positive_only = inner.input_tags.positive_only
+        tags.target_tags.required = inner.target_tags.required and not isinstance(imitated, FrozenEstimator)
+        tags.target_tags.positive_only = inner.target_tags.positive_only
+        tags.non_deterministic = inner.non_deterministic
         if target == "transform":
             tags.transformer_tags = TransformerTags(preserves_dtype=["float32"])
-        elif told.estimator_type == "classifier":
+        elif inner.estimator_type == "classifier":
             tags.estimator_type = "classifier"
-            tags.classifier_tags = told.classifier_tags or ClassifierTags()
+            tags.classifier_tags = inner.classifier_tags or ClassifierTags()
             tags.classifier_tags.multi_label = False
-        elif told.estimator_type == "regressor":
+        elif inner.estimator_type == "regressor":
             tags.estimator_type = "regressor"
-            tags.regressor_tags = told.regressor_tags or RegressorTags()
-            tags.target_tags.multi_output = told.target_tags.multi_output
-            tags.target_tags.single_output = told.target_tags.single_output
-        elif told.estimator_type == "clusterer":
+            tags.regressor_tags = inner.regressor_tags or RegressorTags()
+            tags.target_tags.multi_output = inner.target_tags.multi_output
+            tags.target_tags.single_output = inner.target_tags.single_output
+        elif inner.estimator_type == "clusterer":
             tags.estimator_type = "clusterer"
-            tags.classifier_tags = ClassifierTags()  # asked for by whoever finds a predict_proba
+            tags.classifier_tags = ClassifierTags()  # read by scikit-learn wherever there is a predict_proba
         return tags
 
     def __getstate__(self) -> dict:
-        # The bytes say everything; what was decoded from them is not pickled, and does not enter a hash
+        # The decoded student follows from the bytes: it is neither pickled nor hashed
         state = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_student"}
 
@@ -344,18 +385,5 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
 
 
 def where_offered(name: str) -> Callable[[StudentMixin], bool]:
-    """Return the condition, for scikit-learn's `available_if`, that an estimator has the answering method `name`."""
+    """Return the condition, for scikit-learn's `available_if`, that an estimator has the prediction method `name`."""
     return lambda self: name in self._methods()
-
-
-# Only now, because TransformerMixin wraps `transform` for set_output when the class body ends
-for _name in (
-    "predict",
-    "predict_proba",
-    "decision_function",
-    "transform",
-    "fit_transform",
-    "fit_predict",
-    "get_feature_names_out",
-):
-    setattr(StudentMixin, _name, available_if(where_offered(_name))(vars(StudentMixin)[_name]))

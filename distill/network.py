@@ -49,6 +49,10 @@ class Network:
     feature_names: tuple[str, ...] | None = None
     squeeze: bool = False
 
+    def scale_inputs(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows as they enter the first layer; see `scale_inputs`."""
+        return scale_inputs(rows, self.offset, self.scale)
+
     @property
     def n_features(self) -> int:
         """Number of inputs."""
@@ -63,3 +67,25 @@ class Network:
     def n_parameters(self) -> int:
         """Number of weights and biases."""
         return sum(weight.size for weight in self.weights) + sum(bias.size for bias in self.biases)
+
+
+def scale_inputs(rows: np.ndarray, offset: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray:
+    """Return ``(rows - offset) * scale``.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_samples, n_features)
+    offset, scale : ndarray of shape () or (n_features,), or None
+        None leaves the rows as they are.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features), float32
+        A copy.
+    """
+    rows = np.array(rows, dtype=np.float32)
+    if offset is not None:
+        rows -= offset
+    if scale is not None:
+        rows *= scale
+    return rows

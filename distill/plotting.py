@@ -247,7 +247,7 @@ class EmbeddingDisplay:
         if not (isinstance(student, StudentMixin) and hasattr(student, "transform")):
             raise TypeError(f"estimator must be a fitted Distiller or compressor that transforms, got {estimator!r}")
         given = np.asarray(student._answer("transform", rows))
-        wanted = np.asarray(student._ask_imitated(rows) if embedding is None else embedding)
+        wanted = np.asarray(student.predict_imitated(rows) if embedding is None else embedding)
         fidelity = 1 - np.square(wanted - given).sum() / np.square(wanted - wanted.mean(axis=0)).sum()
         teacher, student = _in_a_plane(wanted, given)
         display = cls(teacher, student, classes=classes, fidelity=float(fidelity))

@@ -1,8 +1,7 @@
-"""What a teacher says, and what a network has to produce to say the same.
+"""Predictions of a teacher as targets for the training of a network.
 
-A teacher is any scikit-learn estimator. It is asked one question, the `target`: one of its methods. The answers are
-labels, probabilities of labels, or numbers (an embedding, a score, a regression); `read_answers` tells them apart and
-`fidelity` measures how well other answers agree with them. Nothing here knows about networks.
+A teacher is any scikit-learn estimator, and the `target` is one of its methods. Its predictions are labels, class
+probabilities, or values (an embedding, a score, a regression); `read_predictions` distinguishes them.
 """
 
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from sklearn.utils import get_tags
 
 from distill.network import TARGETS
 
-# What can only be asked of the rows of the fit itself, and what a fitted teacher remembers of it
+# Methods that predict for the rows of the fit only, and the fitted attributes that keep these predictions
 _WITH_FIT = {"predict": "fit_predict", "transform": "fit_transform"}
-_REMEMBERED = {"predict": "labels_", "transform": "embedding_"}
+_FITTED_ATTRIBUTES = {"predict": "labels_", "transform": "embedding_"}
 
 _AUTOMATIC = {
     "classifier": ("predict_proba", "predict"),
@@ -27,25 +26,26 @@ _AUTOMATIC = {
     "outlier_detector": ("decision_function", "predict"),
     None: ("transform", "predict_proba", "predict", "decision_function"),
 }
+# Largest dense array made of sparse predictions: 2^28 values are 1 GB in float32
 _MOST_VALUES = 2**28
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """A teacher's answers in the form a network can be trained on.
+class Predictions:
+    """A teacher's predictions in the form that a network is trained on.
 
     Parameters
     ----------
-    kind : {"labels", "probabilities", "numbers"}
+    kind : {"labels", "probabilities", "values"}
     values : ndarray
         Labels: positions in `classes`, shape (n_samples,), int64. Probabilities: shape (n_samples, n_classes), float32,
-        rows sum to one. Numbers: shape (n_samples, n_outputs), float32.
+        rows sum to one. Values: shape (n_samples, n_outputs), float32.
     target : {"predict", "predict_proba", "transform", "decision_function"}
-        The method that gave them.
+        The method that returned them.
     classes : ndarray of shape (n_classes,) or None
-        The label values. Numbers have classes where they are decision values of a classifier or an outlier detector.
+        The labels. Values have classes where they are decision values of a classifier or an outlier detector.
     squeeze : bool
-        Whether the teacher answered numbers as a vector, one per row.
+        Whether the teacher returned values as a vector, one per row.
     """
 
     kind: str
@@ -56,12 +56,12 @@ class Answers:
 
     @property
     def labels(self) -> np.ndarray:
-        """Positions in `classes`, of probabilities the largest; ndarray of shape (n_samples,)."""
+        """Positions in `classes`, shape (n_samples,); of probabilities, those of the largest."""
         return self.values.argmax(axis=1) if self.kind == "probabilities" else self.values
 
 
 def resolve_target(teacher: BaseEstimator, target: str = "auto") -> str:
-    """Say which of its methods a teacher is asked.
+    """Choose the method of a teacher that is imitated.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def resolve_target(teacher: BaseEstimator, target: str = "auto") -> str:
     target : {"auto", "predict", "predict_proba", "transform", "decision_function"}
         "auto" takes `predict_proba`, else `predict`, of classifiers and clusterers; `predict` of regressors;
         `decision_function` of outlier detectors; `transform` of transformers. A teacher that has `fit_predict` or
-        `fit_transform` only is asked for these, under the names `predict` and `transform`.
+        `fit_transform` only is used through these, under the names `predict` and `transform`.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def resolve_target(teacher: BaseEstimator, target: str = "auto") -> str:
     Raises
     ------
     TypeError
-        If `teacher` is no estimator or answers nothing.
+        If `teacher` is no estimator or has no prediction method.
     ValueError
         If `target` is unknown or the teacher does not have it.
 
@@ -97,14 +97,14 @@ def resolve_target(teacher: BaseEstimator, target: str = "auto") -> str:
     if not isinstance(target, str) or target not in ("auto", *TARGETS):
         raise ValueError(f"target must be 'auto' or one of {', '.join(map(repr, TARGETS))}, got {target!r}")
     name = type(teacher).__name__
-    offered = [method for method in TARGETS if _answers(teacher, method)]
+    offered = [method for method in TARGETS if _has_method(teacher, method)]
     if not offered:
         raise TypeError(
             f"teacher must have one of {', '.join(TARGETS)}, fit_predict and fit_transform; {name} has none of them"
         )
     if target == "auto":
-        wanted = _AUTOMATIC.get(teacher_type(teacher), _AUTOMATIC[None])
-        return next((method for method in wanted if method in offered), offered[0])
+        preferred = _AUTOMATIC.get(teacher_type(teacher), _AUTOMATIC[None])
+        return next((method for method in preferred if method in offered), offered[0])
     if target not in offered:
         raise ValueError(f"target={target!r}, but the teacher {name} does not have it; it offers {', '.join(offered)}")
     return target
@@ -118,33 +118,33 @@ def teacher_type(teacher: BaseEstimator) -> str | None:
         return getattr(teacher, "_estimator_type", None)
 
 
-def speaks_numbers(teacher: BaseEstimator, target: str) -> bool:
-    """Whether the answers are numbers as far as the teacher's type tells, before it has answered."""
+def predicts_values(teacher: BaseEstimator, target: str) -> bool:
+    """Whether the predictions are values and not labels, as far as the teacher's type shows before a fit."""
     return target in ("transform", "decision_function") or (
         target == "predict" and teacher_type(teacher) == "regressor"
     )
 
 
 def is_transductive(teacher: BaseEstimator, target: str) -> bool:
-    """Whether the teacher answers for the rows of its fit only (DBSCAN, TSNE, SpectralClustering, ...)."""
+    """Whether a teacher has predictions for the rows of its fit only (DBSCAN, TSNE, SpectralClustering, ...)."""
     return not hasattr(teacher, target)
 
 
-def fit_and_ask(
+def fit_and_predict(
     teacher: BaseEstimator, X: Any, y: Any = None, target: str = "predict", fit_params: dict | None = None
 ) -> tuple[BaseEstimator, Any]:
-    """Fit a teacher, in place, and take its answers for the same rows.
+    """Fit a teacher, in place, and return its predictions for the same rows.
 
     Parameters
     ----------
     teacher : estimator
-        A `FrozenEstimator` is asked without being fitted. One that has no method for new rows answers with the
-        `labels_` or the `embedding_` of its own fit; `X` must then be the rows it was fitted on.
+        A `FrozenEstimator` is not fitted. If it has no method for new rows, its predictions are the `labels_` or the
+        `embedding_` of its own fit, and `X` must be the rows of that fit.
     X : array-like or sparse matrix of shape (n_samples, n_features)
     y : array-like or None
         Goes to the teacher's fit.
     target : {"predict", "predict_proba", "transform", "decision_function"}
-        `fit_predict` and `fit_transform` are used where the teacher has them, so that rows are not answered twice.
+        `fit_predict` and `fit_transform` are used where the teacher has them, which saves a second computation.
     fit_params : dict or None
         Goes to the teacher's fit.
 
@@ -152,110 +152,81 @@ def fit_and_ask(
     -------
     teacher : estimator
         The teacher itself.
-    answers : array-like
-        As the teacher gave them; see `read_answers`.
+    predictions : array-like
+        As the teacher returned them; see `read_predictions`.
     """
-    # A teacher that needs y says so itself; one that has no such parameter is not given any
+    # Without y a teacher that requires it raises its own error; one without that parameter is not given any
     given = (X,) if y is None and not _needs_y(teacher) else (X, y)
     fit_params = fit_params or {}
     if isinstance(teacher, FrozenEstimator):
-        return teacher, getattr(teacher, target)(X) if hasattr(teacher, target) else _recall(teacher, X, target)
+        return teacher, getattr(teacher, target)(X) if hasattr(teacher, target) else _predictions_of_fit(
+            teacher, X, target
+        )
     if hasattr(teacher, _WITH_FIT.get(target, "")):
-        answers = getattr(teacher, _WITH_FIT[target])(*given, **fit_params)
+        predictions = getattr(teacher, _WITH_FIT[target])(*given, **fit_params)
     else:
         teacher.fit(*given, **fit_params)
-        answers = getattr(teacher, target)(X)
-    return teacher, answers
+        predictions = getattr(teacher, target)(X)
+    return teacher, predictions
 
 
-def ask(teacher: BaseEstimator, X: Any, target: str) -> Any:
-    """Take a fitted teacher's answers for any rows.
+def predict(teacher: BaseEstimator, X: Any, target: str) -> Any:
+    """Return a fitted teacher's predictions for any rows.
 
     Raises
     ------
     ValueError
-        If the teacher answers for the rows of its fit only.
+        If the teacher has predictions for the rows of its fit only.
     """
     if is_transductive(teacher, target):
         raise ValueError(
-            f"the teacher {type(teacher).__name__} answers for the rows of its fit only ({_WITH_FIT.get(target)}), so "
-            "it cannot be compared on X; pass the expected answers as y, or see best_validation_score_ for the "
-            "fidelity on the rows that were held out of the student's training"
+            f"the teacher {type(teacher).__name__} has predictions for the rows of its fit only "
+            f"({_WITH_FIT.get(target)}), so it cannot be compared on X; pass the expected predictions "
+            "as y, or see best_validation_score_ for the "
+            "fidelity on the validation set of the student's training"
         )
     return getattr(teacher, target)(X)
 
 
-def read_answers(teacher: BaseEstimator, answers: Any, target: str, n_samples: int) -> Answers:
-    """Turn what a fitted teacher said into training targets.
+def read_predictions(teacher: BaseEstimator, predictions: Any, target: str, n_samples: int) -> Predictions:
+    """Convert the predictions of a fitted teacher into training targets.
 
     Parameters
     ----------
     teacher : estimator
-        Fitted; asked for its type and its `classes_`.
-    answers : array-like
-        What its method returned.
+        Fitted; its type and its `classes_` are used.
+    predictions : array-like
+        As its method returned them.
     target : {"predict", "predict_proba", "transform", "decision_function"}
     n_samples : int
-        The number of rows that were asked about.
+        The number of rows predicted.
 
     Returns
     -------
-    Answers
+    Predictions
 
     Raises
     ------
     ValueError
-        If rows were added or dropped, all labels are the same, or the answers are of no usable form.
+        If rows were added or dropped, all labels are the same, or the predictions have no usable form.
 
     Examples
     --------
     >>> from sklearn.cluster import DBSCAN
-    >>> read_answers(DBSCAN(), [0, 0, -1, 1], "predict", 4)
-    Answers(kind='labels', values=array([1, 1, 0, 2]), target='predict', classes=array([-1,  0,  1]), squeeze=True)
+    >>> read_predictions(DBSCAN(), [0, 0, -1, 1], "predict", 4)
+    Predictions(kind='labels', values=array([1, 1, 0, 2]), target='predict', classes=array([-1,  0,  1]), squeeze=True)
     """
     name = type(teacher).__name__
-    values = _as_array(answers, name)
+    values = _as_array(predictions, name)
     if len(values) != n_samples:
         raise ValueError(
-            f"the teacher {name} answered {len(values)} rows for {n_samples}; a teacher must neither add nor drop rows"
+            f"the teacher {name} returned {len(values)} rows for {n_samples}; a teacher must neither add nor drop rows"
         )
     if target == "predict_proba":
         return _read_probabilities(teacher, values, name)
     if target == "predict" and _are_labels(teacher, values):
         return _read_labels(teacher, values, name)
-    return _read_numbers(teacher, values, target, name)
-
-
-def fidelity(answers: Answers, others: np.ndarray) -> float:
-    """Measure how well other answers agree with a teacher's.
-
-    Parameters
-    ----------
-    answers : Answers
-    others : ndarray
-        For labels and probabilities: positions in `answers.classes`, shape (n_samples,). For numbers: shape
-        (n_samples, n_outputs) or (n_samples,).
-
-    Returns
-    -------
-    float
-        Accuracy for labels and probabilities; for numbers R^2, every output weighted by its variance, which is one
-        minus the squared error over the squared deviation from the mean.
-    """
-    if answers.kind != "numbers":
-        return float(np.mean(answers.labels == others))
-    return explained_variance(answers.values, others)
-
-
-def explained_variance(expected: np.ndarray, given: np.ndarray) -> float:
-    """Variance-weighted R^2 of `given` against `expected`, both of shape (n_samples, n_outputs) or (n_samples,)."""
-    expected = np.asarray(expected, dtype=np.float64).reshape(len(expected), -1)
-    given = np.asarray(given, dtype=np.float64).reshape(expected.shape)
-    error = np.square(expected - given).sum()
-    total = np.square(expected - expected.mean(axis=0)).sum()
-    if total == 0:
-        return 1.0 if error == 0 else 0.0
-    return float(1 - error / total)
+    return _read_values(teacher, values, target, name)
 
 
 def _needs_y(teacher: BaseEstimator) -> bool:
@@ -265,40 +236,40 @@ def _needs_y(teacher: BaseEstimator) -> bool:
         return False
 
 
-def _answers(teacher: BaseEstimator, method: str) -> bool:
+def _has_method(teacher: BaseEstimator, method: str) -> bool:
     if hasattr(teacher, method) or hasattr(teacher, _WITH_FIT.get(method, method)):
         return True
-    return isinstance(teacher, FrozenEstimator) and hasattr(teacher, _REMEMBERED.get(method, method))
+    return isinstance(teacher, FrozenEstimator) and hasattr(teacher, _FITTED_ATTRIBUTES.get(method, method))
 
 
-def _recall(teacher: FrozenEstimator, X: Any, target: str) -> np.ndarray:
-    remembered = getattr(teacher, _REMEMBERED[target])
-    if len(remembered) != X.shape[0]:
+def _predictions_of_fit(teacher: FrozenEstimator, X: Any, target: str) -> np.ndarray:
+    predictions = getattr(teacher, _FITTED_ATTRIBUTES[target])
+    if len(predictions) != X.shape[0]:
         raise ValueError(
-            f"the frozen teacher {type(teacher.estimator).__name__} knows only the {len(remembered)} rows of its own "
-            f"fit, and X has {X.shape[0]}; pass those rows, or the teacher without FrozenEstimator so that it is fitted"
+            f"the frozen teacher {type(teacher.estimator).__name__} has predictions for the "
+            f"{len(predictions)} rows of its own fit only, and X has {X.shape[0]}; pass those rows, or the teacher without FrozenEstimator so "
+            "that it is fitted"
         )
-    return remembered
+    return predictions
 
 
-def _as_array(answers: Any, name: str) -> np.ndarray:
-    if isinstance(answers, tuple):  # scikit-learn's cross decompositions answer (X, y)
-        answers = answers[0]
-    if isinstance(answers, list) and answers and np.ndim(answers[0]) > 1:
+def _as_array(predictions: Any, name: str) -> np.ndarray:
+    if isinstance(predictions, tuple):  # scikit-learn's cross decompositions return (X, y)
+        predictions = predictions[0]
+    if isinstance(predictions, list) and predictions and np.ndim(predictions[0]) > 1:
         raise ValueError(
-            f"the teacher {name} answers for several outputs at once, which a student cannot; distil one output at a "
-            "time"
+            f"the teacher {name} predicts several outputs at once, which a student cannot; distill one output at a time"
         )
-    if sparse.issparse(answers):
-        if np.prod(answers.shape, dtype=float) > _MOST_VALUES:
+    if sparse.issparse(predictions):
+        if np.prod(predictions.shape, dtype=float) > _MOST_VALUES:
             raise ValueError(
-                f"the teacher {name} answers with a sparse matrix of shape {answers.shape}, too wide to imitate; add a "
+                f"the teacher {name} returned a sparse matrix of shape {predictions.shape}, too wide to imitate; add a "
                 "step that reduces it, such as TruncatedSVD"
             )
-        answers = answers.toarray()
-    values = np.asarray(answers)
+        predictions = predictions.toarray()
+    values = np.asarray(predictions)
     if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] == 0):
-        raise ValueError(f"the teacher {name} answered with shape {values.shape}; one or two dimensions are needed")
+        raise ValueError(f"the teacher {name} returned shape {values.shape}; one or two dimensions are needed")
     return values
 
 
@@ -309,15 +280,15 @@ def _are_labels(teacher: BaseEstimator, values: np.ndarray) -> bool:
     return kind != "regressor"
 
 
-def _read_labels(teacher: BaseEstimator, values: np.ndarray, name: str) -> Answers:
+def _read_labels(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predictions:
     if values.ndim == 2 and values.shape[1] > 1:
         raise ValueError(
-            f"the teacher {name} answers with {values.shape[1]} labels per row, which a student cannot; distil one "
+            f"the teacher {name} predicts {values.shape[1]} labels per row, which a student cannot; distill one "
             "output at a time"
         )
     values = values.ravel()
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError(f"the teacher {name} answered with labels that are NaN or infinite")
+        raise ValueError(f"the teacher {name} returned labels that are NaN or infinite")
     try:
         found, positions = np.unique(values, return_inverse=True)
     except TypeError as error:
@@ -330,14 +301,14 @@ def _read_labels(teacher: BaseEstimator, values: np.ndarray, name: str) -> Answe
     known = getattr(teacher, "classes_", None)
     if isinstance(known, np.ndarray) and known.ndim == 1 and len(known) > len(found) and np.isin(found, known).all():
         positions, found = np.searchsorted(known, found)[positions], known
-    return Answers("labels", positions.astype(np.int64), "predict", plain_classes(found), squeeze=True)
+    return Predictions("labels", positions.astype(np.int64), "predict", plain_classes(found), squeeze=True)
 
 
-def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -> Answers:
+def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predictions:
     values = _finite(values, name)
     if values.ndim == 1 or values.shape[1] < 2:
         raise ValueError(
-            f"the teacher {name} knows one class only: there is nothing to imitate; change its parameters or give it "
+            f"the teacher {name} has one class only: there is nothing to imitate; change its parameters or give it "
             "more varied rows"
         )
     if values.min() < -1e-3 or np.abs(values.sum(axis=1) - 1).max() > 1e-3:
@@ -349,37 +320,37 @@ def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -
     values = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
     known = getattr(teacher, "classes_", None)
     fits = isinstance(known, np.ndarray) and known.shape == (values.shape[1],)
-    return Answers(
+    return Predictions(
         "probabilities", values, "predict_proba", plain_classes(known) if fits else np.arange(values.shape[1])
     )
 
 
-def _read_numbers(teacher: BaseEstimator, values: np.ndarray, target: str, name: str) -> Answers:
+def _read_values(teacher: BaseEstimator, values: np.ndarray, target: str, name: str) -> Predictions:
     squeeze = values.ndim == 1
     values = _finite(values, name).astype(np.float32).reshape(len(values), -1)
     if not np.isfinite(values).all():
-        raise ValueError(f"the answers of the teacher {name} are too large for float32; scale them down")
+        raise ValueError(f"the predictions of the teacher {name} are too large for float32; scale them down")
     classes = None
     if target == "decision_function":
         known = np.array([-1, 1]) if teacher_type(teacher) == "outlier_detector" else getattr(teacher, "classes_", None)
         n_classes = 2 if squeeze else values.shape[1]
         if isinstance(known, np.ndarray) and known.shape == (n_classes,):
             classes = plain_classes(known)
-    return Answers("numbers", values, target, classes, squeeze)
+    return Predictions("values", values, target, classes, squeeze)
 
 
 def _finite(values: np.ndarray, name: str) -> np.ndarray:
     try:
         values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the teacher {name} answered with something other than numbers: {error}") from error
+        raise ValueError(f"the teacher {name} returned something other than numbers: {error}") from error
     if not np.isfinite(values).all():
-        raise ValueError(f"the teacher {name} answered with values that are NaN or infinite")
+        raise ValueError(f"the teacher {name} returned values that are NaN or infinite")
     return values
 
 
 def plain_classes(classes: np.ndarray) -> np.ndarray:
-    """Return label values with strings as NumPy strings, whatever kind of objects they came as."""
+    """Return label values with strings as NumPy strings, also where they were Python objects."""
     if classes.dtype.kind == "O" and all(isinstance(value, str) for value in classes):
         return classes.astype(str)
     return classes

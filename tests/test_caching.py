@@ -50,7 +50,7 @@ def search(pipeline, grid=GRID, **options):
 def counts(tmp_path, output):
     """Return how often the teacher was fitted and asked, and the student trained."""
     words = Counter((tmp_path / "log").read_text().split())
-    return words["fit"], output.count("Calling distill.distiller._fit_student"), words["ask"]
+    return words["fit"], output.count("Calling distill.training.student.fit_student"), words["ask"]
 
 
 @pytest.fixture

@@ -24,10 +24,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill import Distiller
-from distill.compressors.base import Calibration, Imitation, calibration_rows, layer_outputs, network_of
+from distill.compressors.base import network_of
 from distill.compressors.codebook.estimator import CodebookCompressor, CodebookSettings, learn_layers
 from distill.compressors.codebook.grouping import reorder_neurons
 from distill.network import Network
+from distill.runtime.forward import layer_outputs
+from distill.training.losses import DistillationLoss
+from distill.training.targets import Calibration, draw_calibration
 
 DIGITS, CLASSES = load_digits(return_X_y=True)
 DIGITS = DIGITS / 16
@@ -333,8 +336,8 @@ def test_strange_networks(kind, grouping, solver):
         ({"rate_weight": -1.0}, "rate_weight == -1"),
         ({"rate_weight": np.nan}, "rate_weight must be a finite number, got nan"),
         ({"max_bytes": 500}, r"the smallest file with these settings has \d+ bytes"),
-        ({"validation_fraction": 1.0}, "validation_fraction == 1.0"),
-        ({"n_calibration": 1}, "n_calibration == 1"),
+        ({"validation_fraction": 1.0}, "'validation_fraction' parameter"),
+        ({"n_calibration": 1}, "'n_calibration' parameter"),
         ({"temperature": 0.0}, "temperature == 0.0"),
         ({"train_codes": True, "rate_weight": 0.1}, "train_codes=True would undo rate_weight=0.1"),
         ({"train_codes": True, "max_bytes": 3000}, "train_codes=True would undo .* max_bytes=3000"),
@@ -409,8 +412,8 @@ def test_imitation_loss_against_torch_distributions(output, temperature):
     classes = None if output == "identity" else np.arange(3)
     network = Network((np.eye(3, dtype=np.float32),), (np.zeros(3, np.float32),), output=output, classes=classes)
     wanted, given = (random.normal(size=(20, 3)).astype(np.float32) for _ in range(2))
-    imitation = Imitation(network, wanted, temperature)
-    value = imitation.loss(torch.tensor(given), imitation.targets(wanted)).item()
+    imitation = DistillationLoss(network, wanted, temperature)
+    value = imitation(torch.tensor(given), imitation.targets(wanted)).item()
     a, b = torch.tensor(wanted) / temperature, torch.tensor(given) / temperature
     if output == "softmax":
         p, q = torch.distributions.Categorical(logits=a), torch.distributions.Categorical(logits=b)
@@ -422,17 +425,17 @@ def test_imitation_loss_against_torch_distributions(output, temperature):
         unit = np.sqrt(np.mean(wanted.var(axis=0)))
         expected = np.mean(((wanted - given) / unit) ** 2)
     assert value == pytest.approx(expected, rel=1e-4)
-    assert abs(imitation.loss(torch.tensor(wanted), imitation.targets(wanted)).item()) < 1e-5
+    assert abs(imitation(torch.tensor(wanted), imitation.targets(wanted)).item()) < 1e-5
 
 
 def test_calibration_rows_are_scaled_apart_and_bounded(student):
     network = network_of(student)
-    rows = calibration_rows(DIGITS, network, 500, 0.2, seed=0)
-    assert rows.learned.shape == (400, 64)
-    assert rows.held_out.shape == (100, 64)
+    rows = draw_calibration(DIGITS, None, network, 500, 0.2, seed=0)
+    assert rows.train.shape == (400, 64)
+    assert rows.validation.shape == (100, 64)
     scaled = {row.tobytes() for row in (DIGITS.astype(np.float32) - network.offset) * network.scale}
-    drawn = [row.tobytes() for row in np.vstack([rows.learned, rows.held_out])]
+    drawn = [row.tobytes() for row in np.vstack([rows.train, rows.validation])]
     assert set(drawn) <= scaled
-    same = calibration_rows(sparse.csr_array(DIGITS), network, 500, 0.2, seed=0)
-    assert np.array_equal(same.learned, rows.learned)
+    same = draw_calibration(sparse.csr_array(DIGITS), None, network, 500, 0.2, seed=0)
+    assert np.array_equal(same.train, rows.train)
     assert np.array_equal(same.varies, rows.varies)

@@ -22,7 +22,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from distill import Distiller, distiller, load
+from distill import Distiller, load
 
 X, groups = make_blobs(240, centers=[[0, 0, 0], [6, 6, 0], [0, 6, 6]], cluster_std=0.6, random_state=0)
 SMALL = {"hidden_layer_sizes": (16,), "max_iter": 12, "learning_rate_init": 0.01, "random_state": 0}
@@ -114,7 +114,7 @@ def test_score():
     student = small(kmeans()).fit(X)
     assert student.score(X) == np.mean(student.teacher_.predict(X.astype(np.float64)) == student.predict(X))
     assert student.score(X, student.predict(X)) == 1
-    with pytest.raises(ValueError, match="pass the expected answers as y"):
+    with pytest.raises(ValueError, match="pass the expected predictions as y"):
         small(AgglomerativeClustering(3)).fit(X).score(X)
 
 
@@ -182,7 +182,7 @@ def test_interrupted_fit_leaves_the_estimator_as_it_was(monkeypatch):
     fitted = small(kmeans()).fit(X)
     data = fitted.to_bytes()
     fresh = small(kmeans())
-    monkeypatch.setattr(distiller.training, "train", interrupt)
+    monkeypatch.setattr("distill.training.student.train", interrupt)
     for student, rows in ((fitted, X[:, :2]), (fresh, X)):
         with pytest.raises(KeyboardInterrupt):
             student.fit(rows)
@@ -225,8 +225,8 @@ def test_scikit_learns_callbacks():
     [
         ({"target": "nonsense"}, "target must be"),
         ({"target": "decision_function"}, "does not have it"),
-        ({"activation": "gelu"}, "activation must be one of"),
-        ({"input_scaling": "minmax"}, "input_scaling must be one of"),
+        ({"activation": "gelu"}, "'activation' parameter of Distiller must be"),
+        ({"input_scaling": "minmax"}, "'input_scaling' parameter of Distiller must be"),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes"),
         ({"alpha": -1}, "alpha"),
         ({"batch_size": 0}, "batch_size"),
@@ -235,7 +235,7 @@ def test_scikit_learns_callbacks():
         ({"validation_fraction": 1}, "validation_fraction"),
         ({"n_iter_no_change": 0}, "n_iter_no_change"),
         ({"jitter": -0.1}, "jitter"),
-        ({"weight_dtype": "int8"}, "weight_dtype must be one of"),
+        ({"weight_dtype": "int8"}, "'weight_dtype' parameter of Distiller must be"),
         ({"device": "abacus"}, "device must be"),
         ({"teacher": KMeans(1, n_init=1)}, "one class"),
     ],

@@ -25,7 +25,7 @@ from distill.compressors.matrix_gaussian import rounding
 from distill.compressors.matrix_gaussian import training as solver
 from distill.network import Network
 from distill.training.perceptron import initial_network
-from distill.training.units import fit_frame
+from distill.training.units import fit_standardization
 
 DIGITS, CLASSES = load_digits(return_X_y=True)
 TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)
@@ -294,7 +294,7 @@ def test_a_belief_in_other_units_is_the_same_function():
     rows = (random.standard_normal((100, 4)) * [1, 100, 0, 3] + [0, 50, 7, 1]).astype(np.float32)
     targets = (random.standard_normal((100, 2)) * [5, 0.1] + 3).astype(np.float32)
     network = initial_network((4, 6, 2), "tanh", seed=0)
-    frame = fit_frame(network, rows, rows.std(axis=0) > 0, targets)
+    frame = fit_standardization(network, rows, rows.std(axis=0) > 0, targets)
     settings = solver.VariationalSettings(deviation=0.5)
     inner = frame.inward(network)
     posterior = solver.make_posterior(solver.initial_means(inner), "tanh", settings, 100, True)
@@ -341,7 +341,9 @@ def test_wide_layers_of_independent_rows_have_coarser_steps_and_come_back():
         np.testing.assert_array_equal(weight, layer.matrix[:-1])
     settings = solver.VariationalSettings(n_factors=2)
     posterior = solver.make_posterior(solver.initial_means(network), "relu", settings, 300, True)
-    full = files.believe(posterior, fit_frame(network, inputs, inputs.any(axis=0), np.ones((300, 3))), network)
+    full = files.believe(
+        posterior, fit_standardization(network, inputs, inputs.any(axis=0), np.ones((300, 3))), network
+    )
     assert full.marginal
     for changes in ({"uniform": True}, {"belief": full}):
         assert files.quantize(**({"belief": belief} | changes), rate_weight=0.1, inputs=inputs)[1][0].coarser is None

@@ -11,8 +11,9 @@ from scipy import special, stats
 from distill.compressors.spike_slab import posterior as spike_slab
 from distill.compressors.spike_slab.posterior import SpikeSlabLayer, SpikeSlabPerceptron
 from distill.network import Network
-from distill.training.loop import DenseRows, train
+from distill.training.loop import train
 from distill.training.perceptron import initial_network
+from distill.training.samples import DenseRows
 
 
 def logit(probability):

@@ -18,10 +18,10 @@ from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.pruning import slice_network, without_dead_ends
 from distill.compressors.spike_slab.elimination import eliminate_units
 from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
-from distill.compressors.spike_slab.training import Likelihood
 from distill.network import Network
+from distill.training.losses import Likelihood
 from distill.training.perceptron import initial_network
-from distill.training.units import fit_frame
+from distill.training.units import fit_standardization
 
 X = load_digits().data
 SHORT = {"max_iter": 12, "fine_tune_iter": 4, "random_state": 0}
@@ -117,7 +117,7 @@ def test_a_frame_changes_units_and_not_the_function():
     rows = (random.standard_normal((100, 5)) * [1, 100, 3, 0, 1] + [0, 50, 1, 7, 2]).astype(np.float32)
     network = initial_network((5, 8, 2), "tanh", seed=0)
     targets = (random.standard_normal((100, 2)) * [5, 0.1] + 3).astype(np.float32)
-    frame = fit_frame(network, rows, rows.std(axis=0) > 0, targets)
+    frame = fit_standardization(network, rows, rows.std(axis=0) > 0, targets)
     inner = frame.inward(network)
     assert inner.n_features == 4
     inside = np.tanh(frame.enter(rows) @ inner.weights[0] + inner.biases[0]) @ inner.weights[1] + inner.biases[1]

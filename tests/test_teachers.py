@@ -16,7 +16,8 @@ from sklearn.neighbors import KernelDensity, LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
-from distill.teachers import Answers, ask, explained_variance, fidelity, fit_and_ask, read_answers, resolve_target
+from distill.teachers import fit_and_predict, predict, read_predictions, resolve_target
+from distill.training.fidelity import explained_variance, fidelity
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_frozen_teacher_is_not_fitted_again():
     X = np.random.default_rng(0).normal(size=(30, 2))
     fitted = KMeans(2, n_init=1, random_state=0).fit(X)
     centers = fitted.cluster_centers_.copy()
-    _, answers = fit_and_ask(FrozenEstimator(fitted), X[:7] + 1, target="predict")
+    _, answers = fit_and_predict(FrozenEstimator(fitted), X[:7] + 1, target="predict")
     assert len(answers) == 7
     np.testing.assert_array_equal(fitted.cluster_centers_, centers)
 
@@ -67,26 +68,26 @@ def test_frozen_teacher_is_not_fitted_again():
 def test_frozen_teacher_without_predict_recalls_its_labels():
     X = np.random.default_rng(0).normal(size=(30, 2))
     frozen = FrozenEstimator(AgglomerativeClustering(3).fit(X))
-    _, answers = fit_and_ask(frozen, X, target="predict")
+    _, answers = fit_and_predict(frozen, X, target="predict")
     np.testing.assert_array_equal(answers, frozen.labels_)
-    with pytest.raises(ValueError, match="only the 30 rows"):
-        fit_and_ask(frozen, X[:9], target="predict")
+    with pytest.raises(ValueError, match="the 30 rows of its own fit only"):
+        fit_and_predict(frozen, X[:9], target="predict")
 
 
 def test_transductive_teacher_cannot_be_asked_about_new_rows():
-    with pytest.raises(ValueError, match="pass the expected answers as y"):
-        ask(DBSCAN(), np.zeros((2, 2)), "predict")
+    with pytest.raises(ValueError, match="pass the expected predictions as y"):
+        predict(DBSCAN(), np.zeros((2, 2)), "predict")
 
 
 def test_classifier_keeps_classes_it_did_not_predict():
     X = np.array([[0.0], [0.1], [5.0], [5.1], [5.05]])
     teacher = LogisticRegression(C=1e-3).fit(X, ["a", "b", "c", "c", "c"])
-    answers = read_answers(teacher, ["c", "a", "c"], "predict", 3)
+    answers = read_predictions(teacher, ["c", "a", "c"], "predict", 3)
     assert answers.classes.tolist() == ["a", "b", "c"] and answers.values.tolist() == [2, 0, 2]
 
 
 def test_string_labels_are_plain_strings():
-    answers = read_answers(DBSCAN(), np.array(["cat", "dog", "cat"], dtype=object), "predict", 3)
+    answers = read_predictions(DBSCAN(), np.array(["cat", "dog", "cat"], dtype=object), "predict", 3)
     assert answers.classes.dtype.kind == "U" and answers.values.tolist() == [0, 1, 0]
 
 
@@ -110,7 +111,7 @@ def test_string_labels_are_plain_strings():
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_unusable_answers(answers, target, message):
     with pytest.raises(ValueError, match=message):
-        read_answers(KMeans(), answers, target, 3)
+        read_predictions(KMeans(), answers, target, 3)
 
 
 def test_teacher_that_only_looks_like_an_estimator():
@@ -122,7 +123,7 @@ def test_teacher_that_only_looks_like_an_estimator():
             return X + 1
 
     X = np.arange(6.0).reshape(3, 2)
-    _, answers = fit_and_ask(Plain(), X, target="transform")
+    _, answers = fit_and_predict(Plain(), X, target="transform")
     np.testing.assert_array_equal(answers, X + 1)
 
 
@@ -133,9 +134,9 @@ def test_teacher_that_drops_rows():
             return self
 
     X = np.zeros((5, 1))
-    teacher, answers = fit_and_ask(Dropping(), X, target="predict")
-    with pytest.raises(ValueError, match="answered 4 rows for 5"):
-        read_answers(teacher, answers, "predict", 5)
+    teacher, answers = fit_and_predict(Dropping(), X, target="predict")
+    with pytest.raises(ValueError, match="returned 4 rows for 5"):
+        read_predictions(teacher, answers, "predict", 5)
 
 
 def test_fidelity_is_scikit_learns_variance_weighted_r2():
@@ -144,4 +145,4 @@ def test_fidelity_is_scikit_learns_variance_weighted_r2():
     reference = r2_score(expected, given, multioutput="variance_weighted")
     assert explained_variance(expected, given) == pytest.approx(reference, rel=1e-12)
     assert explained_variance(np.ones(4), np.ones(4)) == 1 and explained_variance(np.ones(4), np.zeros(4)) == 0
-    assert fidelity(Answers("labels", np.array([0, 1, 1]), "predict"), np.array([0, 1, 0])) == pytest.approx(2 / 3)
+    assert fidelity(np.array([0, 1, 1]), np.array([0, 1, 0]), classification=True) == pytest.approx(2 / 3)

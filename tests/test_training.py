@@ -12,19 +12,11 @@ from torch import nn
 from distill.codecs import container
 from distill.network import Network
 from distill.runtime import Student
-from distill.training.loop import (
-    DenseRows,
-    JitteredRows,
-    SparseRows,
-    check_device,
-    cross_entropy,
-    holdout,
-    one_thread,
-    squared_error,
-    train,
-    typical_gap,
-)
+from distill.training.device import check_device, one_thread
+from distill.training.loop import train
+from distill.training.losses import cross_entropy, squared_error
 from distill.training.perceptron import Perceptron, fold_input, folds_well, initial_network, scale_outputs, unfold_input
+from distill.training.samples import DenseRows, JitteredRows, SparseRows, holdout, typical_gap
 from distill.training.scaling import feature_statistics, fit_input_scaling
 
 random = np.random.default_rng(0)
@@ -117,7 +109,7 @@ def test_every_row_once_in_a_round():
 
     module = Perceptron(initial_network((3, 2)))
     rows = Rows(torch.from_numpy(X), torch.from_numpy(y))
-    train(module, loss, rows, batch_size=64, max_iter=1, min_steps=7)
+    train(module, loss, rows, batch_size=64, max_iter=1, min_steps=7, min_batch_size=64)
     assert len(taken) == 8  # two rounds of four batches
     assert torch.cat(taken[:4]).sort().values.tolist() == list(range(200))
 

@@ -1,122 +1,54 @@
-"""What all compressors share: what they wrap, the rows they look at, what they imitate, and their fit.
+"""The contract of a compressor: wrap an estimator, fit it, compress its network to bytes.
 
-A compressor is a subclass of `Compressor` with its own parameters, `_check_parameters` and `_compress`. Everything else
-it needs is a pure function here: `network_of` a fitted estimator, `layer_outputs` of a network, `Imitation` of its
-outputs.
+A compressor is a subclass of `Compressor` with parameters of its own, declared in `_parameter_constraints`, and a
+method `_compress` that returns a `Compressed`. Fitting and caching the wrapped estimator, drawing samples, decoding
+the bytes, predicting and reporting are inherited.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils import Tags, check_random_state, get_tags
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
 from distill import teachers
 from distill.base import StudentMixin, all_or_nothing
 from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
 from distill.runtime import Student
-from distill.runtime.forward import activated
-from distill.training import loop as training
+from distill.training.device import one_thread
+from distill.training.targets import Calibration, Targets, draw_calibration, targets_from_outputs, targets_from_y
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, Stage, with_callbacks
 from distill.utils.validation import LARGEST_SEED, check_finite, check_float32, routes, seeded
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
-    """The rows a compressor looks at, as they enter the first layer: dense, scaled, float32.
+class Compressed:
+    """Result of a compression.
 
     Parameters
     ----------
-    learned : ndarray of shape (n_learned, n_features)
-        For learning.
-    held_out : ndarray of shape (n_held_out, n_features)
-        For choosing and for reporting.
-    varies : ndarray of shape (n_features,), bool
-        Inputs that differ between any two rows of the whole fit.
-    seed : int
-        For whatever else is random.
+    data : bytes
+        The student file.
+    report : dict
+        Measurements on the validation samples, added to `report_`; "agreement" is the fidelity to what was imitated.
+    attributes : dict
+        Fitted attributes of the compressor, by name.
     """
 
-    learned: np.ndarray
-    held_out: np.ndarray
-    varies: np.ndarray
-    seed: int
-
-
-class Imitation:
-    """What a network answered, as something to train towards and to compare with.
-
-    Parameters
-    ----------
-    network : Network
-        The network that is imitated.
-    outputs : ndarray of shape (n_samples, n_outputs), float32
-        Its last sums for some rows; from them the unit of numbers is taken.
-    temperature : float
-        What the sums are divided by before they become probabilities. Above 1, labels that are nearly certain still say
-        what they are confused with.
-
-    References
-    ----------
-    Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network" (arXiv 1503.02531), for the temperature.
-
-    Examples
-    --------
-    >>> network = Network((np.eye(2, dtype=np.float32),), (np.zeros(2, np.float32),))
-    >>> outputs = np.array([[0.0, 1.0], [2.0, 3.0]], dtype=np.float32)
-    >>> imitation = Imitation(network, outputs)
-    >>> imitation.loss(torch.tensor(outputs), imitation.targets(outputs)).item(), imitation.agreement(outputs, outputs)
-    (0.0, 1.0)
-    """
-
-    def __init__(self, network: Network, outputs: np.ndarray, temperature: float = 1.0):
-        self.network, self.temperature = network, temperature
-        deviation = outputs.std(axis=0, dtype=np.float64)
-        if network.target == "transform":  # distances between columns mean something in an embedding
-            deviation = np.full_like(deviation, np.sqrt(np.mean(deviation**2)))
-        self.unit = np.where(deviation > 0, deviation, 1).astype(np.float32)
-
-    def targets(self, outputs: np.ndarray) -> Tensor:
-        """Return what `loss` wants to see of the imitated network's outputs, one row for each."""
-        outputs = torch.from_numpy(np.ascontiguousarray(outputs, dtype=np.float32))
-        if self.network.output == "softmax":
-            return torch.softmax(outputs / self.temperature, dim=1)
-        return torch.sigmoid(outputs / self.temperature) if self.network.output == "logistic" else outputs
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of other outputs: zero where they are equal.
-
-        Kullback-Leibler divergence of probabilities, in nats times the square of the temperature; squared error of
-        numbers in units of their variance.
-        """
-        softened, square = outputs / self.temperature, self.temperature**2
-        if self.network.output == "softmax":
-            log_probabilities = torch.log_softmax(softened, dim=1)
-            return square * torch.nn.functional.kl_div(log_probabilities, targets, reduction="batchmean")
-        if self.network.output == "logistic":
-            entropy = torch.special.entr(targets) + torch.special.entr(1 - targets)
-            cross = torch.nn.functional.binary_cross_entropy_with_logits(softened, targets, reduction="none")
-            return square * (cross - entropy).sum(dim=1).mean()
-        return training.squared_error(outputs / torch.from_numpy(self.unit), targets / torch.from_numpy(self.unit))
-
-    def agreement(self, expected: np.ndarray, outputs: np.ndarray) -> float:
-        """Return the share of equal labels, or the explained variance of numbers; both are last sums."""
-        if self.network.classes is None:
-            return teachers.explained_variance(expected, outputs)
-        if expected.shape[1] == 1:
-            return float(np.mean((expected > 0) == (outputs > 0)))
-        return float(np.mean(expected.argmax(axis=1) == outputs.argmax(axis=1)))
+    data: bytes
+    report: dict
+    attributes: dict = field(default_factory=dict)
 
 
 def network_of(estimator: BaseEstimator) -> Network:
@@ -130,20 +62,20 @@ def network_of(estimator: BaseEstimator) -> Network:
     Returns
     -------
     Network
-        It answers as the estimator does, and keeps scikit-learn's rule of prediction. A Distiller's inputs are scaled
-        by a section of their own, so that its weights are of like size.
+        With the predictions of the estimator. The input scaling of a Distiller is kept
+        apart from its first layer, so that weights have similar sizes whatever the units of the inputs.
 
     Raises
     ------
     TypeError
-        If it is something else.
+        If it is of another type.
     ValueError
-        If it is built in a way that a student file cannot hold, or has weights that are not finite.
+        If a student file cannot hold it, or its weights are not finite.
     """
     estimator = unwrap(estimator)
     check_is_fitted(estimator)
     if isinstance(estimator, Distiller):
-        network = estimator._unfolded_network()
+        network = estimator.scaled_network()
     elif isinstance(estimator, StudentMixin):
         network = estimator.network_
     else:
@@ -158,7 +90,7 @@ def network_of(estimator: BaseEstimator) -> Network:
 
 
 def unwrap(estimator: Any) -> BaseEstimator:
-    """Return what a compressor can wrap, without the FrozenEstimator around it; TypeError if it is something else."""
+    """Return an estimator that can be compressed, without the FrozenEstimator around it; TypeError for any other."""
     inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
     if isinstance(estimator, type) or not isinstance(inner, StudentMixin | MLPClassifier | MLPRegressor):
         raise TypeError(
@@ -168,49 +100,42 @@ def unwrap(estimator: Any) -> BaseEstimator:
     return inner
 
 
-def layer_outputs(network: Network, inputs: np.ndarray) -> list[np.ndarray]:
-    """Return the sums of every layer, before the activation.
-
-    Parameters
-    ----------
-    network : Network
-    inputs : ndarray of shape (n_samples, n_features)
-        As they enter the first layer.
-
-    Returns
-    -------
-    list of ndarray of shape (n_samples, n_outputs), float32
-    """
-    outputs = []
-    for weight, bias in zip(network.weights, network.biases):
-        outputs.append(inputs @ weight + bias)
-        inputs = activated(outputs[-1], network.activation)
-    return outputs
-
-
 class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
-    """Base of compressors: an estimator around an estimator that has a network.
+    """Base class of compressors: meta-estimators around an estimator that has a network.
 
-    A subclass takes the parameters `estimator`, `n_calibration`, `validation_fraction`, `memory`, `random_state` and
-    `verbose` besides its own, and says in `_compress` how a network becomes bytes.
+    A subclass has the parameters `estimator`, `n_calibration`, `validation_fraction`, `memory`, `random_state` and
+    `verbose` besides its own, and implements `_compress`. It may implement `_check_parameters` (demands that concern
+    several parameters), `_n_steps` (for progress) and `for_budget` (for `distill.AutoCompressor`).
     """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        "estimator": "no_validation",  # `unwrap` checks it
+        "max_bytes": [Interval(Integral, 1, None, closed="left"), None],
+        "learn_from": [StrOptions({"auto", "outputs", "y"})],
+        "n_calibration": [Interval(Integral, 2, None, closed="left"), None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "memory": [str, HasMethods(["cache"]), None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
 
     _N_STAGES = 2
 
     @all_or_nothing
     @with_callbacks
     def fit(self, X, y=None, **fit_params) -> "Compressor":
-        """Fit what is wrapped, unless it is frozen, and compress its network.
+        """Fit the wrapped estimator, unless it is frozen, and compress its network.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Finite numbers. The network is compressed so that it still answers the same for such rows; no labels are
-            needed for that.
-        y : array-like of shape (n_samples,) or None
-            Goes to the wrapped estimator's fit. Not used if that is frozen.
+            Finite numbers. The network is compressed such that its predictions for these rows change as little as
+            possible, which needs no labels.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), or None
+            Passed to the wrapped estimator's fit, unless that is frozen. Compressors with a parameter `learn_from` can
+            also use it as the target of the compression.
         **fit_params
-            Go to the wrapped estimator's fit (with metadata routing enabled, as its requests say).
+            Passed to the wrapped estimator's fit (with metadata routing enabled, as its requests say).
 
         Returns
         -------
@@ -220,29 +145,31 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter or X is out of its range, or the wrapped network cannot be compressed as demanded.
+            If a parameter, X or y is out of its range, or the network cannot be compressed as demanded.
         TypeError
-            If `estimator` is none that can be wrapped.
+            If `estimator` is of a type that cannot be compressed.
         """
         rows, inner_seed, seed = self._admit(X, y)
         progress = Progress(self, self._N_STAGES, X, y, self._reconstruct)
         seen = X if hasattr(self, "feature_names_in_") else rows
         self.estimator_, self._wrapped_key = self._fit_estimator(seen, y, fit_params, inner_seed, progress)
         network = self._with_names(network_of(self.estimator_))
-        calibration = calibration_rows(rows, network, self.n_calibration, self.validation_fraction, seed)
-        # sums of floats depend on how threads split them, and results shall not depend on the number of cores
-        with threadpool_limits(1), training.one_thread(), progress.stage("compress", self._n_steps()) as stage:
-            data, self._measured = self._compress(network, calibration, stage)
-        self._adopt(data)
-        if teachers.teacher_type(self._imitated()) == "clusterer" and self.network_.classes is not None:
+        calibration = draw_calibration(rows, y, network, self.n_calibration, self.validation_fraction, seed)
+        # sums of floats depend on how threads split them, and results must not depend on the number of cores
+        with threadpool_limits(1), one_thread(), progress.stage("compress", self._n_steps()) as stage:
+            compressed = self._compress(network, calibration, stage)
+        self._adopt(compressed.data)
+        vars(self).update(compressed.attributes, _measured=compressed.report)
+        if teachers.teacher_type(self.imitated_estimator()) == "clusterer" and self.network_.classes is not None:
             self.labels_ = self.predict(X)
         progress.finish()
         return self
 
     def _admit(self, X, y) -> tuple[np.ndarray | sparse.csr_array, int, int]:
-        """Check parameters and rows; return the rows, a seed for what is wrapped and one for all else."""
+        """Check parameters and X; return X as an array, a seed for the wrapped estimator and one for the rest."""
         inner = unwrap(self.estimator)
         check_finite(self.get_params(deep=False))
+        self._validate_params()
         self._check_parameters()
         inner_seed, seed = check_random_state(self.random_state).randint(LARGEST_SEED, size=2).tolist()
         rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_min_samples=2)
@@ -257,7 +184,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
     def _fit_estimator(
         self, X, y, fit_params: dict, seed: int, progress: Progress
     ) -> tuple[StudentMixin | MLPClassifier | MLPRegressor, str | None]:
-        """Return what is wrapped, fitted, and the key of its fit in the cache if there is one."""
+        """Return the wrapped estimator, fitted, and the key of its fit in the cache if there is one."""
         inner = unwrap(self.estimator)
         if isinstance(self.estimator, FrozenEstimator):
             return inner, None
@@ -268,43 +195,56 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         return cached_call(self.memory, _fit_wrapped, *given, progress=progress), key
 
     def _check_parameters(self) -> None:
-        """Refuse parameters that are out of range."""
-        raise NotImplementedError
+        """Raise ValueError where several parameters do not suit each other."""
 
     def _n_steps(self) -> int:
-        """Return how often `_compress` calls ``stage.step`` at most."""
+        """Return the largest number of calls of ``stage.step`` in `_compress`."""
         return 0
 
-    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> tuple[bytes, dict]:
-        """Return the student file, and what was measured on held-out rows: more entries for `report_`."""
+    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> Compressed:
+        """Compress a network.
+
+        Parameters
+        ----------
+        network : Network
+            Of the wrapped estimator; its input scaling is applied to the samples already.
+        calibration : Calibration
+            Training and validation samples, and the y of the fit.
+        stage : Stage
+            For progress: ``stage.step(message, result)`` after every step, ``stage.say(message)`` for a line.
+
+        Returns
+        -------
+        Compressed
+        """
         raise NotImplementedError
 
     @property
     def report_(self) -> dict:
-        """Where the bytes of the student file are, and what was measured while it was made."""
+        """Sizes of the parts of the student file in bytes, and measurements on the validation samples."""
         return {**super().report_, **self._measured}
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Say that what `fit` is given besides X and y goes to the wrapped estimator's `fit`."""
+        """Return the metadata routing: all parameters of `fit` but X and y are for the wrapped estimator's `fit`."""
         mapping = MethodMapping().add(caller="fit", callee="fit")
         return MetadataRouter(owner=self).add(estimator=self.estimator, method_mapping=mapping)
 
-    def _imitated(self) -> BaseEstimator:
+    def imitated_estimator(self) -> BaseEstimator:
         inner = unwrap(self.estimator)
-        return inner._imitated() if isinstance(inner, StudentMixin) else inner
+        return inner.imitated_estimator() if isinstance(inner, StudentMixin) else inner
 
-    def _target(self) -> str:
+    def imitated_method(self) -> str:
         inner = unwrap(self.estimator)
-        return inner._target() if isinstance(inner, StudentMixin) else teachers.resolve_target(inner)
+        return inner.imitated_method() if isinstance(inner, StudentMixin) else teachers.resolve_target(inner)
 
-    def _ask_imitated(self, X) -> np.ndarray:
+    def predict_imitated(self, X) -> np.ndarray:
         if self._wrapped_key is None:
-            return _ask_wrapped("", X, self.network_.target, self.estimator_)
+            return _predict_with_wrapped("", X, self.network_.target, self.estimator_)
         given = (self._wrapped_key, X, self.network_.target)
-        return cached_call(self.memory, _ask_wrapped, *given, wrapped=self.estimator_)
+        return cached_call(self.memory, _predict_with_wrapped, *given, wrapped=self.estimator_)
 
     def _reconstruct(self, data: bytes) -> dict:
-        """Return the attributes that make this estimator predict as the student in these bytes."""
+        """Return the fitted attributes with which this estimator predicts as the student encoded in `data`."""
         return {"_data": data, "_student": Student.from_bytes(data), "_measured": {}}
 
     def _with_names(self, network: Network) -> Network:
@@ -328,61 +268,46 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         return tags
 
 
-def calibration_rows(
-    X: np.ndarray | sparse.csr_array, network: Network, n_rows: int | None, validation_fraction: float, seed: int
-) -> Calibration:
-    """Draw rows to learn from and rows to hold out.
+def compression_targets(compressor: Compressor, network: Network, calibration: Calibration) -> Targets:
+    """Return the samples and targets of a compression, as `learn_from` demands; see `learns_from_y`."""
+    if learns_from_y(compressor, calibration.y):
+        return targets_from_y(network, calibration, compressor.validation_fraction)
+    return targets_from_outputs(network, calibration)
 
-    Parameters
-    ----------
-    X : ndarray or CSR of shape (n_samples, n_features)
-    network : Network
-        Its input section is applied.
-    n_rows : int or None
-        How many rows are drawn together, at most; None takes all.
-    validation_fraction : float in (0, 1)
-        Share of them that is held out.
-    seed : int
 
-    Returns
-    -------
-    Calibration
+def learns_from_y(compressor: Compressor, y: Any) -> bool:
+    """Whether a compressor's parameter `learn_from` makes y the target of the compression.
+
+    Its values are "outputs" (those of the wrapped network), "y", and "auto", which is "y" where y is given and an
+    MLPClassifier or MLPRegressor is wrapped.
+
+    Raises
+    ------
+    ValueError
+        If learn_from is "y" and there is no y.
     """
-    n_samples = X.shape[0]
-    random = np.random.default_rng(seed)
-    n_drawn = n_samples if n_rows is None else min(max(n_rows, 2), n_samples)
-    drawn = np.sort(random.permutation(n_samples)[:n_drawn])
-    learned, held_out = training.holdout(None, n_drawn, validation_fraction, seed)
-    low, high = _extremes(X)
-    rows = X[drawn]
-    rows = np.array(rows.toarray() if sparse.issparse(rows) else rows, dtype=np.float32)
-    if network.offset is not None:
-        rows -= network.offset
-    if network.scale is not None:
-        rows *= network.scale
-    return Calibration(rows[learned], rows[held_out], high > low, int(random.integers(LARGEST_SEED)))
-
-
-def _extremes(X: np.ndarray | sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    low, high = X.min(axis=0), X.max(axis=0)
-    if sparse.issparse(X):
-        low, high = low.toarray().ravel(), high.toarray().ravel()
-    return low, high
+    if compressor.learn_from == "y" and y is None:
+        raise ValueError("learn_from='y' needs y, and y is None; pass it to fit or set learn_from='outputs'")
+    if compressor.learn_from == "auto":
+        return y is not None and isinstance(unwrap(compressor.estimator), MLPClassifier | MLPRegressor)
+    return compressor.learn_from == "y"
 
 
 def _fit_wrapped(
     estimator: BaseEstimator, X: Any, y: Any, fit_params: dict, progress: Progress
 ) -> StudentMixin | MLPClassifier | MLPRegressor:
-    """Fit what is wrapped, an unfitted clone."""
+    """Fit the wrapped estimator, an unfitted clone."""
     with progress.stage("estimator") as stage, stage.inside(estimator):
         estimator.fit(X, *(() if y is None else (y,)), **fit_params)
         stage.say("done")
     return estimator
 
 
-def _ask_wrapped(key: str, X: Any, target: str, wrapped: StudentMixin | MLPClassifier | MLPRegressor) -> np.ndarray:
-    """Take the answers of what the fitted estimator that `key` stands for imitates, or of itself."""
-    return wrapped._ask_imitated(X) if isinstance(wrapped, StudentMixin) else teachers.ask(wrapped, X, target)
+def _predict_with_wrapped(
+    key: str, X: Any, target: str, wrapped: StudentMixin | MLPClassifier | MLPRegressor
+) -> np.ndarray:
+    """Return the predictions that a wrapped estimator imitates, or its own; `key` identifies its fit in the cache."""
+    return wrapped.predict_imitated(X) if isinstance(wrapped, StudentMixin) else teachers.predict(wrapped, X, target)
 
 
 def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:
@@ -396,19 +321,18 @@ def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:
     if isinstance(estimator, MLPClassifier):
         if output == "logistic" and estimator.n_outputs_ > 1:
             raise ValueError(
-                f"the {name} answers {estimator.n_outputs_} labels per row, which a student file does not hold; fit "
+                f"the {name} predicts {estimator.n_outputs_} labels per row, which a student file does not hold; fit "
                 "one classifier for each label"
             )
         classes = teachers.plain_classes(np.asarray(estimator.classes_))
     else:
         squeeze = estimator.n_outputs_ == 1
     return Network(
-        tuple(np.ascontiguousarray(weight, dtype=np.float32) for weight in estimator.coefs_),
-        tuple(np.asarray(bias, dtype=np.float32) for bias in estimator.intercepts_),
-        estimator.activation,
-        "predict" if classes is None else "predict_proba",
-        output,
-        classes,
-        feature_names=None,
+        weights=tuple(np.ascontiguousarray(weight, dtype=np.float32) for weight in estimator.coefs_),
+        biases=tuple(np.asarray(bias, dtype=np.float32) for bias in estimator.intercepts_),
+        activation=estimator.activation,
+        target="predict" if classes is None else "predict_proba",
+        output=output,
+        classes=classes,
         squeeze=squeeze,
     )

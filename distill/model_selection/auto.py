@@ -23,7 +23,8 @@ from distill.compressors.random_code.estimator import RandomCodeCompressor
 from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
 from distill.distiller import Distiller
 from distill.network import Network
-from distill.training import loop as training
+from distill.training.fidelity import explained_variance
+from distill.training.samples import holdout
 from distill.utils.progress import Progress, with_callbacks
 
 # Quick ones first: where a size is searched, later ones have to be smaller than what was found
@@ -192,7 +193,7 @@ class AutoCompressor(Compressor):
         rows, inner_seed, seed = self._admit(X, y)
         progress = Progress(self, 4, X, y, self._reconstruct)
         seen = X if hasattr(self, "feature_names_in_") else rows
-        learned, held_out = training.holdout(None, rows.shape[0], float(self.validation_fraction), seed)
+        learned, held_out = holdout(None, rows.shape[0], float(self.validation_fraction), seed)
         parts = [_safe_indexing(seen, positions) for positions in (learned, held_out)]
         y_learned = None if y is None else _safe_indexing(y, learned)
         params_learned = _check_method_params(seen, fit_params, learned)
@@ -214,7 +215,7 @@ class AutoCompressor(Compressor):
                 self.estimator_, self._wrapped_key, self.compressor_ = again, key, compressor
         self._measured = {name: value for name, value in self.compressor_.report_.items() if name in ("agreement",)}
         self._adopt(self.compressor_.to_bytes())
-        if teachers.teacher_type(self._imitated()) == "clusterer" and self.network_.classes is not None:
+        if teachers.teacher_type(self.imitated_estimator()) == "clusterer" and self.network_.classes is not None:
             self.labels_ = self.predict(X)
         progress.finish()
         return self
@@ -414,7 +415,7 @@ def _attempt(
         return None, np.nan, f"{type(compressor).__name__}: {error}"
     given = _answers(compressor, X_held_out)
     labelled = compressor.network_.classes is not None and compressor.network_.target != "decision_function"
-    fidelity = np.mean(expected == given) if labelled else teachers.explained_variance(expected, given)
+    fidelity = np.mean(expected == given) if labelled else explained_variance(expected, given)
     return compressor, float(fidelity), ""
 
 
@@ -422,9 +423,9 @@ def _expected(fitted: BaseEstimator, X: Any) -> np.ndarray:
     """Return what is imitated about rows it has not seen; for a teacher that cannot say it, what its student says."""
     if not isinstance(fitted, StudentMixin):
         return np.asarray(fitted.predict(X))
-    if teachers.is_transductive(fitted._imitated(), fitted.network_.target):
+    if teachers.is_transductive(fitted.imitated_estimator(), fitted.network_.target):
         return _answers(fitted, X)
-    answers, classes = np.asarray(fitted._ask_imitated(X)), fitted.network_.classes
+    answers, classes = np.asarray(fitted.predict_imitated(X)), fitted.network_.classes
     probable = fitted.network_.target == "predict_proba"
     return classes[answers.argmax(axis=1)] if probable else answers
 
@@ -432,7 +433,7 @@ def _expected(fitted: BaseEstimator, X: Any) -> np.ndarray:
 def _answers(fitted: StudentMixin, X: Any) -> np.ndarray:
     """Return labels, or else the numbers that the student was trained to answer."""
     target = fitted.network_.target
-    return np.asarray(fitted.predict(X) if target == "predict_proba" else fitted._answer(target, X))
+    return np.asarray(fitted.predict(X) if target == "predict_proba" else fitted.student_output(target, X))
 
 
 def _methods(methods: str | Sequence[str]) -> tuple[str, ...]:

@@ -221,3 +221,23 @@ def lanes_agree(n_outputs: int, n_inputs: int) -> bool:
     first = np.repeat(rows[:, None], _LANES, axis=1).swapaxes(1, 2)
     products = (np.matmul(weight, tiles) for tiles in (first, np.ascontiguousarray(first)))
     return all((product == product[..., :1]).all() for product in products)
+
+
+def layer_outputs(network: Network, inputs: np.ndarray) -> list[np.ndarray]:
+    """Return the sums of every layer, before the activation.
+
+    Parameters
+    ----------
+    network : Network
+    inputs : ndarray of shape (n_samples, n_features)
+        As they enter the first layer.
+
+    Returns
+    -------
+    list of ndarray of shape (n_samples, n_outputs), float32
+    """
+    outputs = []
+    for weight, bias in zip(network.weights, network.biases):
+        outputs.append(inputs @ weight + bias)
+        inputs = activated(outputs[-1], network.activation)
+    return outputs

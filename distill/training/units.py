@@ -1,32 +1,35 @@
-"""The units in which a network is trained: inputs and outputs of deviation one.
+"""Standardized units of a training: inputs and outputs of mean zero and standard deviation one.
 
-The deviation that a prior gives weights, and the noise that a likelihood gives numbers, mean something in such units
-only.
+The standard deviation that a prior gives the weights, and the noise that a likelihood gives a regression, are only
+meaningful in such units.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from distill.network import Network
+from distill.network import Network, scale_inputs
 from distill.training.perceptron import fold_input, scale_outputs, unfold_input
+from distill.training.samples import DenseRows
 from distill.training.scaling import fit_input_scaling
+from distill.training.targets import Targets
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """How rows and networks enter a training, and how networks leave it.
+class Standardization:
+    """Conversion of rows and networks between their own units and those of a training.
 
     Parameters
     ----------
     features : ndarray of int
-        Inputs that vary; the others have no part in it.
+        Inputs that vary; the training uses no others.
     constants : ndarray of shape (n_features,)
-        The values of inputs, of which those that do not vary are used.
+        Means of all inputs; those of constant inputs are their values.
     offset, scale : ndarray or None
-        What is done to the inputs that vary.
+        Scaling of the inputs that vary.
     mean, unit : ndarray of shape (n_outputs,), float32
-        A trained output times `unit` plus `mean` is one of the network's.
+        An output of the original network is ``unit`` times the trained one plus ``mean``.
     """
 
     features: np.ndarray
@@ -36,28 +39,23 @@ class Frame:
     mean: np.ndarray
     unit: np.ndarray
 
-    def narrowed(self, positions: np.ndarray) -> "Frame":
-        """Return the frame of some of the inputs that vary, by their positions among them."""
+    def select(self, positions: np.ndarray) -> "Standardization":
+        """Return the standardization of a part of the inputs that vary, by their positions among them."""
         parts = (part if part is None or np.ndim(part) == 0 else part[positions] for part in (self.offset, self.scale))
         return replace(self, features=self.features[positions], **dict(zip(("offset", "scale"), parts)))
 
-    def enter(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows as the trained network takes them, shape (n_samples, n_varying), float32."""
-        rows = np.array(rows[:, self.features], dtype=np.float32)
-        if self.offset is not None:
-            rows -= self.offset
-        if self.scale is not None:
-            rows *= self.scale
-        return rows
+    def transform(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows as inputs of the trained network, shape (n_samples, n_varying), float32."""
+        return scale_inputs(rows[:, self.features], self.offset, self.scale)
 
-    def scattered(self, values: np.ndarray) -> np.ndarray:
-        """Return what is known of the inputs that vary for all inputs, with zeros for the others."""
-        everywhere = np.zeros((len(self.constants), *values.shape[1:]), values.dtype)
-        everywhere[self.features] = values
-        return everywhere
+    def expand(self, values: np.ndarray) -> np.ndarray:
+        """Return values of the inputs that vary as values of all inputs, shape (n_features, ...), zero elsewhere."""
+        expanded = np.zeros((len(self.constants), *values.shape[1:]), values.dtype)
+        expanded[self.features] = values
+        return expanded
 
-    def inward(self, network: Network) -> Network:
-        """Return the network as it is trained."""
+    def to_training(self, network: Network) -> Network:
+        """Return a network in units of the training."""
         constant = np.setdiff1d(np.arange(network.n_features), self.features)
         moved = self.constants[constant].astype(np.float64) @ network.weights[0][constant]
         first = replace(
@@ -77,28 +75,90 @@ class Frame:
             scale=None,
         )
 
-    def outward(self, inner: Network, network: Network) -> Network:
-        """Return a trained network as one that stands for `network`: its inputs, outputs and description."""
-        last = scale_outputs(inner.weights[-1], inner.biases[-1], self.mean, self.unit)
-        inner = replace(inner, weights=(*inner.weights[:-1], last[0]), biases=(*inner.biases[:-1], last[1]))
-        inner = fold_input(replace(inner, offset=self.offset, scale=self.scale))
-        first = np.zeros((network.n_features, inner.weights[0].shape[1]), np.float32)
-        first[self.features] = inner.weights[0]
-        return replace(network, weights=(first, *inner.weights[1:]), biases=inner.biases)
+    def to_network(self, trained: Network, network: Network) -> Network:
+        """Return a trained network with the inputs, the outputs and the description of the original `network`."""
+        last = scale_outputs(trained.weights[-1], trained.biases[-1], self.mean, self.unit)
+        trained = replace(trained, weights=(*trained.weights[:-1], last[0]), biases=(*trained.biases[:-1], last[1]))
+        trained = fold_input(replace(trained, offset=self.offset, scale=self.scale))
+        first = np.zeros((network.n_features, trained.weights[0].shape[1]), np.float32)
+        first[self.features] = trained.weights[0]
+        return replace(network, weights=(first, *trained.weights[1:]), biases=trained.biases)
 
 
-def fit_frame(network: Network, rows: np.ndarray, varies: np.ndarray, targets: np.ndarray | None) -> Frame:
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A network to start from, and samples with their targets, in units of the training.
+
+    Parameters
+    ----------
+    standardization : Standardization
+    network : Network
+    train, validation : DenseRows
+        Inputs and targets.
+    kind : {"classification", "regression"}
+    """
+
+    standardization: Standardization
+    network: Network
+    train: DenseRows
+    validation: DenseRows
+    kind: str
+
+
+def make_task(network: Network, varies: np.ndarray, targets: Targets) -> Task:
+    """Convert a network and its samples to units of a training.
+
+    Parameters
+    ----------
+    network : Network
+    varies : ndarray of shape (n_features,), bool
+        False for inputs that are constant; the training does not use them.
+    targets : Targets
+
+    Returns
+    -------
+    Task
+
+    Raises
+    ------
+    ValueError
+        If no input varies.
+    """
+    regression = targets.kind == "regression"
+    units = fit_standardization(network, targets.train, varies, targets.train_targets if regression else None)
+    if not len(units.features):
+        raise ValueError(
+            f"X has {network.n_features} features and none of them varies, so there is nothing to learn from; fit on "
+            "rows that differ"
+        )
+
+    def rows(inputs: np.ndarray, values: np.ndarray) -> DenseRows:
+        values = ((values - units.mean) / units.unit).astype(np.float32) if regression else values
+        return DenseRows(torch.from_numpy(units.transform(inputs)), torch.from_numpy(values))
+
+    train = rows(targets.train, targets.train_targets)
+    validation = rows(targets.validation, targets.validation_targets)
+    return Task(units, units.to_training(network), train, validation, targets.kind)
+
+
+def fit_standardization(
+    network: Network, rows: np.ndarray, varies: np.ndarray, targets: np.ndarray | None
+) -> Standardization:
     """Choose the units of a training.
 
     Parameters
     ----------
     network : Network
-        With an input section, its inputs are scaled already.
+        If it has an input scaling, `rows` are scaled already and stay as they are.
     rows : ndarray of shape (n_samples, n_features)
         As they enter the first layer.
     varies : ndarray of shape (n_features,), bool
     targets : ndarray of shape (n_samples, n_outputs), or None
-        The numbers that are learned; None for labels.
+        Targets of a regression; None for classification, whose logits have a unit already.
+
+    Returns
+    -------
+    Standardization
     """
     features = np.flatnonzero(varies)
     offset = scale = None
@@ -116,4 +176,4 @@ def fit_frame(network: Network, rows: np.ndarray, varies: np.ndarray, targets: n
         if network.target == "transform":  # distances between columns mean something in an embedding
             variance = np.full_like(variance, variance.mean())
         mean, unit = mean.astype(np.float32), np.where(variance > 0, np.sqrt(variance), 1).astype(np.float32)
-    return Frame(features, rows.mean(axis=0, dtype=np.float64), offset, scale, mean, unit)
+    return Standardization(features, rows.mean(axis=0, dtype=np.float64), offset, scale, mean, unit)

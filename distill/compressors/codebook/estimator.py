@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_scalar
 from distill.codecs import codebook as codec
 from distill.codecs import container
 from distill.codecs.codebook import CodebookLayer, round_to_half
-from distill.compressors.base import Calibration, Compressor, Imitation, layer_outputs
+from distill.compressors.base import Compressed, Compressor
 from distill.compressors.codebook.finetuning import CodebookPerceptron, MovingPerceptron
 from distill.compressors.codebook.grouping import reorder_neurons
 from distill.compressors.codebook.layer_problem import LayerProblem, layer_problem
@@ -21,8 +21,11 @@ from distill.compressors.codebook.mapping import PROXIMAL, gradient_descent
 from distill.compressors.codebook.solver import coordinate_descent, nearest_codewords, stored_layer
 from distill.compressors.pruning import is_pruned
 from distill.network import Network
-from distill.runtime.forward import activated
-from distill.training import loop as training
+from distill.runtime.forward import activated, layer_outputs
+from distill.training.loop import History, train
+from distill.training.losses import DistillationLoss
+from distill.training.samples import DenseRows
+from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
 _GROUPINGS = ("scales", "codebooks")
@@ -234,7 +237,7 @@ class CodebookCompressor(Compressor):
     def _n_steps(self) -> int:
         return int(self.max_iter)
 
-    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> tuple[bytes, dict]:
+    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> Compressed:
         n_layers = len(network.weights)
         settings = CodebookSettings(
             _bits_of_layers(self.bits, n_layers),
@@ -256,10 +259,10 @@ class CodebookCompressor(Compressor):
                 int(self.max_iter), float(self.learning_rate_init), bool(self.train_codes), float(self.temperature)
             )
             layers = fine_tune(ordered, layers, calibration, tuning, stage)
-        self.n_iter_ = int(self.max_iter)
         data = pack(ordered, layers, settings.entropy_coding)
-        measured = measure(ordered, layers, calibration.held_out)
-        return data, {**measured, "bits": settings.bits, "rate_weight": settings.rate_weight}
+        measured = measure(ordered, layers, calibration.validation)
+        report = {**measured, "bits": settings.bits, "rate_weight": settings.rate_weight}
+        return Compressed(data, report, {"n_iter_": int(self.max_iter)})
 
 
 def learn_layers(
@@ -286,7 +289,7 @@ def learn_layers(
     tuple of CodebookLayer
         With numbers as a file stores them.
     """
-    inputs, wanted = calibration.learned, layer_outputs(network, calibration.learned)
+    inputs, wanted = calibration.train, layer_outputs(network, calibration.train)
     pruned = is_pruned(network)
     layers = []
     for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
@@ -341,20 +344,20 @@ def fine_tune(
     -------
     tuple of CodebookLayer
     """
-    outputs = layer_outputs(network, calibration.learned)[-1]
-    imitation = Imitation(network, outputs, settings.temperature)
-    held_out = torch.from_numpy(calibration.held_out)
-    expected = imitation.targets(layer_outputs(network, calibration.held_out)[-1])
+    outputs = layer_outputs(network, calibration.train)[-1]
+    imitation = DistillationLoss(network, outputs, settings.temperature)
+    held_out = torch.from_numpy(calibration.validation)
+    expected = imitation.targets(layer_outputs(network, calibration.validation)[-1])
     module = (MovingPerceptron if settings.train_codes else CodebookPerceptron)(layers, network.activation)
 
     def loss(module: CodebookPerceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return imitation.loss(module(rows), targets)
+        return imitation(module(rows), targets)
 
     def judge(module: CodebookPerceptron) -> tuple[float, float]:
         value = float(loss(module, held_out, expected))
         return -value, value
 
-    def report(module: CodebookPerceptron, history: training.History) -> bool:
+    def report(module: CodebookPerceptron, history: History) -> bool:
         return stage is not None and stage.step(
             f"loss {history.loss_curve[-1]:.5f}, held out {-history.validation_scores[-1]:.5f}",
             lambda: pack(network, module.layers()),
@@ -362,11 +365,11 @@ def fine_tune(
 
     with torch.no_grad():
         before = judge(module)
-    history = training.train(
+    history = train(
         module,
         loss,
-        training.DenseRows(torch.from_numpy(calibration.learned), imitation.targets(outputs)),
-        batch_size=min(_BATCH_SIZE, max(16, len(calibration.learned) // _LEAST_STEPS)),
+        DenseRows(torch.from_numpy(calibration.train), imitation.targets(outputs)),
+        batch_size=min(_BATCH_SIZE, max(16, len(calibration.train) // _LEAST_STEPS)),
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,
         min_steps=_LEAST_STEPS,
@@ -402,7 +405,7 @@ def measure(network: Network, layers: Sequence[CodebookLayer], rows: np.ndarray)
             }
         )
         inputs = activated(sums, network.activation)
-    agreement = Imitation(network, wanted[-1]).agreement(wanted[-1], sums)
+    agreement = DistillationLoss(network, wanted[-1]).fidelity(wanted[-1], sums)
     return {"layers": of_layers, "agreement": agreement}
 
 
@@ -420,8 +423,8 @@ def _fit_budget(
     The judge is the loss of the last outputs on held-out rows.
     """
     n_layers = len(network.weights)
-    outputs = layer_outputs(network, calibration.held_out)[-1]
-    imitation = Imitation(network, outputs)
+    outputs = layer_outputs(network, calibration.validation)[-1]
+    imitation = DistillationLoss(network, outputs)
     targets = imitation.targets(outputs)
 
     def attempt(bits: int, rate_weight: float):
@@ -432,11 +435,11 @@ def _fit_budget(
         return size, tried, layers
 
     def loss(layers: Sequence[CodebookLayer]) -> float:
-        inputs = calibration.held_out
+        inputs = calibration.validation
         for index, layer in enumerate(layers):
             inputs = activated(inputs, network.activation) if index else inputs
             inputs = inputs @ layer.weight + layer.bias
-        return float(imitation.loss(torch.from_numpy(inputs), targets))
+        return float(imitation(torch.from_numpy(inputs), targets))
 
     priced = settings.solver != "kmeans" and settings.entropy_coding == "auto"
     smallest = attempt(1, _RATE_WEIGHTS[1] if priced else 0.0)

@@ -1,5 +1,6 @@
 """A network whose weights have variances: how sure it is of every answer, and how precisely each weight is stored."""
 
+from dataclasses import replace
 from numbers import Integral, Real
 
 import joblib
@@ -7,13 +8,10 @@ import numpy as np
 from scipy import sparse, special, stats
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 
-from distill.base import where_offered
 from distill.codecs import container
-from distill.compressors.answers import LEARN_FROM, LearnsAnswers, encode_answers, probabilities
-from distill.compressors.base import Calibration, Compressor, layer_outputs
+from distill.compressors.base import Compressed, Compressor, compression_targets, learns_from_y
 from distill.compressors.matrix_gaussian import quantization as files
 from distill.compressors.matrix_gaussian.training import (
     EXPECTATIONS,
@@ -29,17 +27,18 @@ from distill.compressors.matrix_gaussian.training import (
 )
 from distill.network import Network
 from distill.runtime.moments import sample_outputs
-from distill.teachers import explained_variance
-from distill.training.task import Evidence, Task, make_task
+from distill.training.targets import Calibration, Targets, encode_targets, probabilities, validation_fidelity
+from distill.training.units import Task, make_task
 from distill.utils.progress import Stage
 from distill.utils.validation import LARGEST_SEED, check_choice
 
+LEARN_FROM = ("auto", "outputs", "y")
 _BOUNDS, _NOISES = ("valid", "paper"), ("normal", "t")
 _TEMPERED = 0.1
 _MOST_ROUNDING_ROWS = 6000
 
 
-class MatrixGaussianCompressor(LearnsAnswers, Compressor):
+class MatrixGaussianCompressor(Compressor):
     """Learn how uncertain every weight is, store it as precisely as that, and answer with standard deviations.
 
     Every layer's weights get a matrix Gaussian posterior: a variance for each row (what leaves one input) and for each
@@ -77,7 +76,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
     n_factors : int, default=0
         Rank of what the covariance of the rows has beside its diagonal. The file keeps the diagonal.
     bound : {"valid", "paper"}, default="valid"
-        Whether pseudo-outputs have a distribution, so that the loss is a bound on the evidence, or are fixed numbers as
+        Whether pseudo-outputs have a distribution, so that the loss is a bound on the targets, or are fixed numbers as
         in the authors' program.
     expectation : {"moments", "draws"}, default="moments"
         How the expected squared error of numbers is computed: in closed form, exactly for one hidden layer; or from one
@@ -124,7 +123,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
     noise_degrees_ : ndarray of shape (n_outputs,) or None
         Degrees of freedom of the noise where it is Student's t, above 2.
     bound_ : float
-        The evidence lower bound in nats per row, with the divergence weighted; of the training rows.
+        The targets lower bound in nats per row, with the divergence weighted; of the training rows.
     rate_weight_ : float
         That of the file.
     n_iter_ : int
@@ -224,7 +223,6 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    @available_if(where_offered("predict"))
     def predict(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Answer labels, or what a regressor answers.
 
@@ -243,7 +241,6 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         answers = super().predict(X)
         return (answers, self._deviation("predict", X, answers)) if return_std else answers
 
-    @available_if(where_offered("predict_proba"))
     def predict_proba(self, X, averaged: bool = False) -> np.ndarray:
         """Answer the probability of every label.
 
@@ -279,7 +276,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         deviations : ndarray of shape (n_samples, n_components), float32
             With `return_std` only.
         """
-        answers = self._answer("transform", X)
+        answers = self.student_output("transform", X)
         return (answers, self._deviation("transform", X, answers)) if return_std else answers
 
     def sample(self, X, n_draws: int = 100, random_state=0) -> np.ndarray:
@@ -318,7 +315,7 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
             Mean logarithm of a row's probability, or of its density in the units of y, in nats.
         """
         draws = self._draw(X, n_draws, random_state).astype(np.float64)
-        targets = encode_answers(y, self.network_)
+        targets = encode_targets(y, self.network_)
         if len(targets) != draws.shape[1]:
             raise ValueError(f"X has {draws.shape[1]} rows and y has {len(targets)}; they must be as many")
         if self.network_.classes is not None:
@@ -384,17 +381,17 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
     def _n_steps(self) -> int:
         return int(self.max_iter)
 
-    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> tuple[bytes, dict]:
-        evidence = self._evidence(network, calibration)
-        task = make_task(network, calibration.varies, evidence)
-        settings = self._settings(calibration.seed)
-        rows, held_out = (Rows(*part.tensors) for part in (task.rows, task.held_out))
+    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> Compressed:
+        targets = compression_targets(self, network, calibration)
+        task = make_task(network, calibration.varies, targets)
+        settings = self._settings(learns_from_y(self, calibration.y), calibration.seed)
+        rows, held_out = (Rows(*part.tensors) for part in (task.train, task.validation))
         posterior = make_posterior(
-            initial_means(task.network), network.activation, settings, len(rows), evidence.kind == "numbers"
+            initial_means(task.network), network.activation, settings, len(rows), targets.kind == "regression"
         )
 
         def report(posterior: Posterior, message: str) -> bool:
-            return stage.step(message, lambda: self._write(posterior, task, network, evidence)[0])
+            return stage.step(message, lambda: self._write(posterior, task, network, targets)[0])
 
         try:
             history = learn(posterior, rows, settings, report)
@@ -403,12 +400,12 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         settle_noise(posterior, rows, held_out)
         if self.noise == "t" and posterior.noise is not None:
             fit_tails(posterior, held_out)
-        self.n_iter_, self.bound_ = history.n_iter, -float(history.loss_curve[-1])
-        data, self.rate_weight_ = self._write(posterior, task, network, evidence)
-        return data, measure(container.decode(data).network, network, evidence) | {"rate_weight": self.rate_weight_}
+        data, rate_weight = self._write(posterior, task, network, targets)
+        report = measure(container.decode(data).network, network, targets) | {"rate_weight": rate_weight}
+        bound = -float(history.loss_curve[-1])
+        return Compressed(data, report, {"n_iter_": history.n_iter, "bound_": bound, "rate_weight_": rate_weight})
 
-    def _settings(self, seed: int) -> VariationalSettings:
-        from_y = self._learns_from_y()
+    def _settings(self, from_y: bool, seed: int) -> VariationalSettings:
         return VariationalSettings(
             (1.0 if from_y else _TEMPERED) if self.kl_weight == "auto" else float(self.kl_weight),
             self.prior,
@@ -424,13 +421,13 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
             seed,
         )
 
-    def _write(self, posterior: Posterior, task: Task, network: Network, evidence: Evidence) -> tuple[bytes, float]:
-        belief = files.believe(posterior, task.frame, network, self.noise == "t")
+    def _write(self, posterior: Posterior, task: Task, network: Network, targets: Targets) -> tuple[bytes, float]:
+        belief = files.believe(posterior, task.standardization, network, self.noise == "t")
         if self.min_signal:
             belief = files.reduce(belief, files.signal_masks(belief, float(self.min_signal)))
         inputs = None
         if self.compensate:
-            inputs = entering(evidence.learned[:_MOST_ROUNDING_ROWS], belief.network, network)
+            inputs = entering(targets.train[:_MOST_ROUNDING_ROWS], belief.network, network)
         if self.max_bytes is not None:
             return files.write_within(belief, int(self.max_bytes), inputs=inputs)
         return files.write(belief, float(self.rate_weight), inputs=inputs), float(self.rate_weight)
@@ -451,12 +448,6 @@ class MatrixGaussianCompressor(LearnsAnswers, Compressor):
         return sample_outputs(self.network_, self.row_variances_, self.column_variances_, rows, n_draws, random)
 
 
-# Only now, because TransformerMixin wraps `transform` for set_output when the class body ends
-MatrixGaussianCompressor.transform = available_if(where_offered("transform"))(
-    vars(MatrixGaussianCompressor)["transform"]
-)
-
-
 def entering(rows: np.ndarray, found: Network, network: Network) -> np.ndarray:
     """Return rows, which enter the first layer of `network`, as they enter that of `found`, float32."""
     if network.offset is None and network.scale is None:  # what the file has as an input section is not applied yet
@@ -465,18 +456,12 @@ def entering(rows: np.ndarray, found: Network, network: Network) -> np.ndarray:
     return rows.astype(np.float32)
 
 
-def measure(found: Network, network: Network, evidence: Evidence) -> dict:
+def measure(found: Network, network: Network, targets: Targets) -> dict:
     """Say what is left of a network and how well it answers; see `MatrixGaussianCompressor.report_`."""
-    rows, targets = entering(evidence.held_out, found, network), evidence.held_out_targets
-    outputs = layer_outputs(found, rows)[-1]
-    if evidence.kind == "numbers":
-        agreement = explained_variance(targets, outputs)
-    else:
-        labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
-        agreement = float(np.mean(probabilities(outputs, network.output).argmax(axis=1) == labels))
+    targets = replace(targets, validation=entering(targets.validation, found, network))
     return {
         "n_weights": sum(int(np.count_nonzero(weight)) for weight in found.weights),
         "n_features": int(found.weights[0].any(axis=1).sum()),
         "layer_sizes_before": network.layer_sizes,
-        "agreement": agreement,
+        "agreement": validation_fidelity(found, targets),
     }

@@ -15,7 +15,7 @@ from distill.compressors.pruning import slice_network, without_dead_ends
 from distill.network import Network
 from distill.runtime.forward import Forward, activated
 from distill.training.perceptron import scale_outputs
-from distill.training.units import Frame
+from distill.training.units import Standardization
 
 _MOST_ROUNDS = 4
 # Fewer weights do not pay for a number that says how much coarser their row's steps are
@@ -60,14 +60,14 @@ class Belief:
 
 
 @torch.no_grad()
-def believe(posterior: Posterior, frame: Frame, network: Network, heavy_tails: bool = False) -> Belief:
+def believe(posterior: Posterior, frame: Standardization, network: Network, heavy_tails: bool = False) -> Belief:
     """Bring a posterior into the units of a network that it was learned for.
 
     Parameters
     ----------
     posterior : Posterior
         Learned in the units of `frame`. Of rows whose covariance has more than a diagonal, the diagonal is kept.
-    frame : Frame
+    frame : Standardization
     network : Network
         It gives names, classes and the input section. Where it has none, the frame's becomes one: folded into the
         first layer it would make the bias depend on the weights.

@@ -1,4 +1,4 @@
-"""Learn matrix Gaussian posteriors of a network's weights: maximise the evidence lower bound.
+"""Learn matrix Gaussian posteriors of a network's weights: maximise the targets lower bound.
 
 Everything takes leading axes, so that many networks of one shape learn from many sets of rows side by side, each as it
 would alone; `kl_weight` may differ between them.
@@ -21,7 +21,7 @@ from distill.compressors.matrix_gaussian.posterior import (
     kl_divergence,
 )
 from distill.network import Network
-from distill.training import loop as training
+from distill.training.loop import History, train
 
 PRIORS = ("normal", "row", "layer")
 EXPECTATIONS = ("moments", "draws")
@@ -180,7 +180,7 @@ def learn(
     rows: Rows,
     settings: VariationalSettings,
     report: Callable[[Posterior, str], bool] | None = None,
-) -> training.History:
+) -> History:
     """Train a posterior in place.
 
     Parameters
@@ -224,10 +224,10 @@ def learn(
         divergence = module.divergence(counted, settings.prior)
         return (fit + divergence * (settings.kl_weight * share / len(rows))).sum()
 
-    def after_pass(module: Posterior, history: training.History) -> bool:
+    def after_pass(module: Posterior, history: History) -> bool:
         return report is not None and report(module, f"bound {-history.loss_curve[-1]:.4f} nats a row")
 
-    history = training.train(
+    history = train(
         posterior,
         loss,
         rows,
@@ -329,9 +329,9 @@ def fit_tails(posterior: Posterior, held_out: Rows, n_draws: int = 50, seed: int
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy over rows, shape (...); see `training.cross_entropy` for the targets."""
+    """Return the mean cross-entropy over rows, shape (...); see `cross_entropy` for the targets."""
     if outputs.ndim == 2:
-        return training.cross_entropy(outputs, targets)
+        return cross_entropy(outputs, targets)
     return torch.stack([cross_entropy(*pair) for pair in zip(outputs, targets)])
 
 

@@ -14,11 +14,14 @@ from sklearn.utils.validation import check_scalar
 from distill.codecs import container
 from distill.codecs import random_code as codec
 from distill.codecs.random_code import LEAST_BITS, MOST_BITS, Layout
-from distill.compressors.base import Calibration, Compressor, Imitation, layer_outputs
+from distill.compressors.base import Compressed, Compressor
 from distill.compressors.random_code.learner import REPORTS_PER_PART, Learner, LearnerSettings
 from distill.compressors.random_code.refinement import Rows, SharedNetwork
 from distill.network import Network
+from distill.runtime.forward import layer_outputs
+from distill.training.losses import DistillationLoss
 from distill.training.perceptron import initial_network
+from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
 _PARAMETERIZATIONS = ("mean-kl", "mean-var")
@@ -228,7 +231,7 @@ class RandomCodeCompressor(Compressor):
     def _n_steps(self) -> int:
         return REPORTS_PER_PART * (2 + int(self.n_refinements))
 
-    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> tuple[bytes, dict]:
+    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> Compressed:
         smaller = self._blank(network, calibration.seed)
         layout = self._plan(network, smaller, calibration.seed)
         settings = LearnerSettings(
@@ -252,16 +255,17 @@ class RandomCodeCompressor(Compressor):
         codes, scales = learner.run()
         learner.forget()
         data = container.pack(smaller, [codec.encode(layout, codes, scales)])
-        wanted = layer_outputs(network, calibration.held_out)[-1]
-        answered = layer_outputs(container.decode(data).network, calibration.held_out)[-1]
-        return data, {
-            "agreement": imitation.agreement(wanted, answered),
-            "loss": float(imitation.loss(torch.from_numpy(answered), imitation.targets(wanted))),
+        wanted = layer_outputs(network, calibration.validation)[-1]
+        answered = layer_outputs(container.decode(data).network, calibration.validation)[-1]
+        report = {
+            "agreement": imitation.fidelity(wanted, answered),
+            "loss": float(imitation(torch.from_numpy(answered), imitation.targets(wanted))),
             "n_blocks": layout.n_blocks,
             "n_numbers": layout.n_numbers,
             "hash_factors": layout.hash_factors,
             "n_frequencies": layout.n_frequencies or None,
         }
+        return Compressed(data, report)
 
     def _blank(self, network: Network, seed: int) -> Network:
         """Return a network of the shape that is to be compressed, with weights at random."""
@@ -409,20 +413,20 @@ def starting_point(
 
 def _rows(
     network: Network, shared: SharedNetwork, calibration: Calibration, temperature: float = 1.0
-) -> tuple[Imitation, Rows, Rows]:
+) -> tuple[DistillationLoss, Rows, Rows]:
     """Return what is imitated, and rows with its outputs: to learn from, and held out."""
-    outputs = [layer_outputs(network, rows)[-1] for rows in (calibration.learned, calibration.held_out)]
-    imitation = Imitation(network, outputs[0], temperature)
+    outputs = [layer_outputs(network, rows)[-1] for rows in (calibration.train, calibration.validation)]
+    imitation = DistillationLoss(network, outputs[0], temperature)
     unit = torch.from_numpy(imitation.unit)
     learned, held_out = (
-        Rows(shared.project(inputs), imitation.targets(wanted), imitation.loss, network.output, unit, temperature)
-        for inputs, wanted in zip((calibration.learned, calibration.held_out), outputs)
+        Rows(shared.project(inputs), imitation.targets(wanted), imitation, network.output, unit, temperature)
+        for inputs, wanted in zip((calibration.train, calibration.validation), outputs)
     )
     return imitation, learned, held_out
 
 
 def _fingerprint(learner: Learner, network: Network, calibration: Calibration) -> str:
     """Return what a saved state must agree with."""
-    arrays = (*network.weights, *network.biases, calibration.learned, calibration.held_out)
+    arrays = (*network.weights, *network.biases, calibration.train, calibration.validation)
     settings = (*astuple(learner.layout), *astuple(learner.settings), learner.learned.temperature)
     return joblib.hash((network.activation, network.output, arrays, settings))

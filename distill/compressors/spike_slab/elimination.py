@@ -9,10 +9,10 @@ import torch
 
 from distill.compressors.pruning import Masks
 from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron, fixed_point, slab_divergence
-from distill.compressors.spike_slab.training import Likelihood
 from distill.network import Network
 from distill.runtime.forward import activated
-from distill.training.task import Task
+from distill.training.losses import Likelihood
+from distill.training.units import Task
 
 _MOST_ELIMINATION_ROWS = 10_000
 
@@ -125,9 +125,9 @@ def eliminate(
     threshold: float,
 ) -> Elimination:
     """Ask every input and hidden unit that is left whether it is worth its weights."""
-    n_rows = min(len(task.rows), _MOST_ELIMINATION_ROWS)
-    rows, targets = (tensor[:n_rows] for tensor in task.rows.tensors)
-    factor = len(task.rows) / max(kl_weight, 1e-12)
+    n_rows = min(len(task.train), _MOST_ELIMINATION_ROWS)
+    rows, targets = (tensor[:n_rows] for tensor in task.train.tensors)
+    factor = len(task.train) / max(kl_weight, 1e-12)
     by_units = bool(posterior.unit_gates)
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ def write(remains: Remains, network: Network, dtype: str) -> bytes:
     dtype : {"float16", "float32"}
     """
     masked = [np.where(mask, weight, 0) for mask, weight in zip(remains.masks, remains.network.weights)]
-    outer = remains.frame.outward(replace(remains.network, weights=tuple(masked)), network)
+    outer = remains.standardization.to_network(replace(remains.network, weights=tuple(masked)), network)
     plain = dense.FLOAT16 if dtype == "float16" else dense.FLOAT32
     sections = [
         min(

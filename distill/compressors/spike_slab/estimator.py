@@ -9,13 +9,10 @@ import numpy as np
 from scipy import special
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
 
-from distill.base import where_offered
 from distill.codecs import container
-from distill.compressors.answers import LEARN_FROM, LearnsAnswers, agreement, probabilities, scale_input
-from distill.compressors.base import Calibration, Compressor
+from distill.compressors.base import Compressed, Compressor, compression_targets, learns_from_y
 from distill.compressors.pruning import count, largest, without_dead_ends
 from distill.compressors.spike_slab.elimination import eliminate
 from distill.compressors.spike_slab.encoding import density_within, masks_within, trim, write
@@ -23,16 +20,18 @@ from distill.compressors.spike_slab.posterior import GRANULARITIES, SpikeSlabPer
 from distill.compressors.spike_slab.pruned import fine_tune, kept_weights, leave, means_of, tuned
 from distill.compressors.spike_slab.training import SelectionSettings, learn_posterior
 from distill.network import Network
-from distill.training.task import Evidence, Task, make_task
+from distill.training.targets import Calibration, Targets, probabilities, scaled_rows, validation_fidelity
+from distill.training.units import Task, make_task
 from distill.utils.progress import Stage
 from distill.utils.validation import LARGEST_SEED
 
+LEARN_FROM = ("auto", "outputs", "y")
 _WEIGHT_DTYPES = ("float32", "float16")
 _PRIORS = ("auto", "elbo")
 _TEMPERED = 0.1
 
 
-class SpikeSlabCompressor(LearnsAnswers, Compressor):
+class SpikeSlabCompressor(Compressor):
     """Prune a network by the probability that its weights, hidden units or inputs are needed.
 
     Every weight (or hidden unit, or input) gets a gate, and every gate a probability of being open, its inclusion
@@ -49,7 +48,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         What has gates: single weights, hidden units, inputs, or several of these together.
     prior_inclusion : float in (0, 1), "auto" or "elbo", default=1e-3
         Probability of every gate to be open before the data. "auto" expects one of all gates to be open, whatever the
-        depth and the size of the network; "elbo" takes the value at which the evidence lower bound is highest, the mean
+        depth and the size of the network; "elbo" takes the value at which the targets lower bound is highest, the mean
         inclusion probability, after every pass.
     prior_deviation : float, default=1.0
         Deviation of the weights before the data, for inputs and outputs in units of their deviation.
@@ -140,7 +139,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
 
     Notes
     -----
-    The evidence lower bound is maximised by sampling sums in place of weights. The share of wrong features among those
+    The targets lower bound is maximised by sampling sums in place of weights. The share of wrong features among those
     selected was measured in simulations (benchmarks/spike_slab.py). With a `kl_weight` below 1 inclusion
     probabilities are those of a tempered posterior, and larger.
 
@@ -214,7 +213,6 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    @available_if(where_offered("predict"))
     def predict(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Answer labels, or what a regressor answers.
 
@@ -231,10 +229,9 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         deviations : ndarray of the same shape
             With `return_std` only.
         """
-        answers = self._answer("predict", X)
+        answers = self.student_output("predict", X)
         return (answers, self._deviation(X, answers)) if return_std else answers
 
-    @available_if(where_offered("predict_proba"))
     def predict_proba(self, X, n_draws: int = 0, random_state=0) -> np.ndarray:
         """Answer the probability of every label.
 
@@ -254,7 +251,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         """
         check_scalar(n_draws, "n_draws", Integral, min_val=0)
         if not n_draws:
-            return self._answer("predict_proba", X)
+            return self.student_output("predict_proba", X)
         return self.sample(X, n_draws, random_state).mean(axis=0)
 
     def transform(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -273,7 +270,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         deviations : ndarray of shape (n_samples, n_components), float32
             With `return_std` only.
         """
-        answers = self._answer("transform", X)
+        answers = self.student_output("transform", X)
         return (answers, self._deviation(X, answers)) if return_std else answers
 
     def sample(self, X, n_draws: int = 100, random_state=0) -> np.ndarray:
@@ -294,7 +291,7 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         check_is_fitted(self)
         check_scalar(n_draws, "n_draws", Integral, min_val=1)
         rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float32)
-        rows = self._remains.frame.enter(scale_input(rows, self.network_))
+        rows = self._remains.standardization.transform(scaled_rows(rows, self.network_))
         random = np.random.default_rng(check_random_state(random_state).randint(LARGEST_SEED))
         draws = np.stack([self._remains.draw(rows, random) for _ in range(n_draws)])
         return draws if self.network_.output == "identity" else probabilities(draws, self.network_.output)
@@ -361,10 +358,10 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
     def _n_steps(self) -> int:
         return int(self.max_iter) + int(self.fine_tune_iter)
 
-    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> tuple[bytes, dict]:
-        from_y = self._learns_from_y()
-        evidence = self._evidence(network, calibration)
-        task = make_task(network, calibration.varies, evidence)
+    def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> Compressed:
+        from_y = learns_from_y(self, calibration.y)
+        targets = compression_targets(self, network, calibration)
+        task = make_task(network, calibration.varies, targets)
         settings = self._settings(network, task, from_y, calibration.seed)
         file_of = partial(write, network=network, dtype=self.weight_dtype)
 
@@ -397,16 +394,19 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         data = file_of(remains)
 
         first, *others = posterior.inclusions()
-        self.inclusion_probabilities_ = [task.frame.scattered(first), *others]
-        self.feature_inclusion_ = task.frame.scattered(features)
-        self.node_inclusion_ = nodes
-        self.kept_weights_ = kept_weights(remains, network)
-        self.n_iter_ = settings.max_iter + settings.fine_tune_iter
-        self.kl_weight_, self.noise_ = kl_weight, likelihood.noise
-        if self.noise_ is not None:
-            self.noise_ = self.noise_ * task.frame.unit
-        self._remains, self._noisy = remains, from_y
-        return data, measure(container.decode(data).network, network, evidence)
+        noise = likelihood.noise
+        attributes = {
+            "inclusion_probabilities_": [task.standardization.expand(first), *others],
+            "feature_inclusion_": task.standardization.expand(features),
+            "node_inclusion_": nodes,
+            "kept_weights_": kept_weights(remains, network),
+            "n_iter_": settings.max_iter + settings.fine_tune_iter,
+            "kl_weight_": kl_weight,
+            "noise_": None if noise is None else noise * task.standardization.unit,
+            "_remains": remains,
+            "_noisy": from_y,
+        }
+        return Compressed(data, measure(container.decode(data).network, network, targets), attributes)
 
     def _settings(self, network: Network, task: Task, from_y: bool, seed: int) -> SelectionSettings:
         granularity = _granularity(self.granularity)
@@ -470,17 +470,13 @@ class SpikeSlabCompressor(LearnsAnswers, Compressor):
         return np.sqrt(variance).reshape(np.shape(answers))
 
 
-# Only now, because TransformerMixin wraps `transform` for set_output when the class body ends
-SpikeSlabCompressor.transform = available_if(where_offered("transform"))(vars(SpikeSlabCompressor)["transform"])
-
-
 def choose(posterior: SpikeSlabPerceptron, threshold: float) -> list[np.ndarray]:
     """Return masks of the weights whose gates are all more probable than a threshold."""
     least = special.logit(threshold)
     return [logit > least for logit in posterior.logits()]
 
 
-def measure(pruned: Network, network: Network, evidence: Evidence) -> dict:
+def measure(pruned: Network, network: Network, targets: Targets) -> dict:
     """Say what is left of a network and how well it answers; see `SpikeSlabCompressor.report_`."""
     n_weights = sum(int(np.count_nonzero(weight)) for weight in pruned.weights)
     return {
@@ -488,7 +484,7 @@ def measure(pruned: Network, network: Network, evidence: Evidence) -> dict:
         "density": n_weights / sum(weight.size for weight in network.weights),
         "layer_sizes_before": network.layer_sizes,
         "n_features": int(pruned.weights[0].any(axis=1).sum()),
-        "agreement": agreement(pruned, network, evidence),
+        "agreement": validation_fidelity(pruned, targets),
     }
 
 

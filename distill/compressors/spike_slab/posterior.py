@@ -93,7 +93,7 @@ def straight_through_gates(logit: Tensor, uniform: Tensor, temperature: float = 
 
 
 def gate_gradient(logit: Tensor, gain: Tensor, divergence: Tensor, prior_logit: float) -> Tensor:
-    """Return the exact gradient of the evidence lower bound with respect to a gate's logit.
+    """Return the exact gradient of the targets lower bound with respect to a gate's logit.
 
     Parameters
     ----------

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from distill.compressors.pruning import slice_network
 from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
-from distill.compressors.spike_slab.training import LEAST_STEPS, Likelihood, Report, SelectionSettings, batches
+from distill.compressors.spike_slab.training import LEAST_STEPS, Report, SelectionSettings, batches
 from distill.network import Network
 from distill.runtime.forward import activated
-from distill.training import loop as training
+from distill.training.loop import History, train
+from distill.training.losses import Likelihood
 from distill.training.perceptron import TORCH_ACTIVATIONS
-from distill.training.task import Task
-from distill.training.units import Frame
+from distill.training.samples import DenseRows
+from distill.training.units import Standardization, Task
 
 _AVERAGING = 0.999
 
@@ -27,7 +28,7 @@ class Remains:
 
     Parameters
     ----------
-    frame : Frame
+    standardization : Standardization
         Of the inputs that are used.
     network : Network
         In units of the training, without unused inputs and hidden units.
@@ -39,7 +40,7 @@ class Remains:
         Which inputs of the unpruned network, and which outputs of each of its layers, are left.
     """
 
-    frame: Frame
+    standardization: Standardization
     network: Network
     masks: tuple[np.ndarray, ...]
     deviations: tuple[np.ndarray, ...]
@@ -57,7 +58,7 @@ class Remains:
         Parameters
         ----------
         inputs : ndarray of shape (n_samples, n_used)
-            As `frame.enter` returns them.
+            As `standardization.transform` returns them.
         random : Generator
 
         Returns
@@ -71,7 +72,7 @@ class Remains:
             weight = np.where(self.masks[index], self.network.weights[index] + self.deviations[index] * noise, 0)
             inputs = inputs @ weight + self.network.biases[index]
             inputs = activated(inputs, self.network.activation) if index < layers - 1 else inputs
-        return inputs * self.frame.unit + self.frame.mean
+        return inputs * self.standardization.unit + self.standardization.mean
 
 
 def leave(task: Task, network: Network, deviations: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Remains:
@@ -91,8 +92,10 @@ def leave(task: Task, network: Network, deviations: Sequence[np.ndarray], masks:
     places = (used, *sliced.units)
     left = replace(sliced.network, weights=(sliced.network.weights[0][used], *sliced.network.weights[1:]))
     blocks = [deviation[np.ix_(*block)] for deviation, block in zip(deviations, itertools.pairwise(places))]
-    units = (task.frame.features[used], *sliced.units)
-    return Remains(task.frame.narrowed(used), left, (sliced.masks[0][used], *sliced.masks[1:]), tuple(blocks), units)
+    units = (task.standardization.features[used], *sliced.units)
+    return Remains(
+        task.standardization.select(used), left, (sliced.masks[0][used], *sliced.masks[1:]), tuple(blocks), units
+    )
 
 
 def fine_tune(
@@ -116,10 +119,8 @@ def fine_tune(
     report : callable(posterior, message) -> bool, or None
         Called after every pass; true stops the training.
     """
-    used = torch.from_numpy(np.searchsorted(task.frame.features, remains.units[0]))
-    rows, held_out = (
-        training.DenseRows(part.tensors[0][:, used], part.tensors[1]) for part in (task.rows, task.held_out)
-    )
+    used = torch.from_numpy(np.searchsorted(task.standardization.features, remains.units[0]))
+    rows, held_out = (DenseRows(part.tensors[0][:, used], part.tensors[1]) for part in (task.train, task.validation))
     activate = TORCH_ACTIVATIONS[task.network.activation]
     posterior = SpikeSlabPerceptron(
         remains.network, (), prior_deviation=settings.prior_deviation, deviations=remains.deviations, activate=activate
@@ -132,13 +133,13 @@ def fine_tune(
         return fit + posterior.divergence(kept) * (kl_weight / len(rows))
 
     def judge(module: nn.ModuleList) -> tuple[float, float]:
-        return likelihood.judge(posterior.mean_outputs(held_out.tensors[0], kept), held_out.tensors[1])
+        return likelihood.validate(posterior.mean_outputs(held_out.tensors[0], kept), held_out.tensors[1])
 
-    def after_pass(module: nn.ModuleList, history: training.History) -> bool:
+    def after_pass(module: nn.ModuleList, history: History) -> bool:
         message = f"fine-tuning: loss {history.loss_curve[-1]:.4f}, agreement {history.validation_scores[-1]:.4f}"
         return report is not None and report(posterior, message)
 
-    training.train(
+    train(
         nn.ModuleList([posterior, likelihood]),
         loss,
         rows,

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
 from distill.network import Network
-from distill.teachers import explained_variance
-from distill.training import loop as training
+from distill.training.loop import History, train
+from distill.training.losses import Likelihood
 from distill.training.perceptron import TORCH_ACTIVATIONS
-from distill.training.task import Task
+from distill.training.units import Task
 
 LEAST_STEPS, _SMALL_BATCH = 32, 16
 _STEERED_EVERY = 24
@@ -40,57 +40,6 @@ class SelectionSettings:
     batch_size: int = 256
     learning_rate: float = 2e-3
     seed: int = 0
-
-
-class Likelihood(nn.Module):
-    """What rows say about a network's outputs.
-
-    Parameters
-    ----------
-    kind : {"labels", "numbers"}
-        Numbers have normal noise, whose deviation is learned, one for each output.
-    n_outputs : int
-
-    Examples
-    --------
-    >>> likelihood = Likelihood("numbers", 1)
-    >>> likelihood(torch.zeros(2, 1), torch.tensor([[0.0], [1.0]])).item()
-    0.25
-    """
-
-    def __init__(self, kind: str, n_outputs: int):
-        super().__init__()
-        self.kind = kind
-        self.log_noise = nn.Parameter(torch.zeros(n_outputs)) if kind == "numbers" else None
-
-    def forward(self, outputs: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return the mean negative log-likelihood of a row, up to a constant, in nats.
-
-        Where targets are probabilities of labels, they and those of the outputs are softened by the temperature, and
-        the cross-entropy is multiplied by its square.
-        """
-        if self.kind == "labels":
-            if temperature == 1.0 or targets.ndim == 1:
-                return training.cross_entropy(outputs, targets)
-            softened = torch.softmax(targets.clamp_min(_LEAST_PROBABILITY).log() / temperature, dim=1)
-            return temperature**2 * training.cross_entropy(outputs / temperature, softened)
-        error = ((outputs - targets) * torch.exp(-self.log_noise)).square()
-        return (0.5 * error + self.log_noise).sum(dim=1).mean()
-
-    @property
-    def noise(self) -> np.ndarray | None:
-        """Deviation of the noise of every output, shape (n_outputs,), float32; None for labels."""
-        return None if self.log_noise is None else self.log_noise.detach().exp().numpy()
-
-    @torch.no_grad()
-    def judge(self, outputs: Tensor, targets: Tensor) -> tuple[float, float]:
-        """Return agreement, a share of equal labels or an explained variance, and the mean loss."""
-        loss = float(self(outputs, targets))
-        if self.kind == "numbers":
-            return explained_variance(targets.numpy(), outputs.numpy()), loss
-        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        given = outputs.argmax(dim=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).to(labels.dtype)
-        return float((given == labels).double().mean()), loss
 
 
 class KLWeight:
@@ -167,24 +116,24 @@ def learn_posterior(
     )
     likelihood = Likelihood(task.kind, task.network.layer_sizes[-1])
     generator = torch.Generator().manual_seed(settings.seed)
-    batch_size, n_steps = batches(len(task.rows), settings.batch_size)
+    batch_size, n_steps = batches(len(task.train), settings.batch_size)
     weight = KLWeight(settings.kl_weight, round(settings.warm_up * settings.max_iter * n_steps), settings.density)
 
     def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
         kl_weight = weight.next(lambda: density_of(posterior))
         fit = likelihood(posterior(inputs, generator), targets)
-        return fit + posterior.divergence() * (kl_weight / len(task.rows))
+        return fit + posterior.divergence() * (kl_weight / len(task.train))
 
-    def after_pass(module: nn.ModuleList, history: training.History) -> bool:
+    def after_pass(module: nn.ModuleList, history: History) -> bool:
         if prior == "elbo":
             posterior.prior_inclusion = min(max(posterior.mean_inclusion(), _LOWEST_PRIOR), 0.5)
         message = f"loss {history.loss_curve[-1]:.4f}, density {density_of(posterior):.4f}"
         return report is not None and report(posterior, message)
 
-    training.train(
+    train(
         nn.ModuleList([posterior, likelihood]),
         loss,
-        task.rows,
+        task.train,
         batch_size=batch_size,
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,

@@ -1,0 +1,184 @@
+"""Training and validation samples: tensors in memory, CSR made dense a batch at a time, samples with input noise.
+
+All of them have a length and a method `take` that returns a batch, which is all the training loop needs.
+"""
+
+import math
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from distill.training.device import one_thread
+from distill.training.scaling import InputScaling
+
+# Rows made dense or evaluated at once: 4096 rows of 1000 features are 16 MB
+_BLOCK = 4096
+_POOL_SIZE, _POOL_LASTS = 2**21, 256
+_SAMPLE = 128
+
+
+class Rows(Protocol):
+    """What the training loop takes batches from."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Return the samples at these positions: inputs, then targets of the loss."""
+
+
+class DenseRows:
+    """Rows in memory: tensors of equal length, taken by position.
+
+    Parameters
+    ----------
+    *tensors : Tensor of shape (n_samples, ...)
+        Inputs, then the targets of the loss.
+    """
+
+    def __init__(self, *tensors: Tensor):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def take(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Return the samples at these positions, one tensor for each of `tensors`."""
+        return tuple(tensor[index] for tensor in self.tensors)
+
+
+class SparseRows:
+    """CSR rows, made dense and scaled a batch at a time.
+
+    Parameters
+    ----------
+    X : CSR of shape (n_samples, n_features)
+    scaling : InputScaling
+    *tensors : Tensor of shape (n_samples, ...)
+        Targets of the loss.
+    device : str
+    """
+
+    def __init__(self, X: sparse.csr_array, scaling: InputScaling, *tensors: Tensor, device: str = "cpu"):
+        self.X, self.scaling, self.tensors, self.device = X, scaling, tensors, device
+
+    def __len__(self) -> int:
+        return self.X.shape[0]
+
+    def take(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Return the samples at these positions: dense inputs, then targets."""
+        dense = self.scaling.apply(self.X[index.cpu().numpy()].toarray())
+        return torch.from_numpy(dense).to(self.device), *(tensor[index] for tensor in self.tensors)
+
+
+class JitteredRows:
+    """Rows with normal noise on the inputs, new in every batch; the targets stay as they are.
+
+    Parameters
+    ----------
+    rows : DenseRows or SparseRows
+    std : float
+        Standard deviation of the noise in every input.
+    varies : ndarray of shape (n_features,), bool
+        Inputs that are False get no noise.
+    seed : int
+    """
+
+    def __init__(self, rows: DenseRows | SparseRows, std: float, varies: np.ndarray, seed: int):
+        self.rows, self.std, self.varies = rows, std, torch.from_numpy(varies)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.pool, self.n_taken = torch.empty(0, len(varies)), 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Return the samples at these positions: inputs with noise, then targets."""
+        inputs, *others = self.rows.take(index)
+        # Normal numbers are slow to draw: a pool of them serves many batches, each from another position
+        if self.n_taken % _POOL_LASTS == 0 or len(self.pool) < len(index):
+            n_rows = max(2 * len(index), _POOL_SIZE // len(self.varies))
+            noise = torch.randn(n_rows, len(self.varies), generator=self.generator)
+            self.pool = (noise * (self.std * self.varies)).to(inputs.device)
+        self.n_taken += 1
+        start = int(torch.randint(len(self.pool) - len(index) + 1, (1,), generator=self.generator))
+        # `inputs` is a copy already, so the noise is added in place
+        return inputs.add_(self.pool[start : start + len(index)]), *others
+
+
+def typical_gap(rows: DenseRows | SparseRows, seed: int) -> float:
+    """Return the median distance of a row to the nearest other one, over a sample of rows.
+
+    Parameters
+    ----------
+    rows : DenseRows or SparseRows
+        Distances are those of the inputs.
+    seed : int
+        Seed of the sample.
+
+    Returns
+    -------
+    float
+        Zero where most rows have a duplicate.
+
+    Examples
+    --------
+    >>> typical_gap(DenseRows(torch.arange(5.0)[:, None]), seed=0)
+    1.0
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sample = torch.randperm(len(rows), generator=generator)[:_SAMPLE]
+    queries = rows.take(sample)[0]
+    nearest = torch.full((len(sample),), math.inf, device=queries.device)
+    with one_thread():
+        for block in torch.arange(len(rows)).split(_BLOCK):
+            distances = torch.cdist(queries, rows.take(block)[0])
+            distances[(sample[:, None] == block).to(distances.device)] = math.inf
+            nearest = torch.minimum(nearest, distances.min(dim=1).values)
+    return float(nearest.median()) if len(rows) > 1 else 0.0
+
+
+@torch.no_grad()
+def outputs_of(module: nn.Module, rows: DenseRows | SparseRows) -> Tensor:
+    """Return a module's outputs for all samples, shape (n_samples, n_outputs), computed a block at a time."""
+    blocks = torch.arange(len(rows)).split(_BLOCK)
+    return torch.cat([module(rows.take(block)[0]) for block in blocks])
+
+
+def holdout(labels: np.ndarray | None, n_samples: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples into a training set and a validation set.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_samples,) or None
+        The split is stratified, and every label keeps at least one training sample.
+    n_samples : int
+    fraction : float in (0, 1)
+    seed : int
+
+    Returns
+    -------
+    train, validation : ndarray of int
+        Sorted positions; at least one each.
+
+    Examples
+    --------
+    >>> train, validation = holdout(np.array([0] * 8 + [1]), 9, 0.25, seed=0)
+    >>> len(validation), 8 in train
+    (2, True)
+    """
+    order = np.random.default_rng(seed).permutation(n_samples)
+    n_held_out = min(max(1, round(fraction * n_samples)), n_samples - 1)
+    if labels is not None:
+        counts = np.bincount(labels)
+        grouped = order[np.argsort(labels[order], kind="stable")]
+        # The first row of every label stays, so that no label is unknown to the student
+        first = np.concatenate([[0], np.cumsum(counts)[:-1]])[counts > 0]
+        free = np.delete(grouped, first)
+        n_held_out = min(n_held_out, len(free))
+        order = free[((np.arange(n_held_out) + 0.5) * len(free) / max(1, n_held_out)).astype(int)]
+    held_out = np.zeros(n_samples, dtype=bool)
+    held_out[order[:n_held_out]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -1,0 +1,202 @@
+"""Training of a student: a plain network fitted to the predictions of a teacher."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from distill.network import Network
+from distill.teachers import Predictions
+from distill.training.fidelity import fidelity
+from distill.training.loop import History, train
+from distill.training.losses import cross_entropy, squared_error
+from distill.training.perceptron import Perceptron, initial_network, scale_outputs
+from distill.training.samples import DenseRows, JitteredRows, Rows, SparseRows, holdout, outputs_of, typical_gap
+from distill.training.scaling import InputScaling, fit_input_scaling
+from distill.utils.progress import Progress, Stage
+
+# Decay of the moving average of the weights: an average over about the last 1000 steps
+_AVERAGING = 0.999
+# Steps of an epoch, at least: small data are cut finer and gone through several times
+_MIN_STEPS = 64
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """Settings of the training of a student; see `distill.Distiller`."""
+
+    hidden_layer_sizes: tuple[int, ...] = (256, 64)
+    activation: str = "relu"
+    input_scaling: str | None = "auto"
+    alpha: float = 1e-4
+    batch_size: int = 256
+    learning_rate_init: float = 1e-3
+    max_iter: int = 100
+    early_stopping: bool = True
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 10
+    jitter: float = 0.5
+    device: str = "cpu"
+    seed: int = 0
+
+
+def fit_student(
+    X: np.ndarray | sparse.csr_array, predictions: Predictions, settings: StudentSettings, progress: Progress
+) -> tuple[Network, History]:
+    """Train a network to give a teacher's predictions for rows X.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n_samples, n_features)
+    predictions : Predictions
+        Of the teacher, for the same rows.
+    settings : StudentSettings
+    progress : Progress
+
+    Returns
+    -------
+    network : Network
+        With its input scaling, if there is one, not folded into the first layer.
+    history : History
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is no longer finite.
+    """
+    scaling = fit_input_scaling(X, settings.input_scaling)
+    targets, mean, unit = _standardized(predictions)
+    module = Perceptron(_initial_network(X.shape[1], predictions, settings, scaling)).to(settings.device)
+    train_rows, validation_rows = _split(X, predictions, targets, scaling, settings)
+    classification = predictions.kind != "values"
+    measure = cross_entropy if classification else squared_error
+
+    def loss(module: Perceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return measure(module(rows), targets)
+
+    def validate(module: Perceptron) -> tuple[float, float]:
+        targets = validation_rows.tensors[-1]
+        outputs = outputs_of(module, validation_rows)
+        value = float(measure(outputs, targets))
+        targets, outputs = targets.cpu().numpy(), outputs.cpu().numpy()
+        if not classification:
+            targets, outputs = targets * unit, outputs * unit
+        return fidelity(targets, outputs, classification), value
+
+    def student() -> Network:
+        return _trained_network(module, predictions, settings, scaling, mean, unit)
+
+    def report(module: Perceptron, history: History) -> bool:
+        return _report(stage, history, student)
+
+    with progress.stage("student", settings.max_iter) as stage:
+        history = train(
+            module,
+            loss,
+            train_rows,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate_init,
+            weight_decay=settings.alpha,
+            max_iter=settings.max_iter,
+            min_steps=_MIN_STEPS,
+            validate=None if validation_rows is None else validate,
+            n_iter_no_change=settings.n_iter_no_change,
+            averaging=_AVERAGING,
+            seed=settings.seed,
+            callback=report,
+        )
+    return student(), history
+
+
+def _standardized(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return targets of the training, and mean and unit of the outputs: a prediction is output times unit plus mean."""
+    if predictions.kind != "values":
+        n_classes = len(predictions.classes)
+        return predictions.values, np.zeros(n_classes, np.float32), np.ones(n_classes, np.float32)
+    values = predictions.values.astype(np.float64)
+    mean, variance = values.mean(axis=0), values.var(axis=0)
+    if predictions.target == "transform":  # distances between columns mean something in an embedding
+        variance = np.full_like(variance, variance.mean())
+    unit = np.sqrt(variance)
+    unit[unit == 0] = 1
+    return ((values - mean) / unit).astype(np.float32), mean.astype(np.float32), unit.astype(np.float32)
+
+
+def _n_outputs(predictions: Predictions) -> int:
+    """Return the number of outputs: of two classes the student has a single one."""
+    if predictions.kind == "values":
+        return predictions.values.shape[1]
+    return 1 if len(predictions.classes) == 2 else len(predictions.classes)
+
+
+def _initial_network(
+    n_features: int, predictions: Predictions, settings: StudentSettings, scaling: InputScaling
+) -> Network:
+    sizes = (n_features, *settings.hidden_layer_sizes, _n_outputs(predictions))
+    return initial_network(sizes, settings.activation, settings.seed, scaling.varies)
+
+
+def _split(
+    X: np.ndarray | sparse.csr_array,
+    predictions: Predictions,
+    targets: np.ndarray,
+    scaling: InputScaling,
+    settings: StudentSettings,
+) -> tuple[Rows, DenseRows | SparseRows | None]:
+    """Return training rows, with input noise if the settings demand it, and validation rows if they are held out."""
+    train_index, validation_index = np.arange(X.shape[0]), None
+    if settings.early_stopping:
+        labels = None if predictions.kind == "values" else predictions.labels
+        train_index, validation_index = holdout(labels, X.shape[0], settings.validation_fraction, settings.seed)
+    rows = _rows(X, targets, train_index, scaling, settings.device)
+    gap = typical_gap(rows, settings.seed) if settings.jitter else 0.0
+    if gap:
+        std = settings.jitter * gap / np.sqrt(scaling.varies.sum())
+        rows = JitteredRows(rows, std, scaling.varies, settings.seed)
+    if validation_index is None:
+        return rows, None
+    return rows, _rows(X, targets, validation_index, scaling, settings.device)
+
+
+def _rows(
+    X: np.ndarray | sparse.csr_array, targets: np.ndarray, positions: np.ndarray, scaling: InputScaling, device: str
+) -> DenseRows | SparseRows:
+    chosen = torch.from_numpy(targets[positions]).to(device)
+    if sparse.issparse(X):
+        return SparseRows(X[positions], scaling, chosen, device=device)
+    return DenseRows(torch.from_numpy(scaling.apply(X[positions])).to(device), chosen)
+
+
+def _trained_network(
+    module: Perceptron,
+    predictions: Predictions,
+    settings: StudentSettings,
+    scaling: InputScaling,
+    mean: np.ndarray,
+    unit: np.ndarray,
+) -> Network:
+    """Return the network with the module's weights, in the units of the teacher's predictions."""
+    weights, biases = module.arrays()
+    n_outputs = weights[-1].shape[1]
+    last = scale_outputs(weights[-1], biases[-1], mean[:n_outputs], unit[:n_outputs])
+    return Network(
+        weights=(*weights[:-1], last[0]),
+        biases=(*biases[:-1], last[1]),
+        activation=settings.activation,
+        target=predictions.target,
+        output="identity" if predictions.kind == "values" else "logistic" if n_outputs == 1 else "softmax",
+        classes=predictions.classes,
+        offset=scaling.offset,
+        scale=scaling.scale,
+        squeeze=predictions.kind == "values" and predictions.squeeze,
+    )
+
+
+def _report(stage: Stage, history: History, student: Callable[[], Any]) -> bool:
+    message = f"loss {history.loss_curve[-1]:.5f}"
+    if history.validation_scores:
+        message += f", agreement {history.validation_scores[-1]:.5f}"
+    return stage.step(message, student)

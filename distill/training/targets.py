@@ -1,0 +1,179 @@
+"""Samples and targets of a compression: the outputs of the wrapped network, or y."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse, special
+from sklearn.utils import check_array, column_or_1d
+
+from distill.network import Network
+from distill.runtime.forward import layer_outputs
+from distill.training.fidelity import fidelity
+from distill.training.samples import holdout
+from distill.utils.validation import LARGEST_SEED
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Samples that a compressor fits a network to, and the X and y they were drawn from.
+
+    Parameters
+    ----------
+    train : ndarray of shape (n_train, n_features), float32
+        Training samples, dense and scaled, as they enter the first layer.
+    validation : ndarray of shape (n_validation, n_features), float32
+        Validation samples, for choices and for the report.
+    varies : ndarray of shape (n_features,), bool
+        Inputs that are not constant in the X of the fit.
+    seed : int
+        Seed of everything else that is random.
+    X : ndarray or CSR of shape (n_samples, n_features)
+        All samples of the fit, not scaled.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs), or None
+        The y of the fit.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    varies: np.ndarray
+    seed: int
+    X: Any = None
+    y: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Training and validation samples with their targets.
+
+    Parameters
+    ----------
+    kind : {"classification", "regression"}
+    train, validation : ndarray of shape (n_samples, n_features), float32
+        As they enter the first layer.
+    train_targets, validation_targets : ndarray
+        Classification: positions of labels, shape (n_samples,), int64, or probabilities, shape (n_samples, n_classes),
+        two columns also for a network with one output. Regression: shape (n_samples, n_outputs), float32.
+    """
+
+    kind: str
+    train: np.ndarray
+    train_targets: np.ndarray
+    validation: np.ndarray
+    validation_targets: np.ndarray
+
+
+def draw_calibration(
+    X: np.ndarray | sparse.csr_array,
+    y: Any,
+    network: Network,
+    n_samples: int | None,
+    validation_fraction: float,
+    seed: int,
+) -> Calibration:
+    """Draw training and validation samples.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n_samples, n_features)
+    y : array-like or None
+        Passed on.
+    network : Network
+        Its input scaling is applied.
+    n_samples : int or None
+        Largest number of samples drawn, both sets together; None takes all.
+    validation_fraction : float in (0, 1)
+    seed : int
+
+    Returns
+    -------
+    Calibration
+    """
+    rng = np.random.default_rng(seed)
+    n_drawn = X.shape[0] if n_samples is None else min(max(n_samples, 2), X.shape[0])
+    drawn = np.sort(rng.permutation(X.shape[0])[:n_drawn])
+    train, validation = holdout(None, n_drawn, validation_fraction, seed)
+    low, high = X.min(axis=0), X.max(axis=0)
+    if sparse.issparse(X):
+        low, high = low.toarray().ravel(), high.toarray().ravel()
+    rows = scaled_rows(X[drawn], network)
+    return Calibration(rows[train], rows[validation], high > low, int(rng.integers(LARGEST_SEED)), X, y)
+
+
+def targets_from_outputs(network: Network, calibration: Calibration) -> Targets:
+    """Return the calibration samples with the network's own outputs as targets: probabilities, or values."""
+
+    def targets(rows: np.ndarray) -> np.ndarray:
+        outputs = layer_outputs(network, rows)[-1]
+        return outputs if network.output == "identity" else probabilities(outputs, network.output)
+
+    kind = "regression" if network.output == "identity" else "classification"
+    train, validation = calibration.train, calibration.validation
+    return Targets(kind, train, targets(train), validation, targets(validation))
+
+
+def targets_from_y(network: Network, calibration: Calibration, validation_fraction: float) -> Targets:
+    """Return all samples of the fit with y as targets, split into training and validation set.
+
+    Raises
+    ------
+    ValueError
+        If X and y differ in length, or y does not suit the network; see `encode_targets`.
+    """
+    targets = encode_targets(calibration.y, network)
+    n_samples = calibration.X.shape[0]
+    if len(targets) != n_samples:
+        raise ValueError(f"X has {n_samples} samples and y has {len(targets)}; pass equally many")
+    labels = targets if network.classes is not None else None
+    train, validation = holdout(labels, n_samples, validation_fraction, calibration.seed)
+    rows = scaled_rows(calibration.X, network)
+    kind = "regression" if labels is None else "classification"
+    return Targets(kind, rows[train], targets[train], rows[validation], targets[validation])
+
+
+def validation_fidelity(network: Network, targets: Targets) -> float:
+    """Return the fidelity of a network's outputs to the validation targets: accuracy, or an R^2."""
+    outputs = layer_outputs(network, targets.validation)[-1]
+    return fidelity(targets.validation_targets, outputs, targets.kind == "classification")
+
+
+def encode_targets(y: Any, network: Network) -> np.ndarray:
+    """Return labels as their positions, shape (n_samples,), int64, or values as columns, float32.
+
+    Raises
+    ------
+    ValueError
+        If a label is not one of the network's, or y does not have as many columns as the network has outputs.
+    """
+    if network.classes is not None:
+        labels = column_or_1d(y)
+        order = np.argsort(network.classes)
+        position = np.searchsorted(network.classes, labels, sorter=order).clip(max=len(order) - 1)
+        unknown = network.classes[order[position]] != labels
+        if unknown.any():
+            raise ValueError(
+                f"y has the label {labels[unknown][0]!r}, which the wrapped network does not know; its labels are "
+                f"{', '.join(map(repr, network.classes[:10].tolist()))}"
+            )
+        return order[position].astype(np.int64)
+    values = check_array(y, ensure_2d=False, dtype=np.float32, input_name="y")
+    values = values.reshape(len(values), -1)
+    if values.shape[1] != network.layer_sizes[-1]:
+        raise ValueError(
+            f"y has {values.shape[1]} columns, and the wrapped network {network.layer_sizes[-1]} outputs; pass one "
+            "column for each output"
+        )
+    return values
+
+
+def probabilities(outputs: np.ndarray, output: str) -> np.ndarray:
+    """Return class probabilities of logits, shape (..., n_classes): two columns also for a single output."""
+    if output == "softmax":
+        return special.softmax(outputs, axis=-1)
+    positive = special.expit(outputs)
+    return np.concatenate([1 - positive, positive], axis=-1) if outputs.shape[-1] == 1 else positive
+
+
+def scaled_rows(rows: Any, network: Network) -> np.ndarray:
+    """Return dense or CSR rows as they enter the network's first layer, dense float32."""
+    return network.scale_inputs(rows.toarray() if sparse.issparse(rows) else rows)
