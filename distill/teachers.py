@@ -247,8 +247,8 @@ def _predictions_of_fit(teacher: FrozenEstimator, X: Any, target: str) -> np.nda
     if len(predictions) != X.shape[0]:
         raise ValueError(
             f"the frozen teacher {type(teacher.estimator).__name__} has predictions for the "
-            f"{len(predictions)} rows of its own fit only, and X has {X.shape[0]}; pass those rows, or the teacher without FrozenEstimator so "
-            "that it is fitted"
+            f"{len(predictions)} rows of its own fit only, and X has {X.shape[0]}; pass those rows, or "
+            "the teacher without FrozenEstimator so that it is fitted"
         )
     return predictions
 

@@ -369,7 +369,7 @@ def fine_tune(
         module,
         loss,
         DenseRows(torch.from_numpy(calibration.train), imitation.targets(outputs)),
-        batch_size=min(_BATCH_SIZE, max(16, len(calibration.train) // _LEAST_STEPS)),
+        batch_size=_BATCH_SIZE,
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,
         min_steps=_LEAST_STEPS,

@@ -21,6 +21,7 @@ from distill.compressors.matrix_gaussian.posterior import (
     kl_divergence,
 )
 from distill.network import Network
+from distill.training import losses
 from distill.training.loop import History, train
 
 PRIORS = ("normal", "row", "layer")
@@ -232,6 +233,7 @@ def learn(
         loss,
         rows,
         batch_size=settings.batch_size,
+        min_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,
         min_steps=_LEAST_STEPS,
@@ -329,10 +331,10 @@ def fit_tails(posterior: Posterior, held_out: Rows, n_draws: int = 50, seed: int
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy over rows, shape (...); see `cross_entropy` for the targets."""
+    """Return the mean cross-entropy over rows, shape (...); see `losses.cross_entropy`."""
     if outputs.ndim == 2:
-        return cross_entropy(outputs, targets)
-    return torch.stack([cross_entropy(*pair) for pair in zip(outputs, targets)])
+        return losses.cross_entropy(outputs, targets)
+    return torch.stack([losses.cross_entropy(*pair) for pair in zip(outputs, targets)])
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distill.compressors.pruning import slice_network
 from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
-from distill.compressors.spike_slab.training import LEAST_STEPS, Report, SelectionSettings, batches
+from distill.compressors.spike_slab.training import LEAST_STEPS, Report, SelectionSettings
 from distill.network import Network
 from distill.runtime.forward import activated
 from distill.training.loop import History, train
@@ -143,7 +143,7 @@ def fine_tune(
         nn.ModuleList([posterior, likelihood]),
         loss,
         rows,
-        batch_size=batches(len(rows), settings.batch_size)[0],
+        batch_size=settings.batch_size,
         learning_rate=settings.learning_rate / 2,
         max_iter=settings.fine_tune_iter,
         min_steps=LEAST_STEPS,

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
 from distill.network import Network
-from distill.training.loop import History, train
+from distill.training.loop import History, batches_of_epoch, train
 from distill.training.losses import Likelihood
 from distill.training.perceptron import TORCH_ACTIVATIONS
 from distill.training.units import Task
 
-LEAST_STEPS, _SMALL_BATCH = 32, 16
+LEAST_STEPS = 32
 _STEERED_EVERY = 24
 _STEERED_FROM, _STEERED_LOWEST, _STEERED_HIGHEST = 1e-2, 1e-4, 10.0
 _PULL, _BRAKE = 0.05, 2.0
@@ -116,7 +116,7 @@ def learn_posterior(
     )
     likelihood = Likelihood(task.kind, task.network.layer_sizes[-1])
     generator = torch.Generator().manual_seed(settings.seed)
-    batch_size, n_steps = batches(len(task.train), settings.batch_size)
+    n_steps = math.prod(batches_of_epoch(len(task.train), settings.batch_size, min_steps=LEAST_STEPS))
     weight = KLWeight(settings.kl_weight, round(settings.warm_up * settings.max_iter * n_steps), settings.density)
 
     def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def learn_posterior(
         nn.ModuleList([posterior, likelihood]),
         loss,
         task.train,
-        batch_size=batch_size,
+        batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,
         min_steps=LEAST_STEPS,
@@ -142,13 +142,6 @@ def learn_posterior(
         callback=after_pass,
     )
     return posterior, likelihood, weight.value
-
-
-def batches(n_rows: int, asked: int) -> tuple[int, int]:
-    """Return the batch size for so many rows, and the steps that a pass then has."""
-    size = min(asked, max(_SMALL_BATCH, n_rows // LEAST_STEPS))
-    n_batches = max(1, math.ceil(n_rows / size))
-    return size, n_batches * math.ceil(LEAST_STEPS / n_batches)
 
 
 def _n_gates(network: Network, granularity: Sequence[str]) -> int:
