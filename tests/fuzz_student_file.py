@@ -22,6 +22,7 @@ from some_students import make_network
 
 from distill.codecs import codebook, container, grid, preprocessing, random_code, sparse
 from distill.codecs.container import StudentFileError
+from distill.compressors.matrix_gaussian.grid_codes import quantize
 from distill.runtime import load
 
 _GOLDEN = Path(__file__).parent / "golden"
@@ -53,7 +54,7 @@ def seeds() -> dict[str, bytes]:
             means = np.vstack([weight, bias]) * (random.random((len(weight) + 1, 1)) < 0.7)
             rows, columns = np.exp(random.normal(-3, 1, len(means))), np.exp(random.normal(size=len(bias)))
             noise = np.ones(len(bias)) if len(bias) == sizes[-1] else None
-            layer = grid.quantize(means, rows, columns, rate_weight, noise)
+            layer = quantize(means, rows, columns, rate_weight, noise)
             tails = None if noise is None else np.full(len(bias), 4, np.float32)
             layers.append(grid.encode(replace(layer, tails=tails)))
         files[f"grid-{rate_weight:g}"] = container.pack(network, layers)

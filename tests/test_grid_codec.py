@@ -7,6 +7,7 @@ import pytest
 
 from distill.codecs import grid
 from distill.codecs.reader import Reader, StudentFileError
+from distill.compressors.matrix_gaussian.grid_codes import quantize
 
 
 def posterior(n_inputs=40, n_outputs=12, seed=0):
@@ -37,7 +38,7 @@ def read(section, n_inputs, n_outputs):
 def test_what_is_written_comes_back(shape, rate_weight):
     noise = np.linspace(0.1, 1, shape[1], dtype=np.float32)
     for given in (None, noise):
-        layer = grid.quantize(*posterior(*shape), rate_weight, given)
+        layer = quantize(*posterior(*shape), rate_weight, given)
         found = read(grid.encode(layer), *shape)
         assert_same(found, layer)
         assert found.has_variances and (given is None) == (found.noise is None)
@@ -49,7 +50,7 @@ def test_what_is_written_comes_back(shape, rate_weight):
 
 def test_rows_with_coarser_steps_come_back():
     coarser = np.random.default_rng(1).integers(-3, 9, 41)
-    layer = grid.quantize(*posterior(), 1.0, coarser=coarser)
+    layer = quantize(*posterior(), 1.0, coarser=coarser)
     assert not layer.used.all()
     found = read(grid.encode(layer), 40, 12)
     assert_same(found, layer)
@@ -58,13 +59,13 @@ def test_rows_with_coarser_steps_come_back():
     steps = np.abs(layer.matrix[stored] / np.maximum(1, np.abs(layer.codes[stored])))
     wanted = grid.power(layer.row_levels + coarser + layer.step_level)[stored, None] * np.sqrt(layer.column_variance)
     np.testing.assert_allclose(steps[steps > 0], wanted[steps > 0], rtol=1e-6)
-    plain = grid.quantize(*posterior(), 1.0)
-    same = grid.encode(grid.quantize(*posterior(), 1.0, coarser=np.zeros(41, int)))
+    plain = quantize(*posterior(), 1.0)
+    same = grid.encode(quantize(*posterior(), 1.0, coarser=np.zeros(41, int)))
     assert same.payload == grid.encode(plain).payload
 
 
 def test_tails_come_back_and_are_refused_where_no_variance_exists():
-    layer = grid.quantize(*posterior(), noise=np.ones(12))
+    layer = quantize(*posterior(), noise=np.ones(12))
     layer = dataclasses.replace(layer, tails=np.linspace(2.5, 30, 12, dtype=np.float32))
     section = grid.encode(layer)
     np.testing.assert_array_equal(read(section, 40, 12).tails, layer.tails)
@@ -76,7 +77,7 @@ def test_tails_come_back_and_are_refused_where_no_variance_exists():
 
 
 def test_variances_that_are_infinite_are_refused():
-    layer = grid.quantize(*posterior())
+    layer = quantize(*posterior())
     layer = dataclasses.replace(layer, codes=0 * layer.codes, row_levels=layer.row_levels + 300)
     with pytest.raises(StudentFileError, match="variances that are infinite"):
         grid.decode(Reader(grid.encode(layer).payload), [(40, 12)])
@@ -91,10 +92,10 @@ def test_powers_are_powers_and_levels_their_inverse():
 def test_small_steps_change_nothing_and_no_error_exceeds_what_the_step_allows():
     mean, rows, columns = posterior()
     deviation = np.sqrt(rows[:, None] * columns)
-    fine = grid.quantize(mean, rows, columns, 1e-9)
+    fine = quantize(mean, rows, columns, 1e-9)
     assert (np.abs(fine.matrix - mean) / deviation).max() < 1e-4
     # With sqrt(12) deviations a step, rounding to the nearest is off by half of it; levels are within 2^(1/4)
-    coarse = grid.quantize(mean, rows, columns, 1.0)
+    coarse = quantize(mean, rows, columns, 1.0)
     step = grid.power(coarse.levels + coarse.step_level)
     assert (np.abs(coarse.matrix - mean) / step)[coarse.codes != 0].max() < 1.0
     found = coarse.row_variance[:, None] * coarse.column_variance
@@ -104,7 +105,7 @@ def test_small_steps_change_nothing_and_no_error_exceeds_what_the_step_allows():
 
 def loss_and_size(mean, rows, columns, rate_weight, uniform):
     """The loss is the one the posterior stands for: squared error in units of twice the variance."""
-    layer = grid.quantize(mean, rows, columns, rate_weight, uniform=uniform)
+    layer = quantize(mean, rows, columns, rate_weight, uniform=uniform)
     loss = (np.square(layer.matrix - mean) / (2 * rows[:, None] * columns)).sum()
     return loss, len(grid.encode(layer).payload)
 
@@ -128,14 +129,14 @@ def test_posterior_steps_cost_less_than_one_step_at_equal_loss(seed):
 
 
 def test_bytes_fall_with_the_rate_weight():
-    sizes = [len(grid.encode(grid.quantize(*posterior(), weight)).payload) for weight in (1e-6, 1e-3, 0.1, 1.0, 10.0)]
+    sizes = [len(grid.encode(quantize(*posterior(), weight)).payload) for weight in (1e-6, 1e-3, 0.1, 1.0, 10.0)]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 3 * sizes[-1]
 
 
 def test_rows_of_noise_are_dropped():
     mean, rows, columns = posterior()
     mean[3:30] = 0
-    layer = grid.quantize(mean, rows, columns)
+    layer = quantize(mean, rows, columns)
     assert not layer.used[3:30].any() and (layer.row_variance[3:30] == 0).all()
     assert_same(read(grid.encode(layer), 40, 12), layer)
 
@@ -144,15 +145,15 @@ def test_bad_posteriors_are_refused():
     mean, rows, columns = posterior()
     for wrong in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="variances must be positive and finite"):
-            grid.quantize(mean, np.where(np.arange(41) == 5, wrong, rows), columns)
+            quantize(mean, np.where(np.arange(41) == 5, wrong, rows), columns)
     with pytest.raises(ValueError, match="means of the weights must be finite"):
-        grid.quantize(np.where(mean > 2, np.nan, mean), rows, columns)
+        quantize(np.where(mean > 2, np.nan, mean), rows, columns)
     with pytest.raises(ValueError, match="larger rate_weight"):
-        grid.encode(grid.quantize(1e9 * mean, rows, columns, 1e-12))
+        grid.encode(quantize(1e9 * mean, rows, columns, 1e-12))
 
 
 def test_cut_long_and_damaged_bytes_are_refused_or_read_as_something_whole():
-    section = grid.encode(grid.quantize(*posterior(8, 5), 0.1, np.ones(5)))
+    section = grid.encode(quantize(*posterior(8, 5), 0.1, np.ones(5)))
     for length in range(len(section.payload)):
         with pytest.raises(StudentFileError):
             read(section._replace(payload=section.payload[:length]), 8, 5)

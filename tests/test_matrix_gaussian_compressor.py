@@ -23,6 +23,7 @@ from distill.codecs import container, grid
 from distill.compressors.matrix_gaussian import quantization as files
 from distill.compressors.matrix_gaussian import rounding
 from distill.compressors.matrix_gaussian import training as solver
+from distill.compressors.matrix_gaussian.grid_codes import quantize
 from distill.network import Network
 from distill.training.perceptron import initial_network
 from distill.training.units import fit_standardization
@@ -379,7 +380,7 @@ def correlated_layer(seed=0):
 
 def test_uncorrelated_weights_are_rounded_each_for_itself():
     _, mean, rows, columns = correlated_layer()
-    layer = grid.quantize(mean, rows, columns, 1e-6)
+    layer = quantize(mean, rows, columns, 1e-6)
     together = rounding.round_together(layer, mean, rows, columns, np.eye(21), 1e-6)
     np.testing.assert_array_equal(together.codes, layer.codes)
 
@@ -387,7 +388,7 @@ def test_uncorrelated_weights_are_rounded_each_for_itself():
 @pytest.mark.parametrize("seed", range(3))
 def test_weights_rounded_together_change_the_sums_less(seed):
     inputs, mean, rows, columns = correlated_layer(seed)
-    layer = grid.quantize(mean, rows, columns, 0.3)
+    layer = quantize(mean, rows, columns, 0.3)
     correlations = rounding.input_correlations(inputs)
     together = rounding.round_together(layer, mean, rows, columns, correlations, 0.3)
     errors = [inputs @ (part.matrix - mean)[:-1] + (part.matrix - mean)[-1] for part in (layer, together)]
@@ -408,7 +409,7 @@ def bytes_and_loss(rate_weight, coarsely, seed):
     rows, columns = 0.01 / np.square(np.append(image.std(axis=0), 1)), np.exp(random.normal(0, 0.3, 40))
     mean = 0.4 * np.sqrt(rows[:, None] * columns) * random.standard_normal((121, 40)) / np.sqrt(0.1)
     coarser = rounding.freedom(correlations) if coarsely else None
-    layer = grid.quantize(mean, rows, columns, rate_weight, coarser=coarser)
+    layer = quantize(mean, rows, columns, rate_weight, coarser=coarser)
     layer = rounding.round_together(layer, mean, rows, columns, correlations, rate_weight)
     z = (layer.matrix - mean) / np.sqrt(rows)[:, None]
     return len(grid.encode(layer).payload), float((np.einsum("ij,ik,kj->j", z, correlations, z) / (2 * columns)).sum())

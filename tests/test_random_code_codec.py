@@ -11,8 +11,10 @@ import scipy.fft
 from scipy import stats
 
 from distill.codecs import bits, container, cosine, generator, random_code
-from distill.codecs.random_code import RANDOM_CODE, Layout, choose, decode, encode, log_weights, read
+from distill.codecs.random_code import RANDOM_CODE, Layout, decode, encode, read
 from distill.codecs.reader import Reader, StudentFileError
+from distill.compressors.random_code import selection
+from distill.compressors.random_code.selection import choose, log_weights
 from distill.network import Network
 
 LAYOUTS = {
@@ -240,7 +242,7 @@ class TestEncoder:
         mean, log_variance = self.posterior(9.0)
         whole = [choose(self.layout, block, mean, log_variance, rule) for block in range(6)]
         for size in (1, 100, 7 * 1000, 1 << 16):
-            monkeypatch.setattr(random_code, "_CHUNK_VALUES", size if size > 1 else 7 * 50)
+            monkeypatch.setattr(selection, "_CHUNK_VALUES", size if size > 1 else 7 * 50)
             assert [choose(self.layout, block, mean, log_variance, rule) for block in range(6)] == whole
 
     def test_a_sharp_posterior_takes_the_nearest_candidate(self):

@@ -9,6 +9,7 @@ import torch
 
 from distill.codecs import container, grid
 from distill.codecs.grid import GridLayer
+from distill.compressors.matrix_gaussian import grid_codes
 from distill.compressors.matrix_gaussian.rounding import freedom, input_correlations, round_together
 from distill.compressors.matrix_gaussian.training import Posterior
 from distill.compressors.pruning import slice_network, without_dead_ends
@@ -156,7 +157,7 @@ def quantize(
     ----------
     belief : Belief
     rate_weight, uniform
-        See `distill.codecs.grid.quantize`.
+        See `distill.compressors.matrix_gaussian.grid_codes.quantize`.
     inputs : ndarray of shape (n_samples, n_features), or None
         Rows as they enter the first layer. With them the weights of a layer are rounded together, and every layer makes
         good what those before it have changed; see `distill.compressors.matrix_gaussian.rounding`.
@@ -170,7 +171,7 @@ def quantize(
     for n_rounds in range(1, _MOST_ROUNDS + 1):
         last = len(belief.rows) - 1
         layers = [
-            grid.quantize(matrix, rows, columns, rate_weight, belief.noise if index == last else None, uniform)
+            grid_codes.quantize(matrix, rows, columns, rate_weight, belief.noise if index == last else None, uniform)
             for index, (matrix, rows, columns) in enumerate(zip(belief.matrices, belief.rows, belief.columns))
         ]
         if inputs is not None:

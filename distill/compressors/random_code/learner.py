@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from distill.codecs import container
-from distill.codecs.random_code import choose
 from distill.compressors.random_code.mean_kl import MeanKL
 from distill.compressors.random_code.mean_var import MeanVar
 from distill.compressors.random_code.refinement import (
@@ -29,6 +28,7 @@ from distill.compressors.random_code.refinement import (
     mean_loss,
     tune_scales,
 )
+from distill.compressors.random_code.selection import choose
 
 REPORTS_PER_PART = 20
 _WARM_UP, _LAST_RATE, _CODING_RATE = 100, 0.1, 0.2
