@@ -56,7 +56,7 @@ def seeds() -> dict[str, bytes]:
             noise = np.ones(len(bias)) if len(bias) == sizes[-1] else None
             layer = quantize(means, rows, columns, rate_weight, noise)
             tails = None if noise is None else np.full(len(bias), 4, np.float32)
-            layers.append(grid.encode(replace(layer, tails=tails)))
+            layers.append(grid.encode(replace(layer, degrees_of_freedom=tails)))
         files[f"grid-{rate_weight:g}"] = container.pack(network, layers)
     steps = [
         preprocessing.Step("subtract", random.normal(size=9)),

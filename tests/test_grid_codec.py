@@ -55,7 +55,7 @@ def test_rows_with_coarser_steps_come_back():
     found = read(grid.encode(layer), 40, 12)
     assert_same(found, layer)
     stored = np.append(layer.used, True)
-    np.testing.assert_array_equal(found.coarser[stored], coarser[stored])
+    np.testing.assert_array_equal(found.step_exponents[stored], coarser[stored])
     steps = np.abs(layer.matrix[stored] / np.maximum(1, np.abs(layer.codes[stored])))
     wanted = grid.power(layer.row_levels + coarser + layer.step_level)[stored, None] * np.sqrt(layer.column_variance)
     np.testing.assert_allclose(steps[steps > 0], wanted[steps > 0], rtol=1e-6)
@@ -66,12 +66,12 @@ def test_rows_with_coarser_steps_come_back():
 
 def test_tails_come_back_and_are_refused_where_no_variance_exists():
     layer = quantize(*posterior(), noise=np.ones(12))
-    layer = dataclasses.replace(layer, tails=np.linspace(2.5, 30, 12, dtype=np.float32))
+    layer = dataclasses.replace(layer, degrees_of_freedom=np.linspace(2.5, 30, 12, dtype=np.float32))
     section = grid.encode(layer)
-    np.testing.assert_array_equal(read(section, 40, 12).tails, layer.tails)
+    np.testing.assert_array_equal(read(section, 40, 12).degrees_of_freedom, layer.degrees_of_freedom)
     (found,) = grid.decode(Reader(section.payload), [(40, 12)])
-    np.testing.assert_array_equal(found.extras["noise_degrees"], layer.tails)
-    layer.tails[3] = 2.0
+    np.testing.assert_array_equal(found.extras["noise_degrees"], layer.degrees_of_freedom)
+    layer.degrees_of_freedom[3] = 2.0
     with pytest.raises(StudentFileError, match="not above 2"):
         read(grid.encode(layer), 40, 12)
 

@@ -336,7 +336,9 @@ def test_wide_layers_of_independent_rows_have_coarser_steps_and_come_back():
     network = initial_network((20, 40, 3), "relu", seed=0)
     belief = files.Belief(network, (np.full(21, 1e-4), np.full(41, 1e-4)), (np.ones(40), np.ones(3)))
     layers = files.quantize(belief, 0.1, inputs=inputs)[1]
-    assert layers[0].coarser.max() > 2 and layers[1].coarser is None  # three weights do not pay for a number
+    assert (
+        layers[0].step_exponents.max() > 2 and layers[1].step_exponents is None
+    )  # three weights do not pay for a number
     decoded = container.decode(files.write(belief, 0.1, inputs=inputs)).network
     for weight, layer in zip(decoded.weights, layers):
         np.testing.assert_array_equal(weight, layer.matrix[:-1])
@@ -347,7 +349,10 @@ def test_wide_layers_of_independent_rows_have_coarser_steps_and_come_back():
     )
     assert full.marginal
     for changes in ({"uniform": True}, {"belief": full}):
-        assert files.quantize(**({"belief": belief} | changes), rate_weight=0.1, inputs=inputs)[1][0].coarser is None
+        assert (
+            files.quantize(**({"belief": belief} | changes), rate_weight=0.1, inputs=inputs)[1][0].step_exponents
+            is None
+        )
 
 
 def test_weights_beside_a_unit_that_is_dropped_are_rounded_anew():

@@ -262,9 +262,9 @@ def test_damaged_steps_are_refused():
         (b"\x03\x01\x0c" + bytes(16), "impossible flags"),
         (b"\x02\x01\x19" + bytes(4), "divides by zero"),
         (b"\x02\x01\x18\x00\x00\xc0\x7f", "NaN"),
-        (b"\x02\x01\x14\x00\x00\x80\x3f" + bytes(4), "nothing"),
+        (b"\x02\x01\x14\x00\x00\x80\x3f" + bytes(4), "empty range"),
         (b"\x03\x01\x18" + bytes(4), "leads to 3 inputs, and the network has 2"),
-        (b"\xff\xff\xff\xff\x0f\x02\x05\x00\x05\x02", "leaves nothing"),
+        (b"\xff\xff\xff\xff\x0f\x02\x05\x00\x05\x02", "without outputs"),
         (b"\xff\xff\xff\xff\x0f\x01\x05\xff\xff\xff\xff\x0f", "ends too early"),
     ]:
         with pytest.raises(StudentFileError, match=message):

@@ -58,7 +58,7 @@ class TestFile:
         codes, scales = fill(layout)
         payload = encode(layout, codes, scales).payload
         reader = Reader(payload)
-        decode(reader, list(layout.shapes), RANDOM_CODE)
+        decode(reader, list(layout.shapes))
         reader.finish()
         assert reader.parts["codes"] == bits.packed_size(layout.n_blocks, layout.bits_per_block)
         assert reader.parts["scales"] == 4 * len(layout.shapes)
@@ -92,7 +92,7 @@ class TestFile:
         payload = bytearray(encode(layout, *fill(layout)).payload)
         payload[position] = value
         with pytest.raises(StudentFileError):
-            decode(Reader(bytes(payload)), list(layout.shapes), RANDOM_CODE)
+            decode(Reader(bytes(payload)), list(layout.shapes))
 
     @pytest.mark.parametrize("number", [b"\x00\x7c", b"\x00\x7e", b"\x00\xbc", b"\x00\x80"])
     def test_scales_that_are_no_sizes_are_refused(self, number):

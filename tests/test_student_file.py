@@ -118,7 +118,7 @@ def test_the_report_is_exact_to_the_byte(tmp_path):
         ({"classes": np.arange(2)}, "2 classes, and the outputs need 3"),
         ({"output": "softmax"}, "needs classes"),
         ({"target": "predict_proba"}, "needs output 'softmax' or 'logistic'"),
-        ({"squeeze": True}, "3 outputs cannot be answered as one vector"),
+        ({"squeeze": True}, "3 outputs cannot predict one vector"),
         ({"feature_names": ("a",)}, "too few for 6 names"),
         ({"offset": np.float32(np.nan)}, "NaN or infinite"),
         ({"classes": np.array([1, "a", None], object)}, "all integers, all strings"),
@@ -148,7 +148,7 @@ def test_sections_must_cover_the_layers():
         container.pack(network, sections[:2])
     with pytest.raises(StudentFileError, match="after the last of 3 layers"):
         container.pack(network, [*sections, sections[0]])
-    with pytest.raises(StudentFileError, match="kind 99, which this version does not know"):
+    with pytest.raises(StudentFileError, match="kind 99, which this version of distill cannot read"):
         container.pack(network, [*sections[:2], container.Section(99, b"")])
 
 

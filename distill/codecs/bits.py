@@ -1,23 +1,23 @@
-"""Small integers packed one after the other, without gaps, in any width.
+"""Pack unsigned integers of any bit width without gaps.
 
-The first code takes the lowest bits of the first byte; the last byte is filled up with zeros.
+The first code takes the lowest bits of the first byte; the last byte is padded with zero bits.
 """
 
 import numpy as np
 
 from distill.codecs.reader import StudentFileError
 
-# Eight codes of any width end at a byte, so blocks of a multiple of eight can be worked on one by one.
+# Bounds the memory for unpacked bits. Eight codes of any width end at a byte, so blocks of a multiple of eight do, too
 _BLOCK = 1 << 15
 
 
 def packed_size(count: int, width: int) -> int:
-    """Return the number of bytes of `count` codes of `width` bits."""
+    """Return the number of bytes of `count` packed codes of `width` bits."""
     return (count * width + 7) // 8
 
 
 def width_of(n_values: int) -> int:
-    """Return the bits that a packed code needs to name one of `n_values` values.
+    """Return the width in bits of packed codes with `n_values` different values.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def pack(codes: np.ndarray, width: int) -> bytes:
     ----------
     codes : array-like of shape (count,), integers in [0, 2**width)
     width : int in [0, 32]
-        Bits per code; 0 writes nothing, for codes that are all 0.
+        Bits per code; with 0 nothing is written, and all codes are 0.
 
     Returns
     -------
@@ -57,22 +57,22 @@ def pack(codes: np.ndarray, width: int) -> bytes:
         raise ValueError(f"codes must be a vector of integers, got shape {codes.shape} of {codes.dtype}")
     if codes.size and (codes.min() < 0 or codes.max() >= 1 << width):
         raise ValueError(f"codes must be in [0, {1 << width}) to fit {width} bits, got {codes.min()}..{codes.max()}")
-    places = np.arange(width, dtype=np.uint32)
+    shifts = np.arange(width, dtype=np.uint32)
     packed = []
     for start in range(0, len(codes), _BLOCK):
         block = codes[start : start + _BLOCK].astype(np.uint32)
-        places_of_block = (block[:, None] >> places & 1).astype(np.uint8)
-        packed.append(np.packbits(places_of_block, bitorder="little").tobytes())
+        block_bits = (block[:, None] >> shifts & 1).astype(np.uint8)
+        packed.append(np.packbits(block_bits, bitorder="little").tobytes())
     return b"".join(packed)
 
 
 def unpack(data: bytes, width: int, count: int) -> np.ndarray:
-    """Unpack what `pack` has written.
+    """Unpack codes written by `pack`.
 
     Parameters
     ----------
     data : bytes-like
-        All of it and nothing more.
+        Exactly the packed codes.
     width : int in [0, 32]
     count : int
 
@@ -83,7 +83,7 @@ def unpack(data: bytes, width: int, count: int) -> np.ndarray:
     Raises
     ------
     StudentFileError
-        If the number of bytes is wrong or the bits that fill up the last byte are not zero.
+        If the number of bytes is wrong or the padding of the last byte is not zero.
 
     Examples
     --------
@@ -92,19 +92,17 @@ def unpack(data: bytes, width: int, count: int) -> np.ndarray:
     """
     _check_width(width)
     if len(data) != packed_size(count, width):
-        raise StudentFileError(
-            f"{count} codes of {width} bits are {packed_size(count, width)} bytes, and there are {len(data)}"
-        )
+        raise StudentFileError(f"{count} codes of {width} bits are {packed_size(count, width)} bytes, got {len(data)}")
     if width == 0:
         return np.zeros(count, np.uint32)
     used = count * width % 8
     if used and data[-1] >> used:
-        raise StudentFileError("the bits that fill up the last byte of packed codes are not zero")
+        raise StudentFileError("the padding bits of packed codes are not zero")
     codes = np.empty(count, np.uint32)
     mask = np.uint64((1 << width) - 1)
     for start in range(0, count, _BLOCK):
         stop = min(start + _BLOCK, count)
-        # A window of eight bytes that begins where a code begins holds all of it, as 7 + 32 bits are less than 64
+        # Eight bytes from the byte in which a code begins hold all of it: 7 + 32 bits are less than 64
         padded = bytes(data[start * width // 8 : packed_size(stop, width)]) + bytes(8)
         windows = np.ndarray(len(padded) - 7, "<u8", padded, strides=(1,))
         first = np.arange(stop - start, dtype=np.uint64) * np.uint64(width)

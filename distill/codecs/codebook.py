@@ -1,21 +1,21 @@
-"""Weights as codes into small codebooks: the layer as data, and as bytes.
+"""Codebook codec: every weight is a code into a small codebook.
 
-The columns of a layer's matrix, its neurons, fall into groups. A weight is the codeword that its code names, times the
-scale of its neuron's group, or it is a codeword of the group's own codebook.
+The columns of a layer's matrix, one per neuron, fall into groups. A weight is the codeword that its code names, times
+the scale of its neuron's group, or it is a codeword of the group's separate codebook.
 
-The payload of one layer, in this order; `half` is an exponent of two, one signed byte, and 16-bit floats that it
-multiplies:
+The payload of one layer, in this order; `half` is an exponent of two, one signed byte, followed by the 16-bit floats
+that it multiplies:
 
 =============== ================================================================================================
-flags           1: there are scales; 2: groups are in any order; 4: not all inputs are used; 8: that is entropy-coded
+flags           1: there are scales; 2: groups are in any order; 4, 8: form of `used`, see `distill.codecs.masks`
 n_codewords - 1 one byte
 n_groups        varint
 groups          sizes of all groups but the last as varints; or, with flag 2, every neuron's group, packed
-used            one bit for each input, packed or entropy-coded; with flag 4 only
+used            one bit for each input, packed or, with flag 8, entropy-coded; with flag 4 only
 codebooks       half, (1 if there are scales or one group, else n_groups) x n_codewords
 scales          half, n_groups; with flag 1 only
 biases          half, n_outputs
-codes           see `distill.codecs.codes`, one for each used input and neuron, an input's codes side by side
+codes           see `distill.codecs.codes`; one for each used input and neuron, the codes of an input side by side
 =============== ================================================================================================
 """
 
@@ -23,15 +23,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill.codecs import bits, entropy
+from distill.codecs import bits, masks
 from distill.codecs.codes import decode_codes, encode_codes
 from distill.codecs.reader import Reader, StudentFileError, varint
-from distill.codecs.sections import Layer, Section
+from distill.codecs.sections import CODEBOOK, Layer, Section
 
-CODEBOOK = 18
-
-_SCALES, _ANY_ORDER, _SOME_INPUTS, _CODED_INPUTS = 1, 2, 4, 8
-_LOWEST_EXPONENT, _HIGHEST_EXPONENT = -126, 127
+_SCALES, _ANY_ORDER, _USED_SHIFT, _ALL_FLAGS = 1, 2, 2, 15
+# Powers of two that float32 holds without loss
+_MIN_EXPONENT, _MAX_EXPONENT = -126, 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +40,16 @@ class CodebookLayer:
     Parameters
     ----------
     codes : ndarray of shape (n_used, n_outputs), uint8
-        Position of every weight's codeword; one row for each input that is used.
+        Index of every weight's codeword; one row for each used input.
     codebooks : ndarray of shape (1, n_codewords) or (n_groups, n_codewords), float32
-        One that all groups share, or one for each.
+        One shared by all groups, or one for each.
     scales : ndarray of shape (n_groups,), float32, or None
-        What multiplies the shared codebook; None where every group has its own.
+        Factors of the shared codebook; None if every group has its own codebook.
     groups : ndarray of shape (n_outputs,), intp
         The group of every neuron.
     bias : ndarray of shape (n_outputs,), float32
     used : ndarray of shape (n_inputs,), bool
-        Inputs that have weights at all; the others' are zero.
+        Inputs that have weights; those of the others are zero.
     """
 
     codes: np.ndarray
@@ -62,19 +61,19 @@ class CodebookLayer:
 
     @property
     def levels(self) -> np.ndarray:
-        """The weights that each group can have; ndarray of shape (n_groups, n_codewords), float32."""
+        """Possible weights of each group; ndarray of shape (n_groups, n_codewords), float32."""
         return self.codebooks if self.scales is None else self.codebooks * self.scales[:, None]
 
     @property
     def weight(self) -> np.ndarray:
-        """The matrix; ndarray of shape (n_inputs, n_outputs), float32."""
+        """Decoded weights; ndarray of shape (n_inputs, n_outputs), float32."""
         weight = np.zeros((len(self.used), self.codes.shape[1]), np.float32)
         weight[self.used] = self.levels[self.groups, self.codes]
         return weight
 
 
 def round_to_half(values: np.ndarray) -> np.ndarray:
-    """Round numbers to those that a file stores: 16-bit floats that share one power of two.
+    """Round values to those that a file can store: 16-bit floats that share one power of two.
 
     Parameters
     ----------
@@ -83,7 +82,7 @@ def round_to_half(values: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of the same shape, float32
-        Within 1/2048 of every value that is not 16000 times smaller than the largest. Rounding twice changes nothing.
+        Within 1/2048 of every value that is not 16000 times smaller than the largest. Idempotent.
 
     Examples
     --------
@@ -99,14 +98,18 @@ def encode(layer: CodebookLayer, entropy_coding: str = "auto") -> Section:
     Parameters
     ----------
     layer : CodebookLayer
-        Its numbers must be those that `round_to_half` gives.
+        Its codebooks, scales and biases must have been rounded by `round_to_half`.
     entropy_coding : {"auto", "off"}
         Whether codes are entropy-coded where that is shorter, or always packed.
+
+    Returns
+    -------
+    Section
 
     Raises
     ------
     ValueError
-        If a number cannot be stored as it is.
+        If a codeword, scale or bias cannot be stored without loss.
     """
     n_groups, n_codewords = len(layer.levels), layer.codebooks.shape[1]
     flags = 0 if layer.scales is None else _SCALES
@@ -117,34 +120,41 @@ def encode(layer: CodebookLayer, entropy_coding: str = "auto") -> Section:
     else:
         flags |= _ANY_ORDER
         written += bits.pack(layer.groups, bits.width_of(n_groups))
-    if not layer.used.all():
-        flags |= _SOME_INPUTS
-        packed, coded = bits.pack(layer.used.astype(np.uint8), 1), entropy.encode(layer.used.astype(np.uint8), 2)
-        flags |= _CODED_INPUTS if len(coded) < len(packed) else 0
-        written += min(packed, coded, key=len)
+    form, used = masks.encode_used(layer.used)
+    flags |= form << _USED_SHIFT
+    written += used
     written += _encode_half(layer.codebooks)
     written += b"" if layer.scales is None else _encode_half(layer.scales)
     written += _encode_half(layer.bias)
     return Section(CODEBOOK, bytes([flags]) + bytes(written) + encode_codes(layer.codes, n_codewords, entropy_coding))
 
 
-def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int = CODEBOOK) -> list[Layer]:
-    """Read one layer of the first of `shapes`."""
+def decode(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
+    """Read one layer of the first of `shapes`; see `distill.codecs.sections`."""
     layer = decode_layer(reader, *shapes[0])
-    with np.errstate(over="ignore", under="ignore"):  # what is then infinite is refused by the container
+    with np.errstate(over="ignore", under="ignore"):  # infinite weights are refused by the container
         return [Layer(layer.weight, layer.bias)]
 
 
 def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> CodebookLayer:
-    """Read what `encode` has written.
+    """Read one layer without computing its weights.
+
+    Parameters
+    ----------
+    reader : Reader
+    n_inputs, n_outputs : int
+
+    Returns
+    -------
+    CodebookLayer
 
     Raises
     ------
     StudentFileError
-        If it was not written for a layer of this shape.
+        If the bytes are damaged or were not written for a layer of this shape.
     """
     flags = reader.byte("header")
-    if flags > 15 or flags & (_SOME_INPUTS | _CODED_INPUTS) == _CODED_INPUTS:
+    if flags > _ALL_FLAGS or flags >> _USED_SHIFT not in masks.FORMS:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")
     n_codewords = reader.byte("header") + 1
     n_groups = reader.varint("header", n_outputs)
@@ -161,12 +171,7 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> CodebookLayer
         if sum(sizes) > n_outputs:
             raise StudentFileError(f"{reader.where} has groups of {sum(sizes)} neurons, and there are {n_outputs}")
         groups = np.repeat(np.arange(n_groups), [*sizes, n_outputs - sum(sizes)])
-    used = np.ones(n_inputs, bool)
-    if flags & _CODED_INPUTS:
-        used = entropy.decode(reader, n_inputs, 2, "used inputs").astype(bool)
-    elif flags & _SOME_INPUTS:
-        data = reader.take(bits.packed_size(n_inputs, 1), "used inputs")
-        used = bits.unpack(data, 1, n_inputs).astype(bool)
+    used = masks.decode_used(reader, n_inputs, flags >> _USED_SHIFT)
     n_codebooks = 1 if flags & _SCALES else n_groups
     codebooks = _decode_half(reader, n_codebooks * n_codewords, "codebooks").reshape(n_codebooks, n_codewords)
     scales = _decode_half(reader, n_groups, "scales") if flags & _SCALES else None
@@ -178,7 +183,7 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> CodebookLayer
 def _encode_half(values: np.ndarray) -> bytes:
     halves, exponent = _to_half(values)
     if not np.array_equal(_from_half(halves, exponent), values):
-        raise ValueError("codewords, scales and biases must be rounded before they are written, by round_to_half")
+        raise ValueError("codewords, scales and biases must be rounded before they are written; call round_to_half")
     return exponent.to_bytes(1, "little", signed=True) + halves.astype("<f2").tobytes()
 
 
@@ -195,9 +200,9 @@ def _decode_half(reader: Reader, count: int, part: str) -> np.ndarray:
 
 
 def _to_half(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return 16-bit floats and the exponent of the power of two that multiplies them."""
+    """Return 16-bit floats and the exponent of their common power of two."""
     largest = float(np.abs(values).max(initial=0.0))
-    exponent = int(np.clip(np.frexp(largest)[1], _LOWEST_EXPONENT, _HIGHEST_EXPONENT)) if largest else 0
+    exponent = int(np.clip(np.frexp(largest)[1], _MIN_EXPONENT, _MAX_EXPONENT)) if largest else 0
     return np.ldexp(np.asarray(values, np.float64), -exponent).astype(np.float16), exponent
 
 

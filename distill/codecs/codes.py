@@ -1,4 +1,4 @@
-"""Small integers in a matrix, in the shortest of three ways: packed, entropy-coded, entropy-coded in contexts."""
+"""Matrices of small integers: packed, entropy-coded, or entropy-coded in contexts, whichever is shortest."""
 
 import numpy as np
 
@@ -6,13 +6,17 @@ from distill.codecs import bits, entropy
 from distill.codecs.reader import Reader, StudentFileError, varint
 
 _PACKED, _CODED, _IN_CONTEXTS = 0, 1, 2
+# Numbers of classes of inputs and of neurons that the encoder tries; a reader takes any up to 256 contexts
 _CONTEXTS = ((4, 1), (4, 4), (8, 8))
-_MOST_IN_CONTEXTS = 32
+# Limits of that: the tables of frequencies grow with the codebook and cost the same for few codes as for many
+_MAX_CODEWORDS_IN_CONTEXTS, _MIN_CODES_IN_CONTEXTS = 32, 4096
+# Frequencies of a context sum to 2**12; see docs/format.md
 _PRECISION = 12
+_N_CLASSIFICATION_ROUNDS = 6
 
 
 def encode_codes(codes: np.ndarray, n_codewords: int, entropy_coding: str) -> bytes:
-    """Write codes in the shortest of three ways, and a byte that says which.
+    """Write codes in the shortest of three ways, after a byte that names the way.
 
     Parameters
     ----------
@@ -20,7 +24,7 @@ def encode_codes(codes: np.ndarray, n_codewords: int, entropy_coding: str) -> by
         Integers below `n_codewords`.
     n_codewords : int
     entropy_coding : {"auto", "off"}
-        "off" always takes the first way.
+        "off" always packs.
 
     Returns
     -------
@@ -29,8 +33,9 @@ def encode_codes(codes: np.ndarray, n_codewords: int, entropy_coding: str) -> by
     Notes
     -----
     0: packed, ceil(log2 n_codewords) bits each. 1: entropy-coded. 2: entropy-coded with frequencies that depend on the
-    classes of the input and of the neuron: the two numbers of classes as bytes, the classes of all inputs and of all
-    neurons entropy-coded, then for each pair of classes all frequencies but the last as varints, which sum to 4096.
+    classes of the input and of the neuron: the number of classes of inputs and that of neurons as bytes, the classes of
+    all inputs and of all neurons entropy-coded, then for each pair of classes all frequencies but the last as varints;
+    the frequencies of a pair sum to 4096.
 
     Examples
     --------
@@ -42,7 +47,7 @@ def encode_codes(codes: np.ndarray, n_codewords: int, entropy_coding: str) -> by
     if entropy_coding == "off":
         return ways[0]
     ways.append(bytes([_CODED]) + entropy.encode(symbols, n_codewords))
-    if symbols.size > 4096 and 1 < n_codewords <= _MOST_IN_CONTEXTS:
+    if symbols.size > _MIN_CODES_IN_CONTEXTS and 1 < n_codewords <= _MAX_CODEWORDS_IN_CONTEXTS:
         for n_classes in _CONTEXTS:
             rows, columns = _classify(codes, n_codewords, *n_classes)
             ways.append(bytes([_IN_CONTEXTS]) + _encode_in_contexts(codes, n_codewords, rows, columns))
@@ -50,7 +55,16 @@ def encode_codes(codes: np.ndarray, n_codewords: int, entropy_coding: str) -> by
 
 
 def decode_codes(reader: Reader, n_used: int, n_outputs: int, n_codewords: int) -> np.ndarray:
-    """Read what `encode_codes` has written: codes of shape (n_used, n_outputs), uint8.
+    """Read codes back.
+
+    Parameters
+    ----------
+    reader : Reader
+    n_used, n_outputs, n_codewords : int
+
+    Returns
+    -------
+    ndarray of shape (n_used, n_outputs), uint8
 
     Raises
     ------
@@ -99,34 +113,55 @@ def _decode_in_contexts(reader: Reader, n_used: int, n_outputs: int, n_codewords
     return entropy.decode_symbols(reader, n_used * n_outputs, table, contexts)
 
 
-def _classify(codes: np.ndarray, n_codewords: int, n_row_classes: int, n_column_classes: int):
-    """Sort rows and columns into classes so that codes are short when each pair of classes has its frequencies."""
+def _classify(
+    codes: np.ndarray, n_codewords: int, n_row_classes: int, n_column_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Assign rows and columns to classes so that the code lengths under the frequencies of each pair are short.
+
+    Classes start as quantiles of the frequency of the most common code; then rows and columns are reassigned in turn,
+    as in k-means with code length for a distance.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_used,), int64
+    columns : ndarray of shape (n_outputs,), int64
+    """
     common = codes == np.bincount(codes.ravel()).argmax()
     rows = _quantiles(common.mean(axis=1), n_row_classes)
     columns = _quantiles(common.mean(axis=0), n_column_classes)
-    for _ in range(6):
+    for _ in range(_N_CLASSIFICATION_ROUNDS):
         rows = _reclassify(codes, rows, columns, n_codewords, n_row_classes, n_column_classes)
         columns = _reclassify(codes.T, columns, rows, n_codewords, n_column_classes, n_row_classes)
     return np.unique(rows, return_inverse=True)[1], np.unique(columns, return_inverse=True)[1]
 
 
-def _reclassify(codes, rows, columns, n_codewords, n_row_classes, n_column_classes) -> np.ndarray:
+def _reclassify(
+    codes: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    n_codewords: int,
+    n_row_classes: int,
+    n_column_classes: int,
+) -> np.ndarray:
+    """Assign every row to the class under whose frequencies its codes are shortest."""
     if n_row_classes == 1:
         return rows
     counts = _count(codes, rows[:, None] * n_column_classes + columns, n_row_classes * n_column_classes, n_codewords)
     lengths = -np.log2((counts + 0.5) / (counts + 0.5).sum(axis=1, keepdims=True))
     lengths = lengths.reshape(n_row_classes, n_column_classes * n_codewords)
-    place = np.arange(len(codes))[:, None] * (n_column_classes * n_codewords) + columns * n_codewords + codes
-    of_row = np.bincount(place.ravel(), minlength=len(codes) * n_column_classes * n_codewords)
-    return (of_row.reshape(len(codes), -1) @ lengths.T).argmin(axis=1)
+    index = np.arange(len(codes))[:, None] * (n_column_classes * n_codewords) + columns * n_codewords + codes
+    row_counts = np.bincount(index.ravel(), minlength=len(codes) * n_column_classes * n_codewords)
+    return (row_counts.reshape(len(codes), -1) @ lengths.T).argmin(axis=1)
 
 
 def _count(codes: np.ndarray, contexts: np.ndarray, n_contexts: int, n_codewords: int) -> np.ndarray:
+    """Return how often each code occurs in each context, shape (n_contexts, n_codewords)."""
     counts = np.bincount((contexts * n_codewords + codes).ravel(), minlength=n_contexts * n_codewords)
     return counts.reshape(n_contexts, n_codewords)
 
 
 def _quantiles(values: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return the class of every value, its quantile among all."""
     ranks = np.empty(len(values), np.int64)
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
     return ranks * n_classes // max(len(values), 1)

@@ -1,19 +1,20 @@
-"""The student file: a network's description, its weights in sections, a checksum (docs/format.md).
+"""The student file: the description of a network, its weights in sections, a checksum (docs/format.md).
 
-`pack` puts together what codecs have written; `decode` reads a file back; `report` says where the bytes are. `encode`
-is the short way for weights stored as they are.
+`pack` assembles a file from the sections that codecs have written, `decode` reads it, `report` lists the bytes of its
+parts. `encode` packs a network whose weights are stored uncompressed.
 """
 
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from distill.codecs import dense, labels, preprocessing
+from distill.codecs import dense, labels, preprocessing, sections
 from distill.codecs.preprocessing import Step
 from distill.codecs.reader import Reader, StudentFileError, varint
 from distill.codecs.sections import Layer, Section
@@ -25,67 +26,79 @@ MAGIC = b"MBNS"
 VERSION = 1
 _PREPROCESSING, _CLASSES, _NAMES, _INPUT = 0, 1, 2, 3
 _OFFSET, _OFFSET_PER_FEATURE, _SCALE, _SCALE_PER_FEATURE = 1, 2, 4, 8
-_MOST_LAYERS = 255
+_FIRST_CODEC = 16
+_MAX_LAYERS = 255
+_WRITTEN_LATER = (
+    f"which this version of distill cannot read; the file has format version {VERSION} and was written by a later "
+    "version of distill: upgrade distill to read it"
+)
 
 
 class Codec(NamedTuple):
-    """How the weights of one or more layers are read.
+    """How the weights of one or more layers are read; see `distill.codecs.sections` for the contract.
 
     Parameters
     ----------
     name : str
+        As it appears in the report.
     module : str
-        Where it is, below `distill.codecs`; loaded by the first file that needs it, because most need one.
+        Below `distill.codecs`; imported by the first file that needs it, because most files need one.
+    function : str
+        Of the module, called as ``decode(reader, shapes)``.
     """
 
     name: str
     module: str
+    function: str = "decode"
 
-    def decode(self, reader: Reader, shapes: list[tuple[int, int]], number: int) -> list[Layer]:
+    def decode(self, reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
         """Read the next layers of a file.
 
         Parameters
         ----------
         reader : Reader
         shapes : list of tuple
-            (n_inputs, n_outputs) of all layers that are still to come.
-        number : int
-            Under which the codec was called.
+            (n_inputs, n_outputs) of all layers that have no weights yet.
 
         Returns
         -------
         list of Layer
             One or more of them, from the first.
+
+        Raises
+        ------
+        StudentFileError
+            If the bytes are damaged.
         """
-        return import_module(f"distill.codecs.{self.module}").decode(reader, shapes, number)
+        return getattr(import_module(f"distill.codecs.{self.module}"), self.function)(reader, shapes)
 
 
 CODECS = {
-    16: Codec("float32", "dense"),
-    17: Codec("float16", "dense"),
-    18: Codec("codebook", "codebook"),
-    20: Codec("random code", "random_code"),
-    22: Codec("grid", "grid"),
-    24: Codec("sparse", "sparse"),
+    sections.FLOAT32: Codec("float32", "dense"),
+    sections.FLOAT16: Codec("float16", "dense", "decode_float16"),
+    sections.CODEBOOK: Codec("codebook", "codebook"),
+    sections.RANDOM_CODE: Codec("random code", "random_code"),
+    sections.GRID: Codec("grid", "grid"),
+    sections.SPARSE: Codec("sparse", "sparse"),
 }
 
 
 class Contents(NamedTuple):
-    """What is in a student file.
+    """Decoded contents of a student file.
 
     Parameters
     ----------
     network : Network
     extras : tuple of dict of str to ndarray
-        What the codecs know about each layer besides its weights.
+        Of each layer, what its codec stores besides the weights.
     codecs : tuple of str
         Names of the codecs of the weight sections.
     parts : dict of str to int
         Bytes of each part; their sum is the size of the file.
     n_features : int
-        Features of the rows that come in; the network's unless steps before it change their number.
+        Number of input features; that of the network unless preprocessing changes it.
     steps : tuple of Step
-        What is done to rows before they enter the network.
+        Preprocessing of the samples before they enter the network.
     """
 
     network: Network
@@ -97,12 +110,21 @@ class Contents(NamedTuple):
 
 
 def encode(network: Network, codec: str = "float32") -> bytes:
-    """Write a network with its weights as they are.
+    """Write a network with uncompressed weights.
 
     Parameters
     ----------
     network : Network
     codec : {"float32", "float16"}
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ValueError
+        If the codec is none of these, or a weight is NaN, infinite or too large for it.
 
     Examples
     --------
@@ -112,22 +134,22 @@ def encode(network: Network, codec: str = "float32") -> bytes:
     >>> len(data), decode(data).network.layer_sizes
     (39, (2, 2))
     """
-    names = {CODECS[number].name: number for number in (dense.FLOAT32, dense.FLOAT16)}
+    names = {CODECS[number].name: number for number in (sections.FLOAT32, sections.FLOAT16)}
     if codec not in names:
         raise ValueError(f"codec must be one of {sorted(names)}, got {codec!r}")
     layers = zip(network.weights, network.biases)
     return pack(network, [dense.encode(weight, bias, names[codec]) for weight, bias in layers])
 
 
-def pack(network: Network, sections: Iterable[Section]) -> bytes:
-    """Put a network's description and its weight sections into one file.
+def pack(network: Network, weight_sections: Iterable[Section]) -> bytes:
+    """Assemble the file of a network from the sections of its weights.
 
     Parameters
     ----------
     network : Network
-        Its weights are looked at for their shapes only.
-    sections : iterable of Section
-        Written by codecs, in the order of the layers.
+        Only the shapes of its weights are used.
+    weight_sections : iterable of Section
+        From codecs, in the order of the layers.
 
     Returns
     -------
@@ -145,26 +167,23 @@ def pack(network: Network, sections: Iterable[Section]) -> bytes:
         body.append(_framed(_NAMES, labels.encode_names(network.feature_names)))
     if network.offset is not None or network.scale is not None:
         body.append(_framed(_INPUT, _encode_input(network)))
-    body += [_framed(section.codec, section.payload) for section in sections]
-    data = b"".join(body)
-    data += zlib.crc32(data).to_bytes(4, "little")
-    decode(data)
-    return data
+    body += [_framed(section.codec, section.payload) for section in weight_sections]
+    return _checked_file(body)
 
 
 def with_steps(data: bytes, n_features: int, steps: Sequence[Step], feature_names: Sequence[str] | None) -> bytes:
-    """Put steps in front of the network in a student file; all else stays byte for byte.
+    """Insert preprocessing steps into a student file; all other sections stay byte for byte.
 
     Parameters
     ----------
     data : bytes
         A file without such steps.
     n_features : int
-        Features of the rows that come in.
+        Number of features before the first step.
     steps : sequence of Step
-        None at all leaves the file with other names.
+        If empty, only the feature names are replaced.
     feature_names : sequence of str or None
-        Of these features; they take the place of the names of the network's inputs.
+        Of these features; they replace the names of the network's inputs.
 
     Returns
     -------
@@ -173,32 +192,34 @@ def with_steps(data: bytes, n_features: int, steps: Sequence[Step], feature_name
     Raises
     ------
     ValueError
-        If the steps do not lead to the network's inputs.
+        If the last step does not have as many outputs as the network has inputs.
     """
-    header, sections = split(data)
-    body = [header]
+    header, found = split(data)
     replaced = [(_PREPROCESSING, preprocessing.encode(n_features, steps))] if steps else []
     replaced += [(_NAMES, labels.encode_names(tuple(feature_names)))] if feature_names is not None else []
-    kept = [section for section in sections if section[0] not in (_PREPROCESSING, _NAMES)]
-    # Of the weights, which come after all else, the order says to which layer they belong
-    body += [_framed(*section) for section in sorted(replaced + kept, key=lambda section: min(section[0], 16))]
-    written = b"".join(body)
-    written += zlib.crc32(written).to_bytes(4, "little")
-    decode(written)
-    return written
+    kept = [section for section in found if section[0] not in (_PREPROCESSING, _NAMES)]
+    # The sort is stable: weight sections keep their order, which assigns them to layers
+    ordered = sorted(replaced + kept, key=lambda section: min(section[0], _FIRST_CODEC))
+    return _checked_file([header, *(_framed(*section) for section in ordered)])
 
 
 def split(data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
-    """Return the header of a student file, and kind and contents of every section."""
+    """Return the header of a student file, and kind and payload of every section.
+
+    Raises
+    ------
+    StudentFileError
+        If it does not begin and end as a student file.
+    """
     reader = Reader(_checked(memoryview(data).cast("B")))
     reader.take(len(MAGIC) + 2, "header")
     _decode_sizes(reader, len(data))
     header = bytes(data[: len(data) - 4 - reader.remaining])
-    sections = []
+    found = []
     while reader.remaining:
         kind = reader.byte("header")
-        sections.append((kind, bytes(reader.take(reader.varint("header"), ""))))
-    return header, sections
+        found.append((kind, bytes(reader.take(reader.varint("header"), ""))))
+    return header, found
 
 
 def decode(data: bytes) -> Contents:
@@ -215,67 +236,50 @@ def decode(data: bytes) -> Contents:
     Raises
     ------
     StudentFileError
-        If the bytes are damaged, cut, too many, of another version, or no student file.
+        If the bytes are damaged, truncated, too many, of another format version, or no student file.
     """
     data = memoryview(data).cast("B")
     reader = Reader(_checked(data))
-    parts = reader.parts
-    reader.take(len(MAGIC) + 1, "header")
-    kind, sizes = reader.byte("header"), _decode_sizes(reader, len(data))
-    described = {"activation": kind & 7, "target": kind >> 3 & 3, "output": kind >> 5 & 3}
-    for (name, number), values in zip(described.items(), (ACTIVATIONS, TARGETS, OUTPUTS)):
-        if number >= len(values):
-            raise StudentFileError(f"the file names {name} number {number}, which this version does not know")
-        described[name] = values[number]
-    described["squeeze"] = bool(kind >> 7)
-
-    shapes = list(pairwise(sizes))
-    layers: list[Layer] = []
-    names: list[str] = []
-    last_tag, n_features, steps = -1, sizes[0], ()
+    found = _decode_header(reader, len(data))
+    parts, last_kind = reader.parts, -1
     while reader.remaining:
-        tag = reader.byte("header")
-        where = f"section {tag} of the file"
-        section = Reader(reader.take(reader.varint("header"), ""), where)
-        if tag < 16 and tag <= last_tag:
-            raise StudentFileError(f"{where} comes after section {last_tag}")
-        if tag == _PREPROCESSING:
-            n_features, steps = preprocessing.decode(section, sizes[0])
-        elif tag == _CLASSES:
-            described["classes"] = labels.decode_classes(section, _n_classes(described["output"], sizes[-1]))
-        elif tag == _NAMES:
-            described["feature_names"] = labels.decode_names(section, n_features)
-        elif tag == _INPUT:
-            described["offset"], described["scale"] = _decode_input(section, sizes[0])
-        elif tag in CODECS:
-            if len(layers) == len(shapes):
-                raise StudentFileError(f"{where} comes after the last of {len(shapes)} layers")
-            layers += CODECS[tag].decode(section, shapes[len(layers) :], tag)
-            names.append(CODECS[tag].name)
+        kind = reader.byte("header")
+        section = Reader(reader.take(reader.varint("header"), ""), f"section {kind} of the file")
+        if kind < _FIRST_CODEC and kind <= last_kind:
+            raise StudentFileError(f"{section.where} comes after section {last_kind}")
+        if kind in CODECS:
+            found.read_layers(section, CODECS[kind])
+        elif kind in _DESCRIPTIONS:
+            _DESCRIPTIONS[kind](found, section)
         else:
-            raise StudentFileError(f"the file has a section of kind {tag}, which this version does not know")
+            raise StudentFileError(f"the file has a section of kind {kind}, {_WRITTEN_LATER}")
         section.finish()
         parts.update(section.parts)
-        last_tag = tag
-    if len(layers) != len(shapes):
-        raise StudentFileError(f"the file has weights for {len(layers)} of {len(shapes)} layers")
+        last_kind = kind
+    if len(found.layers) != len(found.shapes):
+        raise StudentFileError(f"the file has weights for {len(found.layers)} of {len(found.shapes)} layers")
     parts["checksum"] += 4
-    del parts[""]
-    weights, biases, extras = zip(*layers)
-    network = Network(weights, biases, **described)
+    del parts[""]  # payloads, which have been counted by their sections
+    weights, biases, extras = zip(*found.layers)
+    network = Network(weights, biases, **found.description)
     _check(network)
-    return Contents(network, extras, tuple(names), dict(parts), n_features, steps)
+    return Contents(network, extras, tuple(found.codecs), dict(parts), found.n_features, found.steps)
 
 
 def report(data: bytes) -> dict:
-    """Say where the bytes of a student file are.
+    """Return the bytes of each part of a student file, and its ratio of compression.
 
     Returns
     -------
     dict
         ``n_bytes``; ``bytes``, a dict from part to bytes that sums to it; ``codecs``; ``layer_sizes``; ``n_parameters``
-        (weights and biases); ``bits_per_weight``, 8 * n_bytes / n_parameters; ``baseline``, what the ratio compares
-        with; ``ratio``, the baseline's bytes over n_bytes.
+        (weights and biases); ``bits_per_weight``, 8 * n_bytes / n_parameters; ``baseline``, a description of the bytes
+        that the ratio compares with; ``ratio``, the baseline's bytes over n_bytes.
+
+    Raises
+    ------
+    StudentFileError
+        See `decode`.
     """
     return summarize(decode(data))
 
@@ -296,16 +300,21 @@ def summarize(contents: Contents) -> dict:
 
 
 def save(data: bytes, path: str | os.PathLike) -> None:
-    """Write bytes to a file so that at any moment either the old file or the new one is there.
+    """Write bytes to a file atomically.
 
     Parameters
     ----------
     data : bytes
     path : str or path
-        A process that is killed while it writes leaves the old file as it was, and beside it at most a file whose name
-        begins with a dot and ends with ".part".
+        It holds either the old or the new bytes at any time. A process that is killed while writing leaves the old file
+        unchanged, and beside it at most a file whose name begins with a dot and ends with ".part".
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
     """
-    # What a link points to is replaced, not the link
+    # A symbolic link stays; the file that it points to is replaced
     folder, name = os.path.split(os.path.realpath(path))
     temporary = os.path.join(folder, f".{name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     try:
@@ -326,6 +335,65 @@ def save(data: bytes, path: str | os.PathLike) -> None:
             os.close(descriptor)
 
 
+@dataclass
+class _Partial:
+    """The contents of a file as far as they have been read.
+
+    Parameters
+    ----------
+    sizes : list of int
+        Number of inputs of the network, then of outputs of every layer.
+    description : dict
+        Arguments of `Network` besides the weights.
+    n_features : int
+    """
+
+    sizes: list[int]
+    description: dict[str, Any]
+    n_features: int
+    steps: tuple[Step, ...] = ()
+    layers: list[Layer] = field(default_factory=list)
+    codecs: list[str] = field(default_factory=list)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(n_inputs, n_outputs) of every layer."""
+        return list(pairwise(self.sizes))
+
+    def read_layers(self, section: Reader, codec: Codec) -> None:
+        """Read the next layers."""
+        if len(self.layers) == len(self.shapes):
+            raise StudentFileError(f"{section.where} comes after the last of {len(self.shapes)} layers")
+        self.layers += codec.decode(section, self.shapes[len(self.layers) :])
+        self.codecs.append(codec.name)
+
+    def read_preprocessing(self, section: Reader) -> None:
+        """Read the steps before the network."""
+        self.n_features, self.steps = preprocessing.decode(section, self.sizes[0])
+
+    def read_classes(self, section: Reader) -> None:
+        """Read the label values."""
+        n_classes = _n_classes(self.description["output"], self.sizes[-1])
+        self.description["classes"] = labels.decode_classes(section, n_classes)
+
+    def read_names(self, section: Reader) -> None:
+        """Read the feature names."""
+        self.description["feature_names"] = labels.decode_names(section, self.n_features)
+
+    def read_input(self, section: Reader) -> None:
+        """Read offset and scale of the inputs."""
+        self.description["offset"], self.description["scale"] = _decode_input(section, self.sizes[0])
+
+
+# Sections that hold no weights, in the order of their kinds; each at most once
+_DESCRIPTIONS: dict[int, Callable[[_Partial, Reader], None]] = {
+    _PREPROCESSING: _Partial.read_preprocessing,
+    _CLASSES: _Partial.read_classes,
+    _NAMES: _Partial.read_names,
+    _INPUT: _Partial.read_input,
+}
+
+
 def _encode_header(network: Network) -> bytes:
     sizes = network.layer_sizes
     kind = ACTIVATIONS.index(network.activation) | TARGETS.index(network.target) << 3
@@ -333,8 +401,32 @@ def _encode_header(network: Network) -> bytes:
     return MAGIC + bytes([VERSION, kind]) + b"".join(map(varint, (len(sizes) - 1, *sizes)))
 
 
-def _framed(tag: int, payload: bytes) -> bytes:
-    return bytes([tag]) + varint(len(payload)) + payload
+def _decode_header(reader: Reader, n_bytes: int) -> _Partial:
+    reader.take(len(MAGIC) + 1, "header")
+    kind, sizes = reader.byte("header"), _decode_sizes(reader, n_bytes)
+    description: dict[str, Any] = {"squeeze": bool(kind >> 7)}
+    fields = (
+        ("activation", kind & 7, ACTIVATIONS),
+        ("target", kind >> 3 & 3, TARGETS),
+        ("output", kind >> 5 & 3, OUTPUTS),
+    )
+    for name, number, values in fields:
+        if number >= len(values):
+            raise StudentFileError(f"the file has {name} number {number}, {_WRITTEN_LATER}")
+        description[name] = values[number]
+    return _Partial(sizes, description, sizes[0])
+
+
+def _checked_file(body: Sequence[bytes]) -> bytes:
+    """Return a file with its checksum, after it has been decoded once."""
+    written = b"".join(body)
+    written += zlib.crc32(written).to_bytes(4, "little")
+    decode(written)
+    return written
+
+
+def _framed(kind: int, payload: bytes) -> bytes:
+    return bytes([kind]) + varint(len(payload)) + payload
 
 
 def _encode_input(network: Network) -> bytes:
@@ -366,24 +458,25 @@ def _n_classes(output: str, n_outputs: int) -> int:
 def _checked(data: memoryview) -> memoryview:
     if len(data) < len(MAGIC) + 1 or data[: len(MAGIC)] != MAGIC:
         raise StudentFileError(f"this is no student file: it does not begin with {MAGIC!r}")
-    if data[len(MAGIC)] != VERSION:
-        raise StudentFileError(
-            f"the file has format version {data[len(MAGIC)]}, this version of distill reads {VERSION}"
+    if (version := data[len(MAGIC)]) != VERSION:
+        later = (
+            "; it was written by a later version of distill: upgrade distill to read it" if version > VERSION else ""
         )
+        raise StudentFileError(f"the file has format version {version}, this version of distill reads {VERSION}{later}")
     if len(data) < len(MAGIC) + 5 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise StudentFileError("the file is damaged or cut: its checksum does not match")
     return data[:-4]
 
 
 def _decode_sizes(reader: Reader, n_bytes: int) -> list[int]:
-    n_layers = reader.varint("header", _MOST_LAYERS)
+    n_layers = reader.varint("header", _MAX_LAYERS)
     sizes = [reader.varint("header") for _ in range(n_layers + 1)]
     if not n_layers or 0 in sizes:
         raise StudentFileError(f"the file describes an empty network, layer sizes {sizes}")
-    # A codec may say much in few bytes; this bounds what a hostile header can make a reader allocate.
-    most = min(4096 * n_bytes, 2**24 + 64 * n_bytes)
+    # A few bytes may describe many weights; this bounds the memory that a hostile header makes a reader allocate
+    limit = min(4096 * n_bytes, 2**24 + 64 * n_bytes)
     n_parameters = sum((n_inputs + 1) * n_outputs for n_inputs, n_outputs in pairwise(sizes))
-    if n_parameters > most:
+    if n_parameters > limit:
         raise StudentFileError(f"layer sizes {sizes} are {n_parameters} weights, too many for {n_bytes} bytes")
     return sizes
 
@@ -401,4 +494,4 @@ def _check(network: Network) -> None:
     if network.target == "predict_proba" and network.output == "identity":
         raise StudentFileError("target 'predict_proba' needs output 'softmax' or 'logistic'")
     if network.squeeze and n_outputs != 1:
-        raise StudentFileError(f"a network of {n_outputs} outputs cannot be answered as one vector")
+        raise StudentFileError(f"a network of {n_outputs} outputs cannot predict one vector")

@@ -1,8 +1,8 @@
-"""Weights over a grid of inputs, as sums of cosine waves that are the same on every machine.
+"""Smooth weights on a grid of inputs: sums of cosine waves, bit-identical on every machine.
 
-Neighbouring inputs of an image, a spectrum or a time series say almost the same, so the weights of a unit can be
-smooth. A smooth pattern is a sum of few waves of low frequency (the discrete cosine transform; Chen, Wilson, Tyree,
-Weinberger and Chen, "Compressing Convolutional Neural Networks in the Frequency Domain", KDD 2016). Only additions,
+Neighboring inputs of an image, a spectrum or a time series are correlated, so the weights of a unit can be smooth. A
+smooth pattern is a sum of few waves of low frequency (the discrete cosine transform; Chen, Wilson, Tyree, Weinberger
+and Chen, "Compressing Convolutional Neural Networks in the Frequency Domain", KDD 2016). Only additions,
 multiplications, divisions and square roots are used, one at a time and in a fixed order.
 """
 
@@ -10,6 +10,7 @@ from math import factorial, prod
 
 import numpy as np
 
+# Of the series of sine and cosine on [0, pi / 4]: far beyond float32, the type of the result
 _N_TERMS = 11
 
 
@@ -21,7 +22,7 @@ def waves(extent: int, count: int) -> np.ndarray:
     extent : int
         Length of the axis.
     count : int
-        Number of waves, from the constant one on, at most `extent`.
+        Number of waves, the constant one first; at most `extent`.
 
     Returns
     -------
@@ -33,7 +34,7 @@ def waves(extent: int, count: int) -> np.ndarray:
     array([[ 0.70710677,  0.70710677],
            [ 0.70710677, -0.70710677]], dtype=float32)
     """
-    # cos(pi / 2 * m / extent): the multiples m are whole numbers, so that folding them is exact
+    # cos(pi / 2 * m / extent): the multiples m are integers, so that the reduction to the first octant is exact
     multiple = np.arange(count)[:, None] * (2 * np.arange(extent) + 1) % (4 * extent)
     multiple = np.minimum(multiple, 4 * extent - multiple)
     sign = np.where(multiple > extent, -1.0, 1.0)
@@ -46,7 +47,7 @@ def waves(extent: int, count: int) -> np.ndarray:
 
 
 def lowest_frequencies(shape: tuple[int, ...], count: int) -> np.ndarray:
-    """Return the waves over a grid that vary most slowly, the slowest first.
+    """Return the waves of lowest frequency on a grid, the lowest first.
 
     Parameters
     ----------
@@ -57,21 +58,21 @@ def lowest_frequencies(shape: tuple[int, ...], count: int) -> np.ndarray:
     Returns
     -------
     ndarray of shape (count, n_axes), int64
-        Wave number along every axis. They are ordered by the sum of the squares of wave number / extent, and where
-        that is equal as the grid is.
+        Wave number along every axis, ordered by the sum of the squares of wave number / extent; ties are in the
+        order of the grid.
 
     Examples
     --------
     >>> lowest_frequencies((4, 4), 4).tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
-    numbers = np.indices(shape).reshape(len(shape), -1)
-    frequency = sum((number / np.float64(extent)) ** 2 for number, extent in zip(numbers, shape))
-    return numbers[:, np.argsort(frequency, kind="stable")[:count]].T
+    wave_numbers = np.indices(shape).reshape(len(shape), -1)
+    frequency = sum((number / np.float64(extent)) ** 2 for number, extent in zip(wave_numbers, shape))
+    return wave_numbers[:, np.argsort(frequency, kind="stable")[:count]].T
 
 
 def synthesize(amplitudes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return weights on a grid from the amplitudes of its slowest waves.
+    """Return weights on a grid from the amplitudes of its waves of lowest frequency.
 
     Parameters
     ----------
@@ -82,17 +83,17 @@ def synthesize(amplitudes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     Returns
     -------
     ndarray of shape (prod(shape), n_outputs), float32
-        The same to the last bit on every machine.
+        Bit-identical on every machine.
 
     Examples
     --------
     >>> synthesize(np.array([[3.0]], np.float32), (3, 3)).round(4).ravel()
     array([1., 1., 1., 1., 1., 1., 1., 1., 1.], dtype=float32)
     """
-    numbers = lowest_frequencies(shape, len(amplitudes))
-    extents = numbers.max(axis=0) + 1
+    wave_numbers = lowest_frequencies(shape, len(amplitudes))
+    extents = wave_numbers.max(axis=0) + 1
     grid = np.zeros((*extents, amplitudes.shape[1]), np.float32)
-    grid[tuple(numbers.T)] = amplitudes
+    grid[tuple(wave_numbers.T)] = amplitudes
     for axis, extent in enumerate(shape):
         waves_of_axis = waves(extent, extents[axis])
         inside = np.moveaxis(grid, axis, 0)
@@ -104,7 +105,7 @@ def synthesize(amplitudes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def synthesis_work(shape: tuple[int, ...], n_frequencies: int, n_outputs: int) -> int:
-    """Return the number of multiplications `synthesize` makes at most, without making any."""
+    """Return an upper bound of the multiplications of `synthesize`."""
     extents = [min(extent, n_frequencies) for extent in shape]
     work = 0
     for axis in range(len(shape)):

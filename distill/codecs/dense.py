@@ -1,4 +1,4 @@
-"""Weights as they are: float32, or float16 at half the size.
+"""Uncompressed weights: float32, or float16 at half the size.
 
 The payload of one layer is its weights row by row (one row per input), then its biases, little-endian.
 """
@@ -6,10 +6,7 @@ The payload of one layer is its weights row by row (one row per input), then its
 import numpy as np
 
 from distill.codecs.reader import Reader
-from distill.codecs.sections import Layer, Section
-
-FLOAT32 = 16
-FLOAT16 = 17
+from distill.codecs.sections import FLOAT16, FLOAT32, Layer, Section
 
 _DTYPES = {FLOAT32: "<f4", FLOAT16: "<f2"}
 
@@ -23,10 +20,14 @@ def encode(weight: np.ndarray, bias: np.ndarray, codec: int = FLOAT32) -> Sectio
     bias : ndarray of shape (n_outputs,)
     codec : {FLOAT32, FLOAT16}
 
+    Returns
+    -------
+    Section
+
     Raises
     ------
     ValueError
-        If a number is beyond the range of the type.
+        If a weight is NaN, infinite or beyond the range of the type.
 
     Examples
     --------
@@ -42,9 +43,17 @@ def encode(weight: np.ndarray, bias: np.ndarray, codec: int = FLOAT32) -> Sectio
     return Section(codec, b"".join(array.tobytes() for array in written))
 
 
-def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int) -> list[Layer]:
-    """Read one layer of the first of `shapes`."""
-    n_inputs, n_outputs = shapes[0]
-    weight = reader.array(_DTYPES[codec], n_inputs * n_outputs, "weights").astype(np.float32, copy=False)
-    bias = reader.array(_DTYPES[codec], n_outputs, "biases").astype(np.float32, copy=False)
-    return [Layer(weight.reshape(n_inputs, n_outputs), bias)]
+def decode(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
+    """Read one float32 layer of the first of `shapes`; see `distill.codecs.sections`."""
+    return [_layer(reader, *shapes[0], _DTYPES[FLOAT32])]
+
+
+def decode_float16(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
+    """Read one float16 layer of the first of `shapes`; see `distill.codecs.sections`."""
+    return [_layer(reader, *shapes[0], _DTYPES[FLOAT16])]
+
+
+def _layer(reader: Reader, n_inputs: int, n_outputs: int, dtype: str) -> Layer:
+    weight = reader.array(dtype, n_inputs * n_outputs, "weights").astype(np.float32, copy=False)
+    bias = reader.array(dtype, n_outputs, "biases").astype(np.float32, copy=False)
+    return Layer(weight.reshape(n_inputs, n_outputs), bias)

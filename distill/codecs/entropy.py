@@ -1,12 +1,12 @@
-"""Symbols in as many bits as their frequencies ask for: an interleaved rANS coder in NumPy.
+"""Entropy coding: an interleaved rANS coder in NumPy.
 
 The coder is Duda's range variant of asymmetric numeral systems ("Asymmetric numeral systems", arXiv:1311.2540): a
-state of 32 bits that gives or takes words of 16 bits. Short messages use one state; long ones several, which take
-turns in reading the words (Giesen, "Interleaved entropy coders", arXiv:1402.3392), so that NumPy decodes one symbol of
-each at a time. Everything is integers: what is decoded does not depend on the machine.
+32-bit state that emits and reads words of 16 bits. Short messages use one state; long ones use several lanes, whose
+states take turns in reading the words (Giesen, "Interleaved entropy coders", arXiv:1402.3392), so that NumPy decodes
+one symbol of every lane at a time. All arithmetic is in integers: decoding does not depend on the machine.
 
 Frequencies are integers that sum to a power of two. `encode` and `decode` choose, store and read them; `encode_symbols`
-and `decode_symbols` take them from the caller, one row for each context where symbols come in several kinds.
+and `decode_symbols` take them from the caller, with one row per context.
 """
 
 import heapq
@@ -16,12 +16,15 @@ import numpy as np
 
 from distill.codecs.reader import Reader, StudentFileError, varint
 
-_LOWEST = 1 << 16
+# A state is in [2**16, 2**32) between symbols
+_MIN_STATE = 1 << 16
 _WORD_BITS = 16
+# Base-two logarithms of the sum of frequencies that the encoder tries; a reader takes 1 to 16
 _PRECISIONS = (6, 8, 10, 12, 14, 16)
-_MOST_LANES = 1024
+_MAX_LANES = 1024
+# Symbols per block of the single-lane decoder, whose lists bound the memory
 _BLOCK = 1 << 12
-_MOST_SYMBOLS = 1 << 12
+_MAX_SYMBOLS = 1 << 12
 
 
 def encode(symbols: np.ndarray, n_symbols: int) -> bytes:
@@ -31,12 +34,17 @@ def encode(symbols: np.ndarray, n_symbols: int) -> bytes:
     ----------
     symbols : array-like of shape (count,), integers in [0, n_symbols)
     n_symbols : int in [1, 4096]
-        Size of the alphabet; one symbol alone costs no bits.
+        Size of the alphabet. A message of one distinct symbol takes no bits besides its frequencies.
 
     Returns
     -------
     bytes
-        Self-delimiting: `decode` reads as much as there is of it.
+        Self-delimiting: `decode` finds the end.
+
+    Raises
+    ------
+    ValueError
+        If a symbol or `n_symbols` is out of range.
 
     Examples
     --------
@@ -58,13 +66,13 @@ def encode(symbols: np.ndarray, n_symbols: int) -> bytes:
 
 
 def decode(reader: Reader, count: int, n_symbols: int, part: str = "codes") -> np.ndarray:
-    """Read what `encode` has written.
+    """Read symbols and their frequencies.
 
     Parameters
     ----------
     reader : Reader
     count : int
-        Number of symbols. It must be known to be reasonable: symbols that cost nothing are not backed by bytes.
+        Number of symbols. The caller must bound it: symbols of probability one take no bytes.
     n_symbols : int in [1, 4096]
     part : str
         The name under which the bytes are counted.
@@ -86,7 +94,7 @@ def decode(reader: Reader, count: int, n_symbols: int, part: str = "codes") -> n
 
 
 def quantize(counts: np.ndarray, precision: int) -> np.ndarray:
-    """Return frequencies that sum to ``2**precision``, close to `counts` in code length, none of those seen zero.
+    """Return frequencies of nearly minimal code length that sum to ``2**precision``.
 
     Parameters
     ----------
@@ -96,6 +104,12 @@ def quantize(counts: np.ndarray, precision: int) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_symbols,), int64
+        Positive where `counts` is.
+
+    Raises
+    ------
+    ValueError
+        If more than ``2**precision`` symbols occur.
 
     Examples
     --------
@@ -103,15 +117,15 @@ def quantize(counts: np.ndarray, precision: int) -> np.ndarray:
     array([13,  2,  0,  1])
     """
     counts = np.asarray(counts, np.int64)
-    total, seen = 1 << precision, counts > 0
-    if not seen.any():
+    total, occurs = 1 << precision, counts > 0
+    if not occurs.any():
         return np.eye(1, len(counts), dtype=np.int64)[0] * total
-    if seen.sum() > total:
-        raise ValueError(f"{seen.sum()} symbols do not fit into frequencies that sum to {total}")
-    # From below, one more at a time where it shortens the code most: what is left to hand out is little
-    spare = total - seen.sum()
-    frequencies = np.where(seen, np.maximum(1, counts * spare // counts.sum()), 0)
-    gains = [(-counts[i] * np.log1p(1 / frequencies[i]), i) for i in np.flatnonzero(seen)]
+    if occurs.sum() > total:
+        raise ValueError(f"{occurs.sum()} symbols do not fit into frequencies that sum to {total}")
+    # Rounded down first; the small rest is handed out greedily, each time where it shortens the code most
+    spare = total - occurs.sum()
+    frequencies = np.where(occurs, np.maximum(1, counts * spare // counts.sum()), 0)
+    gains = [(-counts[i] * np.log1p(1 / frequencies[i]), i) for i in np.flatnonzero(occurs)]
     heapq.heapify(gains)
     for _ in range(total - frequencies.sum()):
         i = gains[0][1]
@@ -121,7 +135,7 @@ def quantize(counts: np.ndarray, precision: int) -> np.ndarray:
 
 
 def encode_symbols(symbols: np.ndarray, frequencies: np.ndarray, contexts: np.ndarray | None = None) -> bytes:
-    """Write symbols whose frequencies the reader knows.
+    """Write symbols without their frequencies, which the reader must have.
 
     Parameters
     ----------
@@ -129,7 +143,7 @@ def encode_symbols(symbols: np.ndarray, frequencies: np.ndarray, contexts: np.nd
     frequencies : array-like of shape (n_symbols,) or (n_contexts, n_symbols), integers >= 0
         Each row sums to the same power of two, at most 2**16.
     contexts : array-like of shape (count,), integers in [0, n_contexts), or None
-        The row of `frequencies` that holds for each symbol.
+        The row of `frequencies` of each symbol.
 
     Returns
     -------
@@ -165,17 +179,31 @@ def decode_symbols(
     contexts: np.ndarray | None = None,
     part: str = "codes",
 ) -> np.ndarray:
-    """Read what `encode_symbols` has written with the same frequencies and contexts.
+    """Read symbols that were written with the same frequencies and contexts.
+
+    Parameters
+    ----------
+    reader : Reader
+    count : int
+    frequencies, contexts
+        See `encode_symbols`.
+    part : str
+        The name under which the bytes are counted.
 
     Returns
     -------
     ndarray of shape (count,), uint16
+
+    Raises
+    ------
+    StudentFileError
+        If the bytes are damaged.
     """
     table, precision = _checked_frequencies(frequencies)
-    n_lanes = reader.varint(part, _MOST_LANES)
+    n_lanes = reader.varint(part, _MAX_LANES)
     n_words = reader.varint(part)
     if n_lanes == 0:
-        raise StudentFileError(f"{reader.where}: symbols coded in no lane at all")
+        raise StudentFileError(f"{reader.where}: the number of lanes is zero")
     stream = reader.array("<u2", n_words, part)
     base = None if contexts is None else _checked(contexts, len(table)) << precision
     tables = _Tables(table, precision)
@@ -189,7 +217,14 @@ def decode_symbols(
 
 
 class _Tables:
-    """What decoding looks up: the row (context, symbol) that a slot of the state belongs to, and what the row has."""
+    """Look-up tables of the decoder, all flattened over (context, symbol), a *row*.
+
+    =========== =================================== ===========================================
+    row_of_slot (n_contexts * 2**precision,) uint32 the row of each slot, the state's low bits
+    frequency   (n_contexts * n_symbols,) int64     of each row
+    start       (n_contexts * n_symbols,) int64     first slot of each row, within its context
+    =========== =================================== ===========================================
+    """
 
     def __init__(self, table: np.ndarray, precision: int):
         self.precision, self.mask = precision, (1 << precision) - 1
@@ -201,8 +236,8 @@ def _checked(values: np.ndarray, upper: int) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iub"):
         raise ValueError(f"symbols must be a vector of integers, got shape {values.shape} of {values.dtype}")
-    if not 1 <= upper <= _MOST_SYMBOLS:
-        raise ValueError(f"the alphabet must have 1..{_MOST_SYMBOLS} symbols, got {upper}")
+    if not 1 <= upper <= _MAX_SYMBOLS:
+        raise ValueError(f"the alphabet must have 1..{_MAX_SYMBOLS} symbols, got {upper}")
     if values.size and not 0 <= values.min() <= values.max() < upper:
         raise ValueError(f"symbols must be in [0, {upper}), got {values.min()}..{values.max()}")
     return values.astype(np.int64)
@@ -218,12 +253,13 @@ def _checked_frequencies(frequencies: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _ideal_bits(counts: np.ndarray, frequencies: np.ndarray) -> float:
-    seen = counts > 0
-    return float(counts[seen] @ (np.log2(frequencies.sum()) - np.log2(frequencies[seen])))
+    """Return the length of a message with these counts, in bits, for an ideal coder."""
+    occurs = counts > 0
+    return float(counts[occurs] @ (np.log2(frequencies.sum()) - np.log2(frequencies[occurs])))
 
 
 def _encode_frequencies(frequencies: np.ndarray) -> bytes:
-    # The last one is what is missing from the sum; a zero is followed by the number of zeros that follow it
+    # The last one follows from the sum; after a zero comes the number of further zeros in a row
     written, values = bytearray(), frequencies[:-1].tolist()
     while values:
         written += varint(values[0])
@@ -247,13 +283,15 @@ def _decode_frequencies(reader: Reader, n_symbols: int, total: int, part: str) -
 
 
 def _n_lanes(count: int, n_bytes: float) -> int:
-    # A lane costs two bytes more than what it carries, and below 32 lanes plain Python is as fast as NumPy
-    n_lanes = int(min(_MOST_LANES, count // 4096, n_bytes / 1600))
+    """Return the number of lanes for a message."""
+    # Every lane adds two bytes to the message; with fewer than 32 lanes plain Python is as fast as NumPy
+    n_lanes = int(min(_MAX_LANES, count // 4096, n_bytes / 1600))
     return n_lanes if n_lanes >= 32 else 1
 
 
 def _encode_one(frequency: np.ndarray, start: np.ndarray, precision: int) -> list[int]:
-    # A single lane begins at zero and so wastes nothing; its last state is written as the first words of the stream
+    """Encode backwards with one state; frequency and start are those of each symbol, shape (count,)."""
+    # The state begins at zero, which costs no words; the last state becomes the first words of the stream
     state, stream = 0, []
     for f, s in zip(frequency[::-1].tolist(), start[::-1].tolist()):
         if state >= f << 32 - precision:
@@ -267,6 +305,7 @@ def _encode_one(frequency: np.ndarray, start: np.ndarray, precision: int) -> lis
 
 
 def _decode_one(stream: np.ndarray, count: int, tables: _Tables, base: np.ndarray | None) -> np.ndarray | None:
+    """Return the row of every symbol, or None if the stream is damaged; base is context << precision, (count,)."""
     words, rows = iter(memoryview(stream)), np.empty(count, np.uint32)
     precision, mask, row_of_slot = tables.precision, tables.mask, array("I", tables.row_of_slot.tobytes())
     frequency, start = tables.frequency.tolist(), tables.start.tolist()
@@ -280,15 +319,16 @@ def _decode_one(stream: np.ndarray, count: int, tables: _Tables, base: np.ndarra
             slot = state & mask
             decoded[index] = row = row_of_slot[first + slot]
             state = frequency[row] * (state >> precision) + slot - start[row]
-            # Towards the end the state is low because it began at zero, and no word is left
-            if state < _LOWEST and (word := next(words, None)) is not None:
+            # Near the end the state is low because the encoder began at zero, and no words are left
+            if state < _MIN_STATE and (word := next(words, None)) is not None:
                 state = state << _WORD_BITS | word
         block[:] = decoded
     return rows if state == 0 and next(words, None) is None else None
 
 
 def _encode_many(frequency: np.ndarray, start: np.ndarray, precision: int, n_lanes: int) -> np.ndarray:
-    states, stream = np.full(n_lanes, _LOWEST, np.int64), []
+    """Encode backwards with `n_lanes` states; symbol t belongs to lane t mod n_lanes."""
+    states, stream = np.full(n_lanes, _MIN_STATE, np.int64), []
     for first in range((len(frequency) - 1) // n_lanes * n_lanes, -1, -n_lanes):
         f, s = frequency[first : first + n_lanes], start[first : first + n_lanes]
         state = states[: len(f)]
@@ -303,6 +343,7 @@ def _encode_many(frequency: np.ndarray, start: np.ndarray, precision: int, n_lan
 def _decode_many(
     stream: np.ndarray, n_lanes: int, count: int, tables: _Tables, base: np.ndarray | None
 ) -> np.ndarray | None:
+    """Return the row of every symbol, or None if the stream is damaged; see `_decode_one`."""
     if len(stream) < 2 * n_lanes:
         return None
     states = stream[:n_lanes] << _WORD_BITS | stream[n_lanes : 2 * n_lanes]
@@ -313,11 +354,11 @@ def _decode_many(
         row = tables.row_of_slot[slot if base is None else slot + base[first : first + n_lanes]]
         rows[first : first + n_lanes] = row
         state = tables.frequency[row] * (state >> tables.precision) + slot - tables.start[row]
-        low = (state < _LOWEST).nonzero()[0]
+        low = (state < _MIN_STATE).nonzero()[0]
         words = stream[position : position + len(low)]
         if len(words) < len(low):
             return None
         state[low] = state[low] << _WORD_BITS | words
         position += len(low)
         states[: len(state)] = state
-    return rows if position == len(stream) and (states == _LOWEST).all() else None
+    return rows if position == len(stream) and (states == _MIN_STATE).all() else None

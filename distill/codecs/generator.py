@@ -1,10 +1,10 @@
-"""Random numbers that are the same on every machine, and that can be asked for in any order.
+"""Counter-based random numbers, bit-identical on every machine.
 
-A number is a function of its keys and its position, not of the numbers drawn before it. The words are those of
-splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), whose seed is made of
-the keys by the same mixing function. Normal numbers are looked up in a table of 65536 quantiles, which is built from
-additions, multiplications, divisions and square roots alone: IEEE 754 defines these to the last bit, and nothing is
-left to a mathematical library.
+A number is a function of its keys and its position, so that any part of a stream can be generated alone. The words are
+those of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), whose seed is
+derived from the keys by the same mixing function. Normal numbers are looked up in a table of 65536 quantiles, which is
+computed with additions, multiplications, divisions and square roots alone: IEEE 754 defines these to the last bit, and
+no mathematical library is involved.
 """
 
 import zlib
@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+# The key that separates the kinds of streams
 _NORMALS, _PERMUTATION, _INTEGERS = range(3)
 _TABLE_BITS = 16
 _TABLE_CHECKSUM = 0x1296E3AD
@@ -65,12 +66,12 @@ _TAIL = (
 
 
 def words(keys: tuple, count: int, start: int = 0) -> np.ndarray:
-    """Return 64-bit words of the streams that `keys` name.
+    """Return 64-bit words of the streams with these keys.
 
     Parameters
     ----------
     keys : tuple of int or ndarray of ints, in [0, 2**64)
-        Arrays are broadcast against each other; each combination of keys is a stream of its own.
+        Arrays are broadcast against each other; each combination of keys is a separate stream.
     count : int
     start : int
         Position of the first word.
@@ -92,7 +93,7 @@ def words(keys: tuple, count: int, start: int = 0) -> np.ndarray:
 
 
 def normals(seed: int, block: int | np.ndarray, candidate: int | np.ndarray, count: int) -> np.ndarray:
-    """Return standard normal numbers, each one of 65536 values.
+    """Return standard normal numbers, drawn from 65536 quantiles.
 
     Parameters
     ----------
@@ -113,12 +114,12 @@ def normals(seed: int, block: int | np.ndarray, candidate: int | np.ndarray, cou
     True
     """
     drawn = words((seed, _NORMALS, block, candidate), -(-count // 4))
-    # Four numbers of 16 bits from every word, the lowest bits first, whatever the machine's byte order
+    # Four indices of 16 bits per word, the lowest bits first, also on machines of the other byte order
     return normal_table()[drawn.astype("<u8", copy=False).view("<u2")[..., :count]]
 
 
 def permutation(seed: int, stream: int, count: int) -> np.ndarray:
-    """Return the numbers 0..count-1 in an order that seed and stream fix, as int64.
+    """Return a permutation of 0..count-1, a function of seed and stream; ndarray of shape (count,), int64.
 
     Examples
     --------
@@ -129,7 +130,12 @@ def permutation(seed: int, stream: int, count: int) -> np.ndarray:
 
 
 def integers(seed: int, stream: int, upper: int, count: int) -> np.ndarray:
-    """Return `count` integers in [0, upper), upper <= 2**32, that seed and stream fix, as int64.
+    """Return uniform integers in [0, upper), a function of seed and stream; ndarray of shape (count,), int64.
+
+    Raises
+    ------
+    ValueError
+        If upper is not in [1, 2**32].
 
     Examples
     --------
@@ -146,7 +152,12 @@ def integers(seed: int, stream: int, upper: int, count: int) -> np.ndarray:
 def normal_table() -> np.ndarray:
     """Return the quantiles of the standard normal distribution at (i + 1/2) / 65536, i = 0..65535, as float32.
 
-    Wichura's algorithm AS 241 (Applied Statistics 37, 1988), exact to about 1e-16 before the rounding to float32.
+    Wichura's algorithm AS 241 (Applied Statistics 37, 1988), accurate to about 1e-16 before rounding to float32.
+
+    Raises
+    ------
+    RuntimeError
+        If the checksum of the table is wrong, on a machine without IEEE 754 arithmetic.
     """
     below = np.arange(1, 1 << _TABLE_BITS, 2, dtype=np.float64) / (2 << _TABLE_BITS)
     distance = 0.5 - below
@@ -160,7 +171,7 @@ def normal_table() -> np.ndarray:
     table = np.concatenate([lower, -lower[::-1]])
     if zlib.crc32(table.tobytes()) != _TABLE_CHECKSUM:
         raise RuntimeError(
-            "this machine's floating-point arithmetic does not follow IEEE 754; the table came out wrong"
+            "this machine's floating-point arithmetic does not follow IEEE 754; the table of normal quantiles is wrong"
         )
     table = table.astype(np.float32)
     table.flags.writeable = False
@@ -168,12 +179,14 @@ def normal_table() -> np.ndarray:
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
+    """Mix the bits of 64-bit words: the output function of splitmix64."""
     state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return state ^ state >> np.uint64(31)
 
 
 def _log(values: np.ndarray) -> np.ndarray:
+    """Return natural logarithms, computed with IEEE 754 operations alone."""
     # log(m 2^e) = 2 artanh((m - 1) / (m + 1)) + e log 2, with m in [1/2, 1)
     mantissa, exponent = np.frexp(values)
     s = (mantissa - 1) / (mantissa + 1)
@@ -185,6 +198,7 @@ def _log(values: np.ndarray) -> np.ndarray:
 
 
 def _ratio(values: np.ndarray, coefficients: tuple[tuple[float, ...], tuple[float, ...]]) -> np.ndarray:
+    """Return a ratio of two polynomials by Horner's rule."""
     numerator, denominator = (np.zeros_like(values), np.zeros_like(values))
     for upper, lower in zip(*coefficients):
         numerator = numerator * values + upper

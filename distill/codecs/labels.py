@@ -1,4 +1,4 @@
-"""Label values and feature names as bytes."""
+"""Encode label values and feature names."""
 
 import zlib
 
@@ -8,11 +8,17 @@ from distill.codecs.reader import Reader, StudentFileError, varint
 
 _CONSECUTIVE, _INTEGERS, _STRINGS, _BOOLEANS, _FLOATS = range(5)
 _PLAIN, _DEFLATED = range(2)
-_MOST_INFLATION = 64
+# Names that deflate better are written plainly, so that a few bytes cannot make a reader allocate much
+_MAX_INFLATION = 64
 
 
 def encode_classes(classes: np.ndarray) -> bytes:
-    """Write label values: integers, strings, booleans or floats.
+    """Write label values: all integers, all strings, all booleans or all floats.
+
+    Raises
+    ------
+    ValueError
+        If they are of other types, not a vector, or integers beyond 64 bits.
 
     Examples
     --------
@@ -24,24 +30,47 @@ def encode_classes(classes: np.ndarray) -> bytes:
     classes = np.asarray(classes)
     if classes.ndim != 1 or not 1 <= len(classes):
         raise ValueError(f"classes must be a vector of at least one label, got an array of shape {classes.shape}")
-    count, values = varint(len(classes)), classes.tolist()
+    values = classes.tolist()
+    kind = _kind(classes, values)
+    head = varint(len(classes)) + bytes([kind])
+    if kind == _BOOLEANS:
+        return head + bytes(values)
+    if kind == _CONSECUTIVE:
+        return head + varint(_zigzag(values[0]))
+    if kind == _INTEGERS:
+        return head + b"".join(varint(_zigzag(value)) for value in values)
+    if kind == _STRINGS:
+        return head + b"".join(_string(value) for value in values)
+    return head + np.asarray(values, "<f8").tobytes()
+
+
+def _kind(classes: np.ndarray, values: list) -> int:
+    """Return the kind of label values; ValueError if they have none."""
     if classes.dtype.kind == "b":
-        return count + bytes([_BOOLEANS]) + bytes(values)
+        return _BOOLEANS
     if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         if not all(-(2**63) <= value < 2**63 for value in values):
             raise ValueError("classes has integers beyond 64 bits, which a student file cannot keep")
-        if values == list(range(values[0], values[0] + len(values))):
-            return count + bytes([_CONSECUTIVE]) + varint(_zigzag(values[0]))
-        return count + bytes([_INTEGERS]) + b"".join(varint(_zigzag(value)) for value in values)
+        return _CONSECUTIVE if values == list(range(values[0], values[0] + len(values))) else _INTEGERS
     if all(isinstance(value, str) for value in values):
-        return count + bytes([_STRINGS]) + b"".join(_string(value) for value in values)
+        return _STRINGS
     if all(isinstance(value, float) for value in values):
-        return count + bytes([_FLOATS]) + np.asarray(values, "<f8").tobytes()
+        return _FLOATS
     raise ValueError(f"classes must be all integers, all strings, all booleans or all floats, got {classes!r}")
 
 
 def decode_classes(reader: Reader, expected: int) -> np.ndarray:
-    """Read label values: int64, strings (as objects where an array of them would not do), bool or float64."""
+    """Read `expected` label values.
+
+    Returns
+    -------
+    ndarray of shape (expected,), int64, str, object (strings), bool or float64
+
+    Raises
+    ------
+    StudentFileError
+        If the bytes are damaged or hold another number of labels.
+    """
     part = "classes"
     count = reader.varint(part)
     if count != expected:
@@ -57,11 +86,7 @@ def decode_classes(reader: Reader, expected: int) -> np.ndarray:
     if kind == _INTEGERS:
         return np.fromiter((_unzigzag(reader.varint(part, 2**64 - 1)) for _ in range(count)), np.int64, count)
     if kind == _STRINGS:
-        available = reader.remaining
-        values = [_read_string(reader, part) for _ in range(count)]
-        # An array of fixed width is as wide as its longest string, and ends strings at their last zero character
-        wide = count * max(map(len, values), default=0) > 16 * available
-        return np.array(values, object if wide or any(value.endswith("\0") for value in values) else str)
+        return _read_strings(reader, count, part)
     if kind == _BOOLEANS:
         values = reader.array("u1", count, part)
         if values.max(initial=0) > 1:
@@ -83,19 +108,19 @@ def encode_names(names: tuple[str, ...]) -> bytes:
     plain = b"".join(_string(name) for name in names)
     packer = zlib.compressobj(9, wbits=-15)
     deflated = varint(len(plain)) + packer.compress(plain) + packer.flush()
-    if len(deflated) < len(plain) and len(plain) <= _MOST_INFLATION * len(deflated):
+    if len(deflated) < len(plain) and len(plain) <= _MAX_INFLATION * len(deflated):
         return bytes([_DEFLATED]) + deflated
     return bytes([_PLAIN]) + plain
 
 
 def decode_names(reader: Reader, count: int) -> tuple[str, ...]:
-    """Read `count` feature names."""
+    """Read `count` feature names; StudentFileError if the bytes are damaged."""
     part = "feature names"
     kind = reader.byte(part)
     if kind == _DEFLATED:
         length = reader.varint(part)
         deflated = reader.take(reader.remaining, part)
-        if length > _MOST_INFLATION * (len(deflated) + 5):
+        if length > _MAX_INFLATION * (len(deflated) + 5):
             raise StudentFileError(f"{reader.where}: {length} bytes of names in {len(deflated)} deflated ones")
         reader = Reader(_inflate(deflated, length, reader.where), reader.where)
     elif kind != _PLAIN:
@@ -105,6 +130,14 @@ def decode_names(reader: Reader, count: int) -> tuple[str, ...]:
     names = tuple(_read_string(reader, part) for _ in range(count))
     reader.finish()
     return names
+
+
+def _read_strings(reader: Reader, count: int, part: str) -> np.ndarray:
+    available = reader.remaining
+    values = [_read_string(reader, part) for _ in range(count)]
+    # An array of str is as wide as its longest string, and drops zero characters at the end of strings
+    wide = count * max(map(len, values), default=0) > 16 * available
+    return np.array(values, object if wide or any(value.endswith("\0") for value in values) else str)
 
 
 def _zigzag(value: int) -> int:

@@ -1,12 +1,12 @@
-"""What is done to rows before they enter the network: elementwise steps and products, as data and as bytes.
+"""Encode the preprocessing of samples before they enter the network: elementwise steps and matrix products.
 
 The payload of the section, in this order:
 
 ============ =======================================================================================
-n_features   varint, inputs of the file
+n_features   varint, features before the first step
 n_steps      one byte, 1 or more
-each step    a byte: the operation, and flags: 8 one number for all features, 16 numbers are `f4`, else
-             `f8`; then the numbers. A product has its number of outputs as a varint first
+each step    a byte: the operation, and flags: 8 one value for all features, 16 values are `f4`, else `f8`;
+             then the values. A product has its number of outputs as a varint first
 ============ =======================================================================================
 """
 
@@ -19,20 +19,19 @@ from distill.codecs.reader import Reader, StudentFileError, varint
 
 OPERATIONS = ("subtract", "divide", "multiply", "add", "clip", "product")
 _OPERATION, _SHARED, _SINGLE = 7, 8, 16
-_MOST_STEPS = 255
+_MAX_STEPS = 255
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step.
+    """One step of preprocessing.
 
     Parameters
     ----------
     operation : {"subtract", "divide", "multiply", "add", "clip", "product"}
     values : ndarray, float64
-        Of shape () or (n_features,): what is subtracted, divided by, and so on. Of a clip: the least and the largest
-        number, shape (2,). Of a product: the matrix by which rows are multiplied, shape (n_features, n_outputs),
-        float32.
+        The operand: of shape () or (n_features,) for an elementwise operation; lower and upper limit, shape (2,), for
+        a clip; the matrix on the right of a product, shape (n_features, n_outputs), float32.
     """
 
     operation: str
@@ -40,15 +39,20 @@ class Step:
 
 
 def encode(n_features: int, steps: Sequence[Step]) -> bytes:
-    """Write steps for rows of `n_features`; numbers are written shorter only where nothing is lost.
+    """Write steps for samples of `n_features`; values become float32 or one value only if that is lossless.
+
+    Raises
+    ------
+    ValueError
+        If there are no steps or more than 255.
 
     Examples
     --------
     >>> encode(64, [Step("multiply", np.full(64, 0.0625))]).hex()
     '40011a0000803d'
     """
-    if not 1 <= len(steps) <= _MOST_STEPS:
-        raise ValueError(f"there must be 1 to {_MOST_STEPS} steps before a network, got {len(steps)}")
+    if not 1 <= len(steps) <= _MAX_STEPS:
+        raise ValueError(f"there must be 1 to {_MAX_STEPS} steps before a network, got {len(steps)}")
     written = bytearray(varint(n_features) + bytes([len(steps)]))
     for step in steps:
         values, flags = np.asarray(step.values), OPERATIONS.index(step.operation)
@@ -66,7 +70,7 @@ def encode(n_features: int, steps: Sequence[Step]) -> bytes:
 
 
 def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[Step, ...]]:
-    """Read what `encode` has written, for a network of `n_inputs`.
+    """Read the steps before a network of `n_inputs`.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[Step, ...]]:
     Raises
     ------
     StudentFileError
-        If the steps are damaged, unknown, or lead to another number of inputs.
+        If the bytes are damaged, a step is unknown, or the last one has another number of outputs than `n_inputs`.
     """
     n_features, n_steps = reader.varint("preprocessing"), reader.byte("preprocessing")
     if not n_features or not n_steps:
@@ -92,7 +96,7 @@ def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[Step, ...]]:
                 raise StudentFileError(f"{reader.where} has a product with impossible flags {flags}")
             n_outputs = reader.varint("preprocessing")
             if not n_outputs:
-                raise StudentFileError(f"{reader.where} has a product that leaves nothing")
+                raise StudentFileError(f"{reader.where} has a product without outputs")
             values = reader.array("<f4", width * n_outputs, "preprocessing").reshape(width, n_outputs)
             width = n_outputs
         else:
@@ -113,8 +117,8 @@ def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[Step, ...]]:
 
 def _check(reader: Reader, operation: str, values: np.ndarray) -> None:
     if not np.isfinite(values).all():
-        raise StudentFileError(f"{reader.where} has numbers that are NaN or infinite")
+        raise StudentFileError(f"{reader.where} has values that are NaN or infinite")
     if operation == "divide" and not np.all(values):
         raise StudentFileError(f"{reader.where} divides by zero")
     if operation == "clip" and values[0] > values[1]:
-        raise StudentFileError(f"{reader.where} clips to {values[0]}..{values[1]}, in which there is nothing")
+        raise StudentFileError(f"{reader.where} clips to the empty range {values[0]}..{values[1]}")

@@ -1,10 +1,11 @@
-"""Weights as positions in lists of random numbers that writer and reader share.
+"""Random code codec: weights are indices into lists of random numbers that writer and reader share.
 
-All weights of a network, in a shuffled order, are cut into blocks. For every block the reader can make 2**bits lists of
-standard normal numbers from nothing; the file says which one to take (Havasi, Peharz and Hernandez-Lobato, "Minimal
-Random Code Learning", arXiv 1810.00440). A scale for every layer makes weights of them. Large layers hold fewer numbers
-than weights: they are shared at random (Chen, Wilson, Tyree, Weinberger and Chen, "Compressing Neural Networks with the
-Hashing Trick", ICML 2015), and where the inputs are a grid, the first layer's are amplitudes of waves.
+All weights of a network, in a shuffled order, are cut into blocks. For every block the reader generates 2**bits
+candidates, lists of standard normal numbers; the file stores the index of one (Havasi, Peharz and Hernandez-Lobato,
+"Minimal Random Code Learning", arXiv 1810.00440). Each layer scales its numbers to weights. Large layers have fewer
+numbers than weights: weights share numbers at random (Chen, Wilson, Tyree, Weinberger and Chen, "Compressing Neural
+Networks with the Hashing Trick", ICML 2015), and where the inputs are a grid, the numbers of the first layer are
+amplitudes of cosine waves.
 
 The payload is: bits per block (one byte); seed, number of blocks, a sharing factor for every layer, and number of axes
 of the grid (varints); if there are axes, their extents and the number of waves (varints); scales of weights and of
@@ -18,34 +19,34 @@ import numpy as np
 
 from distill.codecs import bits, cosine, generator
 from distill.codecs.reader import Reader, StudentFileError, varint
-from distill.codecs.sections import Layer, Section
+from distill.codecs.sections import RANDOM_CODE, Layer, Section
 
-RANDOM_CODE = 20
-LEAST_BITS, MOST_BITS = 4, 24
+MIN_BITS, MAX_BITS = 4, 24
 
 _BLOCKS = 0  # stream of the shuffled order; layer l shares its weights by stream l + 1
-_MOST_SEED = 2**32 - 1
-_MOST_AXES = 8
-_MOST_WORK = 2**28
+_MAX_SEED = 2**32 - 1
+_MAX_AXES = 8
+# Multiplications of the synthesis from waves, which a few bytes can demand
+_MAX_WORK = 2**28
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What number stands where: all that writer and reader must agree upon besides codes and scales.
+    """The positions of the random numbers in a network: all settings that writer and reader share.
 
     Parameters
     ----------
     shapes : tuple of (int, int)
         (n_inputs, n_outputs) of every layer.
     hash_factors : tuple of int
-        How many weights of a layer share a number, at most; 1 for none.
+        Weights per number in each layer, at most; 1 if none are shared.
     bits_per_block : int in [4, 24]
     n_blocks : int
     seed : int in [0, 2**32)
     input_shape : tuple of int
-        Extents of the grid that the inputs are; empty for none.
+        Extents of the grid of inputs; empty if there is none.
     n_frequencies : int
-        With a grid: the first layer's units are sums of so many waves.
+        With a grid: number of waves of which the first layer's weights are sums.
 
     Examples
     --------
@@ -64,13 +65,13 @@ class Layout:
 
     @property
     def shared_shapes(self) -> list[tuple[int, int]]:
-        """Shape of what the numbers of every layer describe: its weights, or the amplitudes of waves."""
+        """Shape of the matrix of every layer that numbers describe: its weights, or amplitudes of waves."""
         n_inputs = self.n_frequencies if self.input_shape else self.shapes[0][0]
         return [(n_inputs, self.shapes[0][1]), *self.shapes[1:]]
 
     @property
     def sizes(self) -> list[int]:
-        """Numbers of every layer's weights and biases: first weights, first biases, second weights, ..."""
+        """Count of numbers of each layer's weights and biases: first weights, first biases, second weights, ..."""
         sizes = []
         for (n_inputs, n_outputs), factor in zip(self.shared_shapes, self.hash_factors):
             sizes += [-(-n_inputs * n_outputs // factor), n_outputs]
@@ -78,23 +79,28 @@ class Layout:
 
     @property
     def n_numbers(self) -> int:
-        """How many random numbers make the network."""
+        """Count of random numbers in the network."""
         return sum(self.sizes)
 
     @property
     def block_size(self) -> int:
-        """Numbers in the first block; later ones may have one less."""
+        """Count of numbers in the first block; later blocks may have one less."""
         return -(-self.n_numbers // self.n_blocks)
 
     def sharing(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return which number each weight of a layer takes and with which sign.
+        """Return index and sign of the number of each weight of a layer.
+
+        Parameters
+        ----------
+        layer : int
+            Index of the layer.
 
         Returns
         -------
         index : ndarray of shape (n_weights,), int64
             Counted from the layer's first number; the weights are in row order.
         sign : ndarray of shape (n_weights,), float32
-            Half of those that share a number have it with a minus: inputs that go together would otherwise add up.
+            Half of the weights that share a number have it with a minus; otherwise correlated inputs would add up.
         """
         n_weights, factor = prod(self.shared_shapes[layer]), self.hash_factors[layer]
         if factor == 1:
@@ -106,18 +112,18 @@ class Layout:
         return index, sign
 
     def places(self) -> np.ndarray:
-        """Return which number stands at each place of each block, shape (n_blocks, block_size); -1 for none."""
+        """Return the index of the number at each place of each block, -1 for none; (n_blocks, block_size), int64."""
         order = np.full(self.n_blocks * self.block_size, -1)
         order[: self.n_numbers] = generator.permutation(self.seed, _BLOCKS, self.n_numbers)
         return order.reshape(self.block_size, self.n_blocks).T
 
     def candidates(self, block: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return lists of numbers from which a block is chosen, shape (stop - start, block_size)."""
+        """Return candidates of a block; ndarray of shape (stop - start, block_size), float32."""
         stop = 1 << self.bits_per_block if stop is None else stop
         return generator.normals(self.seed, block, np.arange(start, stop), self.block_size)
 
     def numbers(self, codes: np.ndarray) -> np.ndarray:
-        """Return the numbers that codes stand for, shape (n_numbers,), float32."""
+        """Return the numbers of the candidates with these codes; ndarray of shape (n_numbers,), float32."""
         chosen = generator.normals(self.seed, np.arange(self.n_blocks), codes, self.block_size)
         numbers = np.empty(self.n_numbers, np.float32)
         numbers[generator.permutation(self.seed, _BLOCKS, self.n_numbers)] = chosen.T.reshape(-1)[: self.n_numbers]
@@ -131,6 +137,10 @@ class Layout:
         numbers : ndarray of shape (n_numbers,), float32
         scales : ndarray of shape (n_layers, 2), float16
             Of weights and of biases.
+
+        Returns
+        -------
+        list of Layer
         """
         parts = iter(np.split(numbers, np.cumsum(self.sizes)[:-1]))
         scales = scales.astype(np.float32)
@@ -144,18 +154,18 @@ class Layout:
         return layers
 
     def check(self) -> None:
-        """Raise ValueError if something is out of range."""
-        if not LEAST_BITS <= self.bits_per_block <= MOST_BITS:
-            raise ValueError(f"bits per block must be in [{LEAST_BITS}, {MOST_BITS}], got {self.bits_per_block}")
-        if not 0 <= self.seed <= _MOST_SEED:
-            raise ValueError(f"seed must be in [0, {_MOST_SEED}], got {self.seed}")
+        """Raise ValueError if a setting is out of range."""
+        if not MIN_BITS <= self.bits_per_block <= MAX_BITS:
+            raise ValueError(f"bits per block must be in [{MIN_BITS}, {MAX_BITS}], got {self.bits_per_block}")
+        if not 0 <= self.seed <= _MAX_SEED:
+            raise ValueError(f"seed must be in [0, {_MAX_SEED}], got {self.seed}")
         if self.input_shape:
             n_inputs, n_outputs = self.shapes[0]
-            if len(self.input_shape) > _MOST_AXES or min(self.input_shape) < 1 or prod(self.input_shape) != n_inputs:
+            if len(self.input_shape) > _MAX_AXES or min(self.input_shape) < 1 or prod(self.input_shape) != n_inputs:
                 raise ValueError(f"a grid of {self.input_shape} does not hold {n_inputs} inputs")
             if not 1 <= self.n_frequencies <= n_inputs:
                 raise ValueError(f"the number of waves must be in [1, {n_inputs}], got {self.n_frequencies}")
-            if cosine.synthesis_work(self.input_shape, self.n_frequencies, n_outputs) > _MOST_WORK:
+            if cosine.synthesis_work(self.input_shape, self.n_frequencies, n_outputs) > _MAX_WORK:
                 raise ValueError(
                     f"{self.n_frequencies} waves on a grid of {self.input_shape} are too much work to decode"
                 )
@@ -175,6 +185,10 @@ def encode(layout: Layout, codes: np.ndarray, scales: np.ndarray) -> Section:
     codes : ndarray of shape (n_blocks,), ints in [0, 2**bits_per_block)
     scales : ndarray of shape (n_layers, 2), float16
 
+    Returns
+    -------
+    Section
+
     Raises
     ------
     ValueError
@@ -186,14 +200,14 @@ def encode(layout: Layout, codes: np.ndarray, scales: np.ndarray) -> Section:
     >>> section = encode(layout, np.array([7, 0, 255, 31]), np.ones((1, 2), np.float16))
     >>> section.payload.hex()
     '0805040100003c003c0700ff1f'
-    >>> decode(Reader(section.payload), [(3, 2)], RANDOM_CODE)[0].weight.shape
+    >>> decode(Reader(section.payload), [(3, 2)])[0].weight.shape
     (3, 2)
     """
     layout.check()
     codes, scales = np.asarray(codes), np.asarray(scales, "<f2")
     if codes.shape != (layout.n_blocks,):
         raise ValueError(f"there must be {layout.n_blocks} codes, one per block, got shape {codes.shape}")
-    if scales.shape != (len(layout.shapes), 2) or not _possible(scales):
+    if scales.shape != (len(layout.shapes), 2) or not _are_scales(scales):
         raise ValueError(f"scales must be two finite numbers >= 0 per layer, got {scales.tolist()}")
     numbers = [layout.seed, layout.n_blocks, *layout.hash_factors, len(layout.input_shape)]
     if layout.input_shape:
@@ -202,19 +216,37 @@ def encode(layout: Layout, codes: np.ndarray, scales: np.ndarray) -> Section:
     return Section(RANDOM_CODE, head + scales.tobytes() + bits.pack(codes, layout.bits_per_block))
 
 
-def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int) -> list[Layer]:
-    """Read all layers."""
+def decode(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
+    """Read all layers; see `distill.codecs.sections`."""
     layout, codes, scales = read(reader, shapes)
     return layout.layers(layout.numbers(codes), scales)
 
 
 def read(reader: Reader, shapes: list[tuple[int, int]]) -> tuple[Layout, np.ndarray, np.ndarray]:
-    """Read layout, codes and scales of all layers, without making the weights."""
+    """Read layout, codes and scales without computing the weights.
+
+    Parameters
+    ----------
+    reader : Reader
+    shapes : list of tuple
+        (n_inputs, n_outputs) of all layers.
+
+    Returns
+    -------
+    layout : Layout
+    codes : ndarray of shape (n_blocks,), uint32
+    scales : ndarray of shape (n_layers, 2), float16
+
+    Raises
+    ------
+    StudentFileError
+        If the bytes are damaged or were not written for these layers.
+    """
     bits_per_block = reader.byte("settings")
-    seed, n_blocks = reader.varint("settings", _MOST_SEED), reader.varint("settings")
+    seed, n_blocks = reader.varint("settings", _MAX_SEED), reader.varint("settings")
     hash_factors = tuple(reader.varint("settings") for _ in shapes)
     input_shape, n_frequencies = (), 0
-    if n_axes := reader.varint("settings", _MOST_AXES):
+    if n_axes := reader.varint("settings", _MAX_AXES):
         input_shape = tuple(reader.varint("settings") for _ in range(n_axes))
         n_frequencies = reader.varint("settings")
     layout = Layout(tuple(shapes), hash_factors, bits_per_block, n_blocks, seed, input_shape, n_frequencies)
@@ -223,11 +255,11 @@ def read(reader: Reader, shapes: list[tuple[int, int]]) -> tuple[Layout, np.ndar
     except ValueError as error:
         raise StudentFileError(f"{reader.where}: {error}") from error
     scales = reader.array("<f2", 2 * len(shapes), "scales").reshape(-1, 2)
-    if not _possible(scales):
+    if not _are_scales(scales):
         raise StudentFileError(f"{reader.where} has scales that are negative or not finite")
     codes = bits.unpack(reader.take(bits.packed_size(n_blocks, bits_per_block), "codes"), bits_per_block, n_blocks)
     return layout, codes, scales
 
 
-def _possible(scales: np.ndarray) -> bool:
+def _are_scales(scales: np.ndarray) -> bool:
     return bool(np.isfinite(scales).all() and not np.signbit(scales).any())

@@ -1,7 +1,7 @@
-"""Reading bytes that nobody vouches for.
+"""Read untrusted bytes.
 
-Every codec reads through a `Reader`: it never gives more than there is, counts what it gave under a name (so that
-reports are exact to the byte), and turns everything unexpected into a `StudentFileError`.
+Every codec reads through a `Reader`, which never reads beyond the end, counts the bytes read under a name (so that
+reports are exact to the byte), and raises `StudentFileError` for anything unexpected.
 """
 
 from collections import Counter
@@ -10,17 +10,17 @@ import numpy as np
 
 
 class StudentFileError(ValueError):
-    """The bytes are no student file that this version can read; the message says what is wrong."""
+    """The bytes are not a student file that this version can read; the message names the reason."""
 
 
 class Reader:
-    """A cursor over bytes that refuses to pass their end.
+    """A cursor over bytes that raises StudentFileError at their end.
 
     Parameters
     ----------
     data : bytes-like
     where : str
-        What the bytes are, for messages.
+        A name of the bytes, for messages.
 
     Attributes
     ----------
@@ -63,13 +63,13 @@ class Reader:
         return self.take(1, part)[0]
 
     def varint(self, part: str, limit: int = 0xFFFFFFFF) -> int:
-        """Return an unsigned integer written as a varint, seven bits a byte, the lowest first."""
+        """Return an unsigned integer of at most `limit`, written as a varint: seven bits per byte, the lowest first."""
         value = shift = 0
         while True:
             byte = self.byte(part)
             value |= (byte & 0x7F) << shift
             if value > limit:
-                raise StudentFileError(f"{self.where}: {part} is larger than {limit}, the most that is possible here")
+                raise StudentFileError(f"{self.where}: {part} is larger than {limit}, the largest possible value")
             if byte < 0x80:
                 break
             shift += 7
@@ -80,18 +80,18 @@ class Reader:
         return value
 
     def array(self, dtype: str, count: int, part: str) -> np.ndarray:
-        """Return `count` numbers of a little-endian dtype such as ``"<f4"``, as a native, writable copy."""
+        """Return `count` values of a little-endian dtype such as ``"<f4"``, as a writable copy in native byte order."""
         kind = np.dtype(dtype)
         return np.frombuffer(self.take(count * kind.itemsize, part), kind).astype(kind.newbyteorder("="))
 
     def finish(self) -> None:
-        """Refuse bytes that nobody has read."""
+        """Raise StudentFileError if there are bytes left."""
         if self.remaining:
             raise StudentFileError(f"{self.where} goes on for {self.remaining} bytes after its end")
 
 
 def varint(value: int) -> bytes:
-    """Write an unsigned integer as a varint: seven bits a byte, the lowest first, the top bit says that more follow.
+    """Write an unsigned integer as a varint: seven bits per byte, the lowest first; the top bit is set if more follow.
 
     Examples
     --------

@@ -1,8 +1,34 @@
-"""What a codec of weights gives back: layers, and whatever else it knows about them."""
+"""The contract of a codec: layers to bytes and back.
+
+A codec is a module of this package that stores the weights and biases of a layer, or of all layers, in one section of a
+student file. It makes no decisions: codewords, codes and scales of a network are chosen by its compressor. A codec has
+
+``encode(...) -> Section``
+    Takes the arrays to be stored and raises ValueError for values that the format cannot hold. It does not round: a
+    layer decoded from the section equals the given one, except that `dense` and `sparse` cast to their float type.
+
+``decode(reader, shapes) -> list[Layer]``
+    Reads one section. `shapes` are the ``(n_inputs, n_outputs)`` of all layers that have no weights yet, at least one;
+    the result has the layers from the first on, one for most codecs and ``len(shapes)`` for a codec that stores a whole
+    network. It reads through the `Reader` alone, under names of parts for the report, all bytes of the section, and
+    raises `StudentFileError` for bytes that `encode` cannot have written. Sizes are checked before memory for them is
+    allocated: a decoder allocates a bounded multiple of the weights that `shapes` describe, which the container has
+    limited, and of the bytes there are. NaN and infinite weights may be returned; the container refuses them.
+
+A new codec needs a number here, a line in `distill.codecs.container.CODECS`, and its bytes described in docs/format.md.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
+
+# Numbers of the codecs in a file; a number is never reused. Those below 16 are sections that hold no weights.
+FLOAT32 = 16
+FLOAT16 = 17
+CODEBOOK = 18
+RANDOM_CODE = 20
+GRID = 22
+SPARSE = 24
 
 
 class Layer(NamedTuple):
@@ -13,7 +39,7 @@ class Layer(NamedTuple):
     weight : ndarray of shape (n_inputs, n_outputs), float32
     bias : ndarray of shape (n_outputs,), float32
     extras : dict of str to ndarray
-        More about this layer, for instance the variances of its weights; empty for most codecs.
+        More arrays of this layer, for instance the variances of its weights; empty for most codecs.
     """
 
     weight: np.ndarray
@@ -22,7 +48,13 @@ class Layer(NamedTuple):
 
 
 class Section(NamedTuple):
-    """The bytes of one layer, or of the whole network, and the number of the codec that reads them."""
+    """The bytes of one layer, or of the whole network, and the number of their codec.
+
+    Parameters
+    ----------
+    codec : int
+    payload : bytes
+    """
 
     codec: int
     payload: bytes

@@ -1,35 +1,33 @@
-"""Pruned weights: which of them there are, entropy-coded, and the values of those.
+"""Sparse codec: a mask of the nonzero weights, entropy-coded, and their values.
 
 The payload of one layer, in this order:
 
 ======== ==============================================================================================
 flags    1: values are 16-bit floats, else 32-bit; 2: not all inputs are used; 4: values are entropy-coded
 used     one bit for each input, packed; with flag 2 only
-mask     for each used input and each neuron whether there is a weight: codes of two kinds, as in the
+mask     for each used input and each neuron 1 if the weight is not zero: codes of two kinds, as in the
          codebook codec
-values   of the weights there are, an input's side by side. Plain; or with flag 4 the last, highest byte of
+values   of the nonzero weights, those of an input side by side. Plain; or with flag 4 the last, highest byte of
          every value entropy-coded, then the other bytes of every value
 biases   as plain values
 ======== ==============================================================================================
 
-Sign and exponent of a float are in its highest byte, and few exponents occur among weights of like size: about half of
-that byte is saved.
+The highest byte of a float holds its sign and exponent, and weights of similar size have few exponents: entropy coding
+saves about half of that byte.
 """
 
 import numpy as np
 
-from distill.codecs import bits, entropy
+from distill.codecs import entropy, masks
 from distill.codecs.codes import decode_codes, encode_codes
 from distill.codecs.reader import Reader, StudentFileError
-from distill.codecs.sections import Layer, Section
+from distill.codecs.sections import SPARSE, Layer, Section
 
-SPARSE = 24
-
-_HALF, _SOME_INPUTS, _CODED_VALUES = 1, 2, 4
+_HALF, _SOME_INPUTS, _CODED_VALUES, _ALL_FLAGS = 1, 2, 4, 7
 
 
 def encode(weight: np.ndarray, bias: np.ndarray, dtype: str = "float16") -> Section:
-    """Write one layer; what is zero, or becomes zero in the type, costs next to nothing.
+    """Write one layer; weights that are zero in the float type cost next to nothing.
 
     Parameters
     ----------
@@ -37,10 +35,14 @@ def encode(weight: np.ndarray, bias: np.ndarray, dtype: str = "float16") -> Sect
     bias : ndarray of shape (n_outputs,)
     dtype : {"float32", "float16"}
 
+    Returns
+    -------
+    Section
+
     Raises
     ------
     ValueError
-        If a number is beyond the range of the type.
+        If a weight is NaN, infinite or beyond the range of the type.
 
     Examples
     --------
@@ -56,26 +58,23 @@ def encode(weight: np.ndarray, bias: np.ndarray, dtype: str = "float16") -> Sect
         raise ValueError(f"a layer has weights that are NaN, infinite or too large for {dtype}; use another type")
     mask = weight != 0
     used = mask.any(axis=1)
-    flags, written = _HALF if kind.itemsize == 2 else 0, b""
-    if not used.all():
-        flags |= _SOME_INPUTS
-        written += bits.pack(used.astype(np.uint8), 1)
+    # This section has no flag for coded inputs, so that their bits are always packed
+    form, written = masks.encode_used(used, entropy_coding=False)
+    flags = (_HALF if kind.itemsize == 2 else 0) | (0 if form == masks.ALL_USED else _SOME_INPUTS)
     written += encode_codes(mask[used].astype(np.uint8), 2, "auto")
     plain, coded = weight[mask].tobytes(), _encode_values(weight[mask])
     flags |= _CODED_VALUES if len(coded) < len(plain) else 0
     return Section(SPARSE, bytes([flags]) + written + min(plain, coded, key=len) + bias.tobytes())
 
 
-def decode(reader: Reader, shapes: list[tuple[int, int]], codec: int = SPARSE) -> list[Layer]:
-    """Read one layer of the first of `shapes`."""
+def decode(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
+    """Read one layer of the first of `shapes`; see `distill.codecs.sections`."""
     n_inputs, n_outputs = shapes[0]
     flags = reader.byte("header")
-    if flags > 7:
+    if flags > _ALL_FLAGS:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")
-    used = np.ones(n_inputs, bool)
-    if flags & _SOME_INPUTS:
-        data = reader.take(bits.packed_size(n_inputs, 1), "mask")
-        used = bits.unpack(data, 1, n_inputs).astype(bool)
+    form = masks.PACKED if flags & _SOME_INPUTS else masks.ALL_USED
+    used = masks.decode_used(reader, n_inputs, form, "mask")
     mask = np.zeros((n_inputs, n_outputs), bool)
     mask[used] = decode_codes(reader, int(used.sum()), n_outputs, 2)
     reader.parts["mask"] += reader.parts.pop("codes")

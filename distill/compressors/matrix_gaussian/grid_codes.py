@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from distill.codecs.grid import MOST_LOW_BITS, GridLayer, nearest_level, power
+from distill.codecs.grid import MAX_LOW_BITS, GridLayer, nearest_level, power
 
 _MOST_COUNTED = 1 << 12
 
@@ -62,7 +62,7 @@ def quantize(
     if coarser is not None:
         levels += coarser[:, None]
     exact = mean / power(levels + step_level)
-    if np.abs(exact).max() >= 1 << (8 + MOST_LOW_BITS):
+    if np.abs(exact).max() >= 1 << (8 + MAX_LOW_BITS):
         raise ValueError("a weight is more steps from zero than a student file holds; use a larger rate_weight")
     step = float(power(np.array(step_level)))
     codes = np.rint(exact).astype(np.int64)
@@ -71,7 +71,7 @@ def quantize(
     used = codes[:-1].any(axis=1)
     rows[:-1][~used] = rows[-1]
     noise = None if noise is None else np.asarray(noise, np.float32)
-    return GridLayer(codes, rows, columns, step_level, used, noise, uniform is False, coarser=coarser)
+    return GridLayer(codes, rows, columns, step_level, used, noise, uniform is False, step_exponents=coarser)
 
 
 def _cheaper_codes(

@@ -182,7 +182,7 @@ def quantize(
             break
         belief = reduce(belief, _whole_units(alive))
     if belief.tails is not None:
-        layers[-1] = replace(layers[-1], tails=np.asarray(belief.tails, np.float32))
+        layers[-1] = replace(layers[-1], degrees_of_freedom=np.asarray(belief.tails, np.float32))
     return belief.network, layers
 
 
@@ -211,7 +211,7 @@ def _rounded_together(
         if rounded:
             matrix = refitted(matrix, given_inputs, sums)
         if uniform is False and not belief.marginal and len(columns) >= _FEWEST_COLUMNS:
-            layer = replace(layer, coarser=freedom(correlations))
+            layer = replace(layer, step_exponents=freedom(correlations))
         rounded.append(round_together(layer, matrix, rows, columns, correlations, rate_weight))
         wanted_inputs = activated(sums, activation)
         matrix = rounded[-1].matrix

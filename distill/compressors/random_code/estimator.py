@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_scalar
 
 from distill.codecs import container
 from distill.codecs import random_code as codec
-from distill.codecs.random_code import LEAST_BITS, MOST_BITS, Layout
+from distill.codecs.random_code import MAX_BITS, MIN_BITS, Layout
 from distill.compressors.base import Compressed, Compressor
 from distill.compressors.random_code.learner import REPORTS_PER_PART, Learner, LearnerSettings
 from distill.compressors.random_code.refinement import Rows, SharedNetwork
@@ -202,7 +202,7 @@ class RandomCodeCompressor(Compressor):
         check_scalar(self.max_bytes, "max_bytes", Integral, min_val=1)
         if self.bits_per_weight is not None:
             check_scalar(self.bits_per_weight, "bits_per_weight", Real, min_val=0, include_boundaries="neither")
-        check_scalar(self.bits_per_block, "bits_per_block", Integral, min_val=LEAST_BITS, max_val=MOST_BITS)
+        check_scalar(self.bits_per_block, "bits_per_block", Integral, min_val=MIN_BITS, max_val=MAX_BITS)
         for size in self.hidden_layer_sizes or ():
             check_scalar(size, "hidden_layer_sizes", Integral, min_val=1)
         for extent in self.input_shape or ():
