@@ -1,0 +1,260 @@
+"""The contracts of the rooms, checked on the import statements.
+
+A room is a set of modules with one purpose. `ROOMS` lists them from the ground floor up, with the modules of the
+project and the external packages that each may import; the standard library is open to all. Imports inside functions
+and under `TYPE_CHECKING` count. A module belongs to the room with the longest matching prefix; `*` matches one name,
+so that each paper's folder is a room with the same contract; the file `__init__.py` of a package is the module
+`package.__init__`.
+"""
+
+import ast
+import sys
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("distill", "mbn")
+
+
+class Room(NamedTuple):
+    floor: int
+    modules: str  # prefixes; the first is the name of the room
+    may_import: str = ""  # prefixes of modules on lower floors
+    packages: str = ""  # external ones
+
+
+# What everything above the runtime may use.
+SHIPPED = "distill.network distill.codecs distill.runtime"
+TAUGHT = f"{SHIPPED} distill.teachers distill.training distill.base"
+
+ROOMS = [
+    Room(0, "distill.network", "", "numpy"),
+    Room(0, "distill.utils", "", "numpy scipy sklearn joblib filelock"),
+    Room(1, "distill.codecs", "distill.network", "numpy"),
+    Room(2, "distill.runtime", "distill.network distill.codecs", "numpy"),
+    Room(3, "distill.__main__", "distill.runtime", "numpy"),
+    Room(3, "distill.teachers", "distill.network", "numpy scipy sklearn"),
+    Room(
+        4, "distill.training", "distill.network distill.teachers distill.runtime.forward", "numpy scipy torch sklearn"
+    ),
+    Room(5, "distill.base", f"{SHIPPED} distill.teachers", "numpy scipy sklearn"),
+    Room(6, "distill.distiller", f"{TAUGHT} distill.utils", "numpy scipy torch sklearn joblib"),
+    Room(6, "distill.pipeline", "distill.codecs distill.base", "numpy sklearn"),
+    Room(7, "distill.onnx", f"{SHIPPED} distill.pipeline", "numpy sklearn onnx"),
+    Room(
+        7,
+        "distill.compressors.base distill.compressors.answers distill.compressors.pruning",
+        f"{TAUGHT} distill.distiller distill.utils",
+        "numpy scipy torch sklearn threadpoolctl",
+    ),
+    # One paper, one folder: folders do not import each other.
+    Room(
+        8,
+        "distill.compressors.*",
+        f"{TAUGHT} distill.utils distill.compressors.base distill.compressors.answers distill.compressors.pruning",
+        "numpy scipy torch numba sklearn joblib",
+    ),
+    # The registry names classes by strings and imports none.
+    Room(9, "distill.compressors.__init__"),
+    Room(
+        10,
+        "distill.model_selection",
+        f"{TAUGHT} distill.distiller distill.pipeline distill.utils distill.compressors",
+        "numpy sklearn joblib",
+    ),
+    Room(11, "distill.plotting", "distill.codecs distill.base distill.model_selection", "numpy sklearn matplotlib"),
+    Room(12, "distill.__init__", "distill"),
+    Room(0, "mbn.parallel", "", "numpy scipy joblib threadpoolctl"),
+    Room(0, "mbn.schedule", "", "numpy"),
+    Room(0, "mbn.neighbors", "", "numpy scipy numba"),
+    Room(1, "mbn.rows", "mbn.parallel mbn.neighbors", "numpy scipy sklearn"),
+    Room(2, "mbn.checkpoint", "mbn.parallel mbn.rows", "numpy scipy"),
+    Room(2, "mbn.tree", "mbn.neighbors", "numpy scipy numba"),
+    Room(2, "mbn.bottom", "mbn.neighbors", "numpy scipy numba"),
+    Room(2, "mbn.upper", "", "numpy numba"),
+    Room(2, "mbn.output", "mbn.parallel", "numpy scipy numba sklearn threadpoolctl"),
+    Room(3, "mbn.accelerator", "mbn.bottom mbn.neighbors", "numpy torch"),
+    Room(
+        4,
+        "mbn.layers",
+        "mbn.parallel mbn.schedule mbn.neighbors mbn.tree mbn.bottom mbn.upper mbn.output mbn.accelerator",
+        "numpy scipy sklearn",
+    ),
+    Room(
+        5,
+        "mbn.network",
+        "mbn.parallel mbn.schedule mbn.rows mbn.checkpoint mbn.output mbn.accelerator mbn.layers",
+        "numpy sklearn",
+    ),
+    Room(6, "mbn.__init__", "mbn"),
+]
+
+# Private names of other modules that are still used, by file. Names may only be removed, and the count with them.
+MOST_KNOWN = 45
+KNOWN_PRIVATE = {
+    "benchmarks/random_code.py": "_rows",
+    "benchmarks/scale.py": "_EXACT_OPERATIONS",
+    "tests/test_codecs.py": "_mix _GOLDEN",
+    "tests/test_dask.py": "_EXACT_OPERATIONS _match_lines _LARGE_BYTES",
+    "tests/test_mbn.py": (
+        "_TRANSFORM_ROWS _TRANSFORM_LEAST_ROWS _LEAST_ROWS _MOST_ROWS _LISTED_VALUES _DIRECT_ROWS _QUERY_ROWS "
+        "_REFERENCE_ROWS _COMPARED_ROWS _RANKED_LENGTH _LISTED_CENTROIDS _DENSE_CENTROIDS _LEFT_BYTES _BLOCK "
+        "_DIRECT_OPERATIONS _tasks"
+    ),
+    "tests/test_mean_kl.py": "_SERIES",
+    "tests/test_out_of_core.py": "_READ_VALUES",
+    "tests/test_parallel.py": "_PAUSE_SECONDS _PATIENCE_SECONDS",
+    "tests/test_random_code_codec.py": "_CHUNK_VALUES",
+    "tests/test_random_code_compressor.py": "_economy _SECONDS_BETWEEN_CHECKPOINTS _code_block",
+    "tests/test_random_code_solver.py": "_SECONDS_BETWEEN_CHECKPOINTS",
+    "tests/test_runtime.py": "_in_parts _slopes _largest_distance _jump",
+    "tests/test_student_file.py": "_n_lanes",
+    "tests/test_tree.py": "_LEAF_ROWS _PROBED _NEARBY _EXACT_OPERATIONS _MOST_ROWS _LEAST_ROWS _INDEX_BYTES _smallest",
+}
+
+
+def sources(root: Path, *folders: str) -> dict[str, Path]:
+    """Return the modules in `folders` by dotted name, `package.__init__` for a package's own file."""
+    paths = sorted(path for folder in folders for path in (root / folder).rglob("*.py"))
+    return {".".join(path.relative_to(root).with_suffix("").parts): path for path in paths}
+
+
+def imports(module: str, tree: ast.AST, known: Collection[str]) -> Iterator[tuple[int, str, str]]:
+    """Yield line, imported module and imported name ("" for a whole module) of every import in `tree`."""
+
+    def full(name: str) -> str:
+        return f"{name}.__init__" if f"{name}.__init__" in known else name
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, full(alias.name), "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = [*(module.split(".")[: -node.level] if node.level else []), *filter(None, [node.module])]
+            for alias in node.names:
+                whole = full(".".join([*parts, alias.name]))
+                yield (node.lineno, whole, "") if whole in known else (node.lineno, full(".".join(parts)), alias.name)
+
+
+def private_uses(tree: ast.AST, ours: Collection[str]) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each private name taken from a module of ours: imported, or as an attribute."""
+    bound = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            package = getattr(node, "module", None) or ""
+            for alias in node.names:
+                if getattr(node, "level", 0) or (package or alias.name).split(".")[0] in ours:
+                    bound.add((alias.asname or alias.name).split(".")[0])
+                    yield from ((node.lineno, part) for part in alias.name.split(".") if is_private(part))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            value = node.value
+            while isinstance(value, ast.Attribute):
+                value = value.value
+            if isinstance(value, ast.Name) and value.id in bound:
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.Call) and len(node.args) > 1:  # monkeypatch.setattr(module, "_name", ...)
+            owner, name = node.args[:2]
+            if isinstance(owner, ast.Name) and owner.id in bound and is_private(getattr(name, "value", None)):
+                yield node.lineno, name.value
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+
+
+def matches(prefix: str, module: str) -> bool:
+    names, parts = prefix.split("."), module.split(".")
+    return len(parts) >= len(names) and all(name in ("*", part) for name, part in zip(names, parts))
+
+
+def find_room(module: str) -> tuple[Room, str] | None:
+    """Return the room of `module` and its name, in which a `*` is replaced by what it matches."""
+    found = [(p.count("."), "*" not in p, room) for room in ROOMS for p in room.modules.split() if matches(p, module)]
+    if not found:
+        return None
+    dots, literal, room = max(found, key=lambda entry: entry[:2])
+    return room, room.modules.split()[0] if literal else ".".join(module.split(".")[: dots + 1])
+
+
+def broken_rule(module: str, target: str) -> str | None:
+    """Return the rule that `module` breaks when it imports `target`, None where it breaks none."""
+    room, name = find_room(module)
+    if target.split(".")[0] not in PACKAGES:
+        allowed = {*sys.stdlib_module_names, *room.packages.split()}
+        return None if target.split(".")[0] in allowed else f"external package, not allowed in {name}"
+    other, other_name = find_room(target) or (room, "no room")
+    if other_name == name or any(matches(prefix, target) for prefix in room.may_import.split()):
+        return None
+    relation = (
+        "not in the contract" if other.floor < room.floor else "sideways" if other.floor == room.floor else "upward"
+    )
+    return f"{relation}, {name} (floor {room.floor}) to {other_name} (floor {other.floor})"
+
+
+MODULES = sources(ROOT, *PACKAGES)
+TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in MODULES.items()}
+
+
+def test_every_module_has_a_room():
+    assert not [module for module in MODULES if find_room(module) is None], "modules in no room of ROOMS"
+
+
+def test_table_of_rooms_is_consistent():
+    prefixes = [prefix for room in ROOMS for prefix in room.modules.split()]
+    assert sorted(set(prefixes)) == sorted(prefixes), "a prefix stands in two rooms"
+    for room in ROOMS:
+        for prefix in [*room.modules.split(), *room.may_import.split()]:
+            assert any(matches(prefix, module) for module in MODULES), f"{room.modules}: no module matches {prefix!r}"
+        for module in MODULES:
+            if find_room(module) and any(matches(prefix, module) for prefix in room.may_import.split()):
+                other, _ = find_room(module)
+                assert other is room or other.floor < room.floor, f"{room.modules} may import {module}, not below it"
+
+
+def test_imports_keep_to_the_contracts():
+    broken = [
+        f"{MODULES[module].relative_to(ROOT)}:{line}: imports {target}: {rule}"
+        for module, tree in TREES.items()
+        if find_room(module)
+        for line, target, _ in imports(module, tree, MODULES)
+        if (rule := broken_rule(module, target))
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_no_import_cycle():
+    graph = {
+        module: {target for _, target, _ in imports(module, tree, MODULES) if target in MODULES and target != module}
+        for module, tree in TREES.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError("import cycle: " + " <- ".join(error.args[1])) from None
+
+
+def test_no_private_name_of_another_module_is_used():
+    scripts = sources(ROOT, "benchmarks", "examples", "tests")
+    files = MODULES | scripts
+    ours = {*PACKAGES, *(path.stem for path in scripts.values())}
+    used = {}
+    for path in files.values():
+        for line, name in private_uses(ast.parse(path.read_text("utf-8")), ours):
+            used.setdefault(str(path.relative_to(ROOT)), {}).setdefault(name, line)
+    new = [
+        f"{file}:{line}: {name} is private to another module"
+        for file, names in used.items()
+        for name, line in names.items()
+        if name not in KNOWN_PRIVATE.get(file, "").split()
+    ]
+    gone = [
+        f"{file}: {name}"
+        for file, names in KNOWN_PRIVATE.items()
+        for name in names.split()
+        if name not in used.get(file, ())
+    ]
+    assert not new, "\n".join(new)
+    assert not gone, "no longer used, remove from KNOWN_PRIVATE: " + ", ".join(gone)
+    assert sum(len(names.split()) for names in KNOWN_PRIVATE.values()) <= MOST_KNOWN
