@@ -77,6 +77,7 @@ def read(data):
         "offset": None,
         "scale": None,
         "layers": [],
+        "variances": [],
         "steps": [],
     }
     n_layers = file.varint()
@@ -103,7 +104,9 @@ def read(data):
             if kind == 20:
                 network["layers"] += read_random_code(section, list(itertools.pairwise(sizes)))
             else:
-                network["layers"].append(LAYERS[kind](section, sizes[index], sizes[index + 1]))
+                weights, biases, *variances = LAYERS[kind](section, sizes[index], sizes[index + 1])
+                network["layers"].append((weights, biases))
+                network["variances"] += variances
         assert section.at == len(section.data)
     assert len(network["layers"]) == n_layers
     return network
@@ -231,14 +234,15 @@ def read_sparse(section, n_inputs, n_outputs):
 
 def read_grid(section, n_inputs, n_outputs):
     flags = section.byte()
-    step = struct.unpack("<b", section.take(1))[0]
+    factor = struct.unpack("<b", section.take(1))[0]
     used = [1] * n_inputs
     if flags & 1:
         used = read_symbols(section, n_inputs, 2) if flags & 2 else section.packed(1, n_inputs)
     columns = read_levels(section, n_outputs)
     rows = read_levels(section, sum(used) + 1)
-    levels = [[row + column for column in columns] for row in rows]
-    inner = [level for row in levels[:-1] for level in row]
+    coarser = read_levels(section, len(rows)) if flags & 32 else [0] * len(rows)
+    steps = [[row + more + column for column in columns] for row, more in zip(rows, coarser)]
+    inner = [level for row in steps[:-1] for level in row]
     n_classes = section.byte()
     codes = [0] * len(inner)
     lowest, width = min(inner, default=0), max(inner, default=0) - min(inner, default=0) + 1
@@ -247,14 +251,17 @@ def read_grid(section, n_inputs, n_outputs):
         for place, code in zip(places, read_whole_numbers(section, len(places))):
             codes[place] = code
     codes += read_whole_numbers(section, n_outputs)
-    flat = [level for row in levels for level in row]
-    values = iter([code * 2 ** ((level + step) / 4) for code, level in zip(codes, flat)])
+    flat = [level for row in steps for level in row]
+    values = iter([code * 2 ** ((level + factor) / 4) for code, level in zip(codes, flat)])
     matrix = [[next(values) if is_used else 0.0 for _ in range(n_outputs)] for is_used in [*used, 1]]
-    if flags & 4:
-        section.numbers("f4", n_outputs)
-    if flags & 16:
-        section.numbers("f4", n_outputs)
-    return matrix[:-1], matrix[-1]
+    noise = section.numbers("f4", n_outputs) if flags & 4 else None
+    degrees = section.numbers("f4", n_outputs) if flags & 16 else None
+    variances = {"noise": noise, "degrees": degrees, "rows": None, "columns": None}
+    if flags & 8:
+        stored = iter(rows)
+        variances["rows"] = [2 ** (next(stored) / 2) if is_used else 0.0 for is_used in [*used, 1]]
+        variances["columns"] = [2 ** (level / 2) for level in columns]
+    return matrix[:-1], matrix[-1], variances
 
 
 def read_levels(section, count):
@@ -387,20 +394,52 @@ def read_message(section, precision, tables, contexts):
     return symbols
 
 
-def sums(network, row):
-    """Return the last layer's sums of one row, in double precision."""
+def scaled(network, row):
+    """Return one row as it enters the first layer."""
     for step in network["steps"]:
         row = take_step(*step, row)
     if network["offset"]:
         row = [x - offset for x, offset in zip(row, network["offset"])]
     if network["scale"]:
         row = [x * scale for x, scale in zip(row, network["scale"])]
+    return row
+
+
+def sums(network, row):
+    """Return the outputs of the last layer for one row, in double precision."""
+    row = scaled(network, row)
     activation = ACTIVATIONS[network["activation"]]
     for index, (weights, biases) in enumerate(network["layers"]):
         row = [sum(x * weight[output] for x, weight in zip(row, weights)) + bias for output, bias in enumerate(biases)]
         if index < len(network["layers"]) - 1:
             row = [activation(x) for x in row]
     return row
+
+
+def standard_deviations(network, row):
+    """Return the standard deviations of the outputs for one row, the noise included."""
+    mean = scaled(network, row)
+    variance = [0.0] * len(mean)
+    for index, ((weights, biases), known) in enumerate(zip(network["layers"], network["variances"])):
+        if index:
+            moments = [activation_moments(network["activation"], m, s) for m, s in zip(mean, variance)]
+            mean, variance = zip(*moments)
+        *rows, of_bias = known["rows"]
+        by_weights = of_bias + sum((m * m + s) * u for m, s, u in zip(mean, variance, rows))
+        columns = list(enumerate(known["columns"]))
+        spread = [by_weights * v + sum(s * w[o] ** 2 for s, w in zip(variance, weights)) for o, v in columns]
+        mean = [sum(m * w[o] for m, w in zip(mean, weights)) + biases[o] for o, _ in columns]
+        variance = spread
+    return [math.sqrt(s + noise) for s, noise in zip(variance, known["noise"] or [0.0] * len(variance))]
+
+
+def activation_moments(activation, mean, variance):
+    """Return mean and variance of an activation of a normal number, by the trapezoidal rule over ten deviations."""
+    points = [index / 100 for index in range(-1000, 1001)]
+    values = [ACTIVATIONS[activation](mean + math.sqrt(variance) * point) for point in points]
+    density = [math.exp(-(point**2) / 2) / math.sqrt(2 * math.pi) / 100 for point in points]
+    first = sum(value * weight for value, weight in zip(values, density))
+    return first, sum((value - first) ** 2 * weight for value, weight in zip(values, density))
 
 
 def probabilities(network, row):

@@ -1,6 +1,5 @@
 """The student file: what is written comes back, old files stay readable, and no bytes do harm."""
 
-import json
 import math
 import os
 import signal
@@ -22,10 +21,6 @@ import distill
 from distill.codecs import container, dense, entropy
 from distill.codecs.container import StudentFileError
 from distill.runtime import Student, load
-from distill.runtime.moments import sample_outputs
-
-GOLDEN = Path(__file__).parent / "golden"
-EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
 
 
 def labelled(sizes=(6, 5, 4, 3), **more):
@@ -152,49 +147,6 @@ def test_sections_must_cover_the_layers():
         container.pack(network, [*sections[:2], container.Section(99, b"")])
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_golden_files_of_version_1_answer_as_ever(name):
-    data, known = (GOLDEN / f"{name}.student").read_bytes(), EXPECTED[name]
-    student = load(data)
-    rows, sums = np.array(known["rows"]), np.array(known["sums"])
-    tolerance = {"rtol": 2e-6, "atol": 2e-5}
-    np.testing.assert_allclose(student.raw_outputs(rows), sums, **tolerance)
-    if "labels" in known:
-        assert student.predict(rows).tolist() == known["labels"]
-    if "probabilities" in known:
-        np.testing.assert_allclose(student.predict_proba(rows), known["probabilities"], **tolerance)
-    if student.network.classes is None or student.network.target == "decision_function":
-        answer = getattr(student, student.network.target)(rows)
-        assert answer.shape == ((6,) if student.network.squeeze else sums.shape)
-        np.testing.assert_allclose(answer, sums.reshape(answer.shape), **tolerance)
-    if not name.endswith(("codebook", "grid", "steps")):
-        assert container.encode(student.network, name.split("-")[-1]) == data
-
-
-def test_golden_variances_give_the_deviations_they_gave():
-    student = load(GOLDEN / "regressor-grid.student")
-    rows = np.array(EXPECTED["regressor-grid"]["rows"])
-    deviations = student.predict(rows, return_std=True)[1]
-    draws = sample_outputs(
-        student.network,
-        *([extras[name] for extras in student.extras] for name in ("row_variance", "column_variance")),
-        rows,
-        4000,
-        np.random.default_rng(0),
-    )
-    # Beyond one hidden layer moments are an approximation
-    expected = np.sqrt(draws.var(axis=0) + [0.25, 0.5])
-    np.testing.assert_allclose(deviations, expected, rtol=0.1)
-
-
-def test_golden_files_are_complete():
-    assert sorted(path.stem for path in GOLDEN.glob("*.student")) == sorted(EXPECTED)
-    networks = [load(path).network for path in GOLDEN.glob("*.student")]
-    assert {network.target for network in networks} == set(distill.network.TARGETS)
-    assert {network.activation for network in networks} == set(distill.network.ACTIVATIONS)
-    assert {network.output for network in networks} == set(distill.network.OUTPUTS)
-
-
 def test_the_documentation_suffices_to_write_a_reader():
     """`independent_reader` was written from docs/format.md and shares nothing with the package."""
     random = np.random.default_rng(0)
@@ -254,8 +206,8 @@ def test_every_cut_and_every_extension_is_noticed():
         (b"\x93NUMPY\1\0", "does not begin with"),
         (b"MBNS\2rest", "format version 2, this version of distill reads 1"),
         (b"MBNS\1", "damaged or cut"),
-        (with_checksum(b"MBNS\1\4\1\2\2"), "activation number 4"),
-        (with_checksum(b"MBNS\1\x60\1\2\2"), "output number 3"),
+        (with_checksum(b"MBNS\1\4\1\2\2"), "activation number 4, which this version of distill cannot read"),
+        (with_checksum(b"MBNS\1\x60\1\2\2"), "output number 3, which this version of distill cannot read"),
         (with_checksum(b"MBNS\1\0\0\2"), "empty network"),
         (with_checksum(b"MBNS\1\0\1\2\0"), "empty network"),
         (with_checksum(b"MBNS\1\0\xff\xff\3\2\2"), "larger than 255"),

@@ -1,20 +1,27 @@
 """Write the golden student files that are not there yet; never touch one that is.
 
-Each is a network whose weights are simple fractions, so that all codings keep them, with what it answers for a few
-rows: computed in double precision by the plain reader in `tests/independent_reader.py`.
+Each is a network with its outputs for a few rows, computed in double precision by the plain reader in
+`tests/independent_reader.py`. Weights are simple fractions, so that all codings keep them, unless random codes make
+them. Files of sections 20, 22 and 24 cover every flag and combination of flags, and come with a digest of the decoded
+arrays. Files in `future/` are of format versions and sections that do not exist yet.
 
     python tests/golden/write.py
 """
 
+import hashlib
 import json
 import sys
-from itertools import pairwise
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 
-from distill.codecs import codebook, container, grid
+from distill.codecs import codebook, container, grid, random_code, sparse
 from distill.codecs.preprocessing import Step
+from distill.codecs.random_code import Layout
+from distill.codecs.sections import Layer, Section
 from distill.network import Network
 
 FOLDER = Path(__file__).parent
@@ -70,6 +77,46 @@ NETWORKS = {
     "regressor-grid": ((8, 12, 5, 2), "relu", "predict", "identity", {"offset": np.float32(0.5)}),
 }
 
+RANDOM_CODES = {
+    "random-plain": (Layout(((12, 6), (6, 4)), (1, 1), 8, 9, seed=5), "relu", "predict", "softmax", np.arange(4)),
+    "random-shared": (
+        Layout(((20, 9), (9, 3)), (6, 2), 12, 21, seed=3),
+        "tanh",
+        "predict_proba",
+        "logistic",
+        STRINGS,
+    ),
+    "random-grid": (
+        Layout(((30, 7), (7, 3)), (1, 1), 5, 9, seed=2**32 - 1, input_shape=(5, 6), n_frequencies=8),
+        "relu",
+        "transform",
+        "identity",
+        None,
+    ),
+    "random-shared-grid": (
+        Layout(((24, 8), (8, 1)), (3, 1), 10, 40, seed=1, input_shape=(2, 3, 4), n_frequencies=20),
+        "logistic",
+        "predict",
+        "identity",
+        None,
+    ),
+    "random-one-weight": (Layout(((1, 1),), (1,), 24, 2), "relu", "predict", "identity", None),
+    # All weights of a layer share a number, each block is a single number
+    "random-one-number": (Layout(((6, 5), (5, 2)), (30, 10), 4, 9, seed=300), "relu", "predict", "identity", None),
+}
+
+GRIDS = {
+    f"grid-{noise}-{scales}-{steps}": (noise, scales == "posterior", steps == "coarser")
+    for noise, scales, steps in product(("exact", "normal", "student"), ("posterior", "steps"), ("even", "coarser"))
+}
+
+PRUNED = {
+    "pruned-float16": ("float16", (16, 12, 14, 16, 3)),
+    "pruned-float32": ("float32", (9, 5, 14, 16, 3)),
+    "pruned-contexts": ("float16", (130, 40, 2)),
+    "pruned-empty": ("float16", (5, 4, 3)),
+}
+
 
 def fractions(count: int, denominator: int, seed: int) -> np.ndarray:
     """Return multiples of 1/denominator between -1 and 1 in an order that looks random."""
@@ -78,7 +125,11 @@ def fractions(count: int, denominator: int, seed: int) -> np.ndarray:
 
 
 def build(name: str) -> tuple[bytes, np.ndarray]:
-    """Return the bytes of a golden file and rows to ask it about."""
+    """Return the bytes of a golden file and rows for which it is evaluated."""
+    if name not in NETWORKS:
+        network, sections = build_coded(name)
+        n_features = network.layer_sizes[0]
+        return container.pack(network, sections), 2 * fractions(3 * n_features, 4, 99).reshape(3, n_features)
     sizes, activation, target, output, more = NETWORKS[name]
     weights, biases = [], []
     for index, (n_inputs, n_outputs) in enumerate(pairwise(sizes)):
@@ -142,11 +193,104 @@ def codebook_layer(weight: np.ndarray, bias: np.ndarray, index: int) -> codebook
     return codebook.CodebookLayer(codes[used], codebooks, scales, groups, bias, used)
 
 
+def build_coded(name: str) -> tuple[Network, list[Section]]:
+    """Return a network and its sections of weights, of random codes, on a grid or pruned."""
+    if name in RANDOM_CODES:
+        layout, activation, target, output, classes = RANDOM_CODES[name]
+        codes = np.arange(layout.n_blocks) * 2654435761 % (1 << layout.bits_per_block)
+        scales = (np.arange(2 * len(layout.shapes)) * 3 % 4).reshape(-1, 2)[::-1].astype(np.float16) / 4
+        layers = layout.layers(layout.numbers(codes), scales)
+        sections = [random_code.encode(layout, codes, scales)]
+        squeeze = target == "predict" and layers[-1].bias.size == 1
+        return network_of(layers, activation, target, output, classes=classes, squeeze=squeeze), sections
+    if name in GRIDS:
+        activation = ("relu", "identity", "tanh", "logistic")[list(GRIDS).index(name) % 4]
+        coded = [
+            grid_combination(n_inputs, n_outputs, index, *GRIDS[name])
+            for index, (n_inputs, n_outputs) in enumerate(pairwise((80, 6, 5, 2)))
+        ]
+        return network_of([layer.layer for layer in coded], activation, "predict", "identity"), list(
+            map(grid.encode, coded)
+        )
+    dtype, sizes = PRUNED[name]
+    layers = [pruned_layer(*shape, index, name) for index, shape in enumerate(pairwise(sizes))]
+    return network_of(layers, "relu", "transform", "identity"), [
+        sparse.encode(layer.weight, layer.bias, dtype) for layer in layers
+    ]
+
+
+def network_of(layers: Sequence[Layer], activation: str, target: str, output: str, **more) -> Network:
+    weights, biases = tuple(layer.weight for layer in layers), tuple(layer.bias for layer in layers)
+    return Network(weights, biases, activation, target, output, **more)
+
+
+def grid_combination(
+    n_inputs: int, n_outputs: int, index: int, noise: str, has_variances: bool, has_coarser: bool
+) -> grid.GridLayer:
+    """Return a layer on a grid; which inputs are used is entropy-coded in the first, packed in the second."""
+    scale, period, step = ((1.5, 29, 2), (300, 4, -28), (4, n_inputs, 3))[index]
+    codes = np.rint(scale * fractions((n_inputs + 1) * n_outputs, 64, 30 + index)).astype(np.int64)
+    codes = codes.reshape(n_inputs + 1, n_outputs)
+    used = np.arange(n_inputs) % period != 3 if index < 2 else np.ones(n_inputs, bool)
+    stored = np.append(used, True)
+    rows, columns = -14 + np.arange(n_inputs + 1) * 5 % 9, np.arange(n_outputs) * 3 % 7
+    codes[~stored], rows[~stored] = 0, rows[-1]
+    coarser = np.where(stored, np.arange(n_inputs + 1) * 2 % 5 - 1, 0) if has_coarser else None
+    variance = None if noise == "exact" else np.arange(1, n_outputs + 1, dtype=np.float32) / 4
+    degrees = np.arange(3, n_outputs + 3, dtype=np.float32) if noise == "student" else None
+    return grid.GridLayer(codes, rows, columns, step, used, variance, has_variances, degrees, coarser)
+
+
+def pruned_layer(n_inputs: int, n_outputs: int, index: int, name: str) -> Layer:
+    """Return a layer with few weights; every second one lacks inputs, later ones have values of like size."""
+    weight = fractions(n_inputs * n_outputs, 64, 40 + index).reshape(n_inputs, n_outputs)
+    place = np.arange(n_inputs * n_outputs).reshape(n_inputs, n_outputs) * 7919 % 101
+    if name == "pruned-contexts":
+        kept = place < np.where(np.arange(n_inputs) % 13 == 0, 90, 0)[:, None]
+        kept[:, 0] = True
+    elif name == "pruned-empty":
+        kept = np.full(weight.shape, index > 0)
+    else:
+        kept = place < (5 if index < 2 else 55)
+        kept[:, 0] = True
+        if index % 2:
+            kept[1::5] = False
+    if index > 1 or name == "pruned-contexts":
+        weight = np.copysign(0.5 + np.abs(weight) / 4, weight)
+    return Layer(np.where(kept & (weight != 0), weight, 0).astype(np.float32), fractions(n_outputs, 8, 60 + index))
+
+
+def digest(data: bytes) -> str:
+    """Return a digest of all arrays in a file as little-endian float32: weights, biases, variances."""
+    contents, found = container.decode(data), hashlib.sha256()
+    for weight, bias, extras in zip(contents.network.weights, contents.network.biases, contents.extras):
+        for array in (weight, bias, *(extras[name] for name in sorted(extras))):
+            found.update(np.ascontiguousarray(array, "<f4").tobytes())
+    return found.hexdigest()
+
+
+def build_future(name: str) -> bytes:
+    """Return a sound file of version 2, or one of version 1 with a section of a kind that version 1 does not define."""
+    network = Network((np.eye(3, 2, dtype=np.float32),), (np.zeros(2, np.float32),))
+    header, [(kind, payload)] = container.split(container.encode(network))
+    if name == "version-2":
+        header = header[:4] + b"\2" + header[5:]
+        sections = []
+    else:
+        sections = [(int(name.split("-")[-1]), b"new")]
+    data = header + b"".join(bytes([kind, len(payload)]) + payload for kind, payload in [*sections, (kind, payload)])
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
 def main() -> None:
     """Write what is missing."""
+    for name in ("version-2", "section-9", "section-99"):
+        file = FOLDER / "future" / f"{name}.student"
+        if not file.exists():
+            file.write_bytes(build_future(name))
     expected = FOLDER / "expected.json"
     known = json.loads(expected.read_text()) if expected.exists() else {}
-    for name in NETWORKS:
+    for name in (*NETWORKS, *RANDOM_CODES, *GRIDS, *PRUNED):
         file = FOLDER / f"{name}.student"
         if file.exists():
             continue
@@ -157,6 +301,10 @@ def main() -> None:
             known[name]["labels"] = [independent_reader.label(network, row) for row in rows.tolist()]
         if network["output"] != "identity":
             known[name]["probabilities"] = [independent_reader.probabilities(network, row) for row in rows.tolist()]
+        if name not in NETWORKS:
+            known[name]["digest"] = digest(data)
+        if network["variances"] and all(variances["rows"] for variances in network["variances"]):
+            known[name]["deviations"] = [independent_reader.standard_deviations(network, row) for row in rows.tolist()]
         file.write_bytes(data)
         print(f"{file.name}: {len(data)} bytes")
     lines = [f"{json.dumps(name)}: {json.dumps(known[name])}" for name in sorted(known)]
