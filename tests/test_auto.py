@@ -16,8 +16,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPRegressor
 
 from distill import AutoCompressor, Distiller, load
+from distill.compressors import COMPRESSORS
 from distill.model_selection import pareto_front
-from distill.model_selection.auto import METHODS, narrower
+from distill.model_selection.search import narrower
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 X_ALL, X_NEW, y_all, _ = train_test_split(DIGITS, LABELS, random_state=0)
@@ -136,7 +137,7 @@ def test_a_teacher_that_knows_only_its_own_rows():
 def test_every_method_takes_part(student):
     frozen = FrozenEstimator(student)
     auto = AutoCompressor(frozen, max_bytes=450, effort=0.01, random_state=0, refit=False).fit(X[:200])
-    assert {parameters["method"] for parameters in auto.search_results_["params"]} == set(METHODS)
+    assert {parameters["method"] for parameters in auto.search_results_["params"]} == set(COMPRESSORS)
     assert not any(auto.search_results_["error"])
 
 

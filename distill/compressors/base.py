@@ -106,7 +106,18 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
     A subclass has the parameters `estimator`, `n_calibration`, `validation_fraction`, `memory`, `random_state` and
     `verbose` besides its own, and implements `_compress`. It may implement `_check_parameters` (demands that concern
     several parameters), `_n_steps` (for progress) and `for_budget` (for `distill.AutoCompressor`).
+
+    Attributes
+    ----------
+    narrow_bits : tuple of float
+        Bits per weight that the method is best at: `AutoCompressor` also tries it on narrower networks that have about
+        so many at the demanded size.
+    trains_own_network : bool
+        Whether the method can train a network of any width itself; `AutoCompressor` then leaves that to it.
     """
+
+    narrow_bits: tuple[float, ...] = ()
+    trains_own_network: bool = False
 
     _parameter_constraints: dict = {  # noqa: RUF012
         "estimator": "no_validation",  # `unwrap` checks it
@@ -193,6 +204,34 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         given = (fresh, X, y, routed)
         key = None if self.memory is None else call_key(_fit_wrapped, *given)
         return cached_call(self.memory, _fit_wrapped, *given, progress=progress), key
+
+    @classmethod
+    def for_budget(
+        cls,
+        estimator: BaseEstimator,
+        max_bytes: int,
+        effort: float = 1.0,
+        hidden_layer_sizes: tuple[int, ...] | None = None,
+        random_state: int | None = None,
+    ) -> "Compressor":
+        """Return an unfitted compressor for a file of at most `max_bytes`.
+
+        Parameters
+        ----------
+        estimator : estimator
+        max_bytes : int
+        effort : float
+            Factor of the default number of epochs or steps, above 0.
+        hidden_layer_sizes : tuple of int or None
+            A narrower network, for methods that train one of their own; others ignore it, because `AutoCompressor`
+            wraps such a network in a Distiller of its own.
+        random_state : int or None
+
+        Returns
+        -------
+        Compressor
+        """
+        return cls(estimator, max_bytes=max_bytes, random_state=random_state)
 
     def _check_parameters(self) -> None:
         """Raise ValueError where several parameters do not suit each other."""

@@ -1,0 +1,274 @@
+"""The search of AutoCompressor: candidates around one fitted network, compared on validation samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import joblib
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+
+from distill import teachers
+from distill.base import StudentMixin
+from distill.codecs import container
+from distill.compressors import COMPRESSORS, compressor_class
+from distill.compressors.base import Compressor, network_of
+from distill.distiller import Distiller
+from distill.network import Network
+from distill.training.fidelity import fidelity, label_positions
+from distill.utils.progress import Stage
+
+# Units of a hidden layer that no narrower network goes below
+_MIN_UNITS = 4
+# A network is made narrower only below this fraction of its width, where it makes a difference
+_MAX_WIDTH = 0.8
+# The search for the smallest size leaves a lane when it could win less than a fifth of the bytes
+_WORTH_TRYING = 0.8
+# Where the search for the smallest size starts: no student file is smaller
+_MIN_BYTES = 64
+# Rounds of that search: each halves the interval of log(size), so five leave 1/32 of it
+_N_HALVINGS = 5
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The demand on a compression, and the extent of the search; see `AutoCompressor`."""
+
+    max_bytes: int | None
+    min_fidelity: float | None
+    methods: tuple[str, ...]
+    effort: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method and the bytes it is given.
+
+    Parameters
+    ----------
+    method : str
+    max_bytes : int
+    hidden_layer_sizes : tuple of int or None
+        Of a narrower network, distilled from the wrapped one; None compresses the wrapped network itself.
+    """
+
+    method: str
+    max_bytes: int
+    hidden_layer_sizes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A method, for the wrapped network (`bits` None) or for a narrower one with about `bits` bits per weight."""
+
+    method: str
+    bits: float | None
+
+    def at(self, max_bytes: int, network: Network) -> list[Candidate]:
+        """Return the candidate of this size, or none if the network is too narrow already."""
+        sizes = None if self.bits is None else narrower(network.layer_sizes, 8 * max_bytes / self.bits)
+        exists = sizes is not None or self.bits is None or compressor_class(self.method).trains_own_network
+        return [Candidate(self.method, max_bytes, sizes)] if exists else []
+
+
+class Search:
+    """Candidates around one fitted network, their fidelity on validation samples, and the choice.
+
+    Parameters
+    ----------
+    demand : Demand
+    fitted : estimator
+        The wrapped estimator.
+    X, X_validation : array-like
+        Samples that candidates are fitted to, and samples that measure them.
+    n_jobs : int or None
+    stage : Stage
+    """
+
+    def __init__(self, demand: Demand, fitted: BaseEstimator, X: Any, X_validation: Any, n_jobs: Any, stage: Stage):
+        self.demand, self.fitted, self.X, self.X_validation = demand, fitted, X, X_validation
+        self.n_jobs, self.stage = n_jobs, stage
+        self.network = network_of(fitted)
+        self.expected = expected_predictions(fitted, X_validation)
+        self.candidates: list[Candidate] = []
+        self.compressors: list[Compressor | None] = []
+        self.fidelity: list[float] = []
+        self.errors: list[str] = []
+
+    def most_faithful(self) -> int:
+        """Try all lanes at the largest size; return the position of the best candidate, the smallest among equals."""
+        size = int(self.demand.max_bytes)
+        self._try([candidate for lane in self._lanes() for candidate in lane.at(size, self.network)])
+        fitting = self._fitting()
+        if not fitting:
+            raise ValueError(f"no file of max_bytes={size} could be made: {'; '.join(self.errors)}")
+        return max(fitting, key=lambda index: (self.fidelity[index], -self.compressors[index].nbytes_))
+
+    def smallest(self) -> int:
+        """Bisect the size in every lane; return the position of the smallest candidate that meets the demand."""
+        largest = len(container.encode(self.network, "float16"))
+        largest = largest if self.demand.max_bytes is None else min(largest, int(self.demand.max_bytes))
+        # Lanes advance side by side and exchange results between rounds only: the choice does not depend on n_jobs
+        lanes = self._lanes()
+        self._round(dict.fromkeys(lanes, largest))
+        too_small = dict.fromkeys(lanes, _MIN_BYTES)
+        for _ in range(_N_HALVINGS):
+            if (best := self._smallest_good()) is None:
+                break
+            size = self.compressors[best].nbytes_
+            promising = [lane for lane in lanes if too_small[lane] < _WORTH_TRYING * size]
+            sizes = {lane: round((too_small[lane] * size) ** 0.5) for lane in promising}
+            good = self._round(sizes)
+            too_small |= {lane: size for lane, size in sizes.items() if lane not in good}
+        if (best := self._smallest_good()) is None:
+            nearest = max(self._fitting(), key=lambda index: self.fidelity[index], default=None)
+            result = "; ".join(self.errors) if nearest is None else f"the best one reached {self.fidelity[nearest]:.4f}"
+            raise ValueError(
+                f"min_fidelity={self.demand.min_fidelity} was not reached within {largest} bytes: {result}; demand "
+                "less, allow more bytes, or wrap a network that is more faithful itself"
+            )
+        return best
+
+    def results(self) -> dict:
+        """Return all candidates in the form of `cv_results_`."""
+        sizes = [np.nan if compressor is None else -float(compressor.nbytes_) for compressor in self.compressors]
+        return {
+            "params": [dict(vars(candidate)) for candidate in self.candidates],
+            "mean_test_fidelity": np.array(self.fidelity),
+            "mean_test_size": np.array(sizes),
+            "error": list(self.errors),
+        }
+
+    def _lanes(self) -> list[Lane]:
+        lanes = []
+        for method in self.demand.methods:
+            kind = compressor_class(method)
+            widths = [] if kind.trains_own_network else [None]
+            lanes += [Lane(method, bits) for bits in (*widths, *kind.narrow_bits)]
+        return lanes
+
+    def _round(self, sizes: dict[Lane, int]) -> set[Lane]:
+        """Try every lane at its size; return those that meet the demand."""
+        tried = [(lane, candidate) for lane, size in sizes.items() for candidate in lane.at(size, self.network)]
+        first = len(self.candidates)
+        self._try([candidate for _, candidate in tried])
+        return {lane for index, (lane, _) in enumerate(tried, start=first) if self._is_good(index)}
+
+    def _try(self, candidates: list[Candidate]) -> None:
+        calls = (
+            joblib.delayed(try_candidate)(
+                make_compressor(candidate, self.fitted, self.demand), self.X, self.X_validation, self.expected
+            )
+            for candidate in candidates
+        )
+        for candidate, (compressor, score, error) in zip(candidates, joblib.Parallel(n_jobs=self.n_jobs)(calls)):
+            self.candidates.append(candidate)
+            self.compressors.append(compressor)
+            self.fidelity.append(score)
+            self.errors.append(error)
+            result = f"{compressor.nbytes_} bytes, fidelity {score:.4f}" if compressor is not None else error
+            narrowed = f" {candidate.hidden_layer_sizes}" if candidate.hidden_layer_sizes else ""
+            self.stage.say(f"{candidate.method}{narrowed}, at most {candidate.max_bytes} bytes: {result}")
+
+    def _fitting(self) -> list[int]:
+        found = [index for index, compressor in enumerate(self.compressors) if compressor is not None]
+        limit = self.demand.max_bytes
+        return [index for index in found if limit is None or self.compressors[index].nbytes_ <= limit]
+
+    def _is_good(self, index: int) -> bool:
+        return index in self._fitting() and self.fidelity[index] >= self.demand.min_fidelity
+
+    def _smallest_good(self) -> int | None:
+        good = [index for index in self._fitting() if self._is_good(index)]
+        return min(good, key=lambda index: (self.compressors[index].nbytes_, -self.fidelity[index]), default=None)
+
+
+def make_compressor(candidate: Candidate, fitted: BaseEstimator, demand: Demand) -> Compressor:
+    """Return the unfitted compressor of a candidate, around a fitted estimator."""
+    wrapped: Any = FrozenEstimator(fitted)
+    kind = compressor_class(candidate.method)
+    if candidate.hidden_layer_sizes is not None and not kind.trains_own_network:
+        network = network_of(fitted)
+        wrapped = Distiller(
+            wrapped,
+            target=network.target if network.output == "identity" else "predict_proba",
+            hidden_layer_sizes=candidate.hidden_layer_sizes,
+            activation=network.activation,
+            max_iter=max(1, round(100 * demand.effort)),
+            random_state=demand.seed,
+        )
+    return kind.for_budget(
+        wrapped,
+        candidate.max_bytes,
+        effort=demand.effort,
+        hidden_layer_sizes=candidate.hidden_layer_sizes,
+        random_state=demand.seed,
+    )
+
+
+def try_candidate(
+    compressor: Compressor, X: Any, X_validation: Any, expected: np.ndarray
+) -> tuple[Compressor | None, float, str]:
+    """Fit a candidate; return it with its fidelity, or None, NaN and the error."""
+    try:
+        compressor.fit(X)
+    except ValueError as error:
+        return None, np.nan, f"{type(compressor).__name__}: {error}"
+    classification = compressor.network_.classes is not None and compressor.network_.target != "decision_function"
+    return compressor, fidelity(expected, _predictions(compressor, X_validation), classification), ""
+
+
+def expected_predictions(fitted: BaseEstimator, X: Any) -> np.ndarray:
+    """Return the predictions that are imitated for new rows; the student's own where its teacher has none."""
+    if not isinstance(fitted, StudentMixin):
+        return np.asarray(fitted.predict(X))
+    if teachers.is_transductive(fitted.imitated_estimator(), fitted.network_.target):
+        return _predictions(fitted, X)
+    expected, classes = np.asarray(fitted.predict_imitated(X)), fitted.network_.classes
+    return classes[label_positions(expected)] if fitted.network_.target == "predict_proba" else expected
+
+
+def _predictions(fitted: StudentMixin, X: Any) -> np.ndarray:
+    """Return labels, or else the values that the student was trained on."""
+    target = fitted.network_.target
+    return np.asarray(fitted.predict(X) if target == "predict_proba" else fitted.student_output(target, X))
+
+
+def chosen_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the methods of a parameter `methods` in the order of the registry; unknown ones first."""
+    known = list(COMPRESSORS)
+    chosen = known if isinstance(methods, str) and methods == "all" else methods
+    chosen = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    return tuple(sorted(chosen, key=lambda method: known.index(method) if method in known else -1))
+
+
+def narrower(layer_sizes: Sequence[int], n_parameters: float) -> tuple[int, ...] | None:
+    """Return hidden layers, all narrower by one factor, with which a network has about `n_parameters` parameters.
+
+    Returns
+    -------
+    tuple of int, or None
+        None if the network is hardly larger, or if even the narrowest network would be too large.
+
+    Examples
+    --------
+    >>> narrower((64, 256, 64, 10), 4000)
+    (49, 12)
+    >>> narrower((64, 8, 10), 4000)
+    """
+
+    def hidden(fraction: float) -> tuple[int, ...]:
+        return tuple(max(min(_MIN_UNITS, size), round(fraction * size)) for size in layer_sizes[1:-1])
+
+    def count(sizes: tuple[int, ...]) -> int:
+        sizes = (layer_sizes[0], *sizes, layer_sizes[-1])
+        return sum((n_inputs + 1) * n_outputs for n_inputs, n_outputs in pairwise(sizes))
+
+    fractions = np.linspace(0, _MAX_WIDTH, 200)
+    fitting = [hidden(fraction) for fraction in fractions if count(hidden(fraction)) <= n_parameters]
+    if not fitting or fitting[-1] == hidden(_MAX_WIDTH):
+        return None
+    return fitting[-1]
