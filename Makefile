@@ -74,7 +74,7 @@ bench-search: $(READY)  ## a search over compression against the sum of its part
 	$(BIN)/python benchmarks/search.py
 
 fuzz: $(READY)  ## a million hostile student files
-	$(BIN)/python tests/fuzz_student_file.py --cases 1000000
+	$(BIN)/python tests/helpers/fuzz_student_file.py --cases 1000000
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) .venv-oldest docs/_build build dist *.egg-info results

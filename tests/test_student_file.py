@@ -228,7 +228,7 @@ def test_what_is_wrong_is_said(data, message):
 
 
 def test_twenty_thousand_hostile_files_do_no_harm():
-    """Longer: ``python tests/fuzz_student_file.py --cases 1000000``."""
+    """Longer: ``python tests/helpers/fuzz_student_file.py --cases 1000000``."""
     outcome = fuzz_student_file.run(n_cases=20_000, seed=0)
     assert outcome["cases"] == 20_000
     # The deep parser must have been reached, and have been right to accept some of what it was given

@@ -5,7 +5,7 @@ damage reaches the parsers. It must be refused with a StudentFileError, or be a 
 exception; what has a wrong checksum must be refused. Nothing may allocate more than four times the file and the weights
 that it declares and has been found to have room for.
 
-    python tests/fuzz_student_file.py --cases 1000000 --seed 1
+    python tests/helpers/fuzz_student_file.py --cases 1000000 --seed 1
 """
 
 import argparse
@@ -25,7 +25,7 @@ from distill.codecs.container import StudentFileError
 from distill.compressors.matrix_gaussian.grid_codes import quantize
 from distill.runtime import load
 
-_GOLDEN = Path(__file__).parent / "golden"
+_GOLDEN = Path(__file__).parent.parent / "golden"
 # Interpreter objects and tables of a codec, whatever the file
 _ALLOWANCE = 1 << 20
 
