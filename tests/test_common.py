@@ -1,7 +1,7 @@
 """scikit-learn's own checks, for every estimator of both packages.
 
-A new estimator adds an instance of itself to ESTIMATORS, small enough that a hundred fits take seconds. An entry of
-EXPECTED_FAILURES needs a reason that convinces.
+A new estimator adds an instance of itself to ESTIMATORS, small enough that a hundred fits take a few seconds. An entry of
+EXPECTED_FAILURES needs a convincing reason.
 """
 
 import warnings
@@ -27,27 +27,32 @@ from distill import (
 from distill.base import StudentMixin
 from mbn import MultilayerBootstrapNetwork
 
-SMALL = {"hidden_layer_sizes": (8,), "max_iter": 2, "learning_rate_init": 0.1}
+SMALL = {"hidden_layer_sizes": (8,), "max_iter": 1, "learning_rate_init": 0.1}  # an epoch of so few rows is 64 steps
 # Four clusters, because the checks of sparse input want as many probabilities as there are classes in their y
 CLUSTERS = Distiller(KMeans(4, n_init=1, random_state=0), **SMALL)
-EMBEDDING = Distiller(PCA(1), **SMALL)
-NETWORK = {"hidden_layer_sizes": (8,), "max_iter": 60, "learning_rate_init": 0.05, "random_state": 0}
+NETWORK = {"hidden_layer_sizes": (8,), "solver": "lbfgs", "max_iter": 20, "random_state": 0}
 ESTIMATORS = [
     MultilayerBootstrapNetwork(n_clusters=2, n_estimators=20),
     CLUSTERS,
-    EMBEDDING,
+    Distiller(PCA(1), **SMALL),
     Distiller(LogisticRegression(), **SMALL),
     Distiller(Ridge(), **SMALL),
     Distiller(IsolationForest(n_estimators=5, random_state=0), weight_dtype="float16", **SMALL),
-    CodebookCompressor(MLPClassifier(**NETWORK), max_iter=2),
-    SpikeSlabCompressor(MLPRegressor(**NETWORK), max_iter=2, fine_tune_iter=1),
-    MatrixGaussianCompressor(CLUSTERS, max_iter=3),
+    CodebookCompressor(MLPClassifier(**NETWORK), max_iter=1),
+    SpikeSlabCompressor(MLPRegressor(**NETWORK), max_iter=1, fine_tune_iter=1),
+    MatrixGaussianCompressor(CLUSTERS, max_iter=1),
+    MatrixGaussianCompressor(MLPRegressor(**NETWORK), max_iter=1),
     RandomCodeCompressor(
-        EMBEDDING, bits_per_weight=8.0, bits_per_block=8, n_steps=20, n_steps_between_blocks=0, n_refinements=1
+        Distiller(PCA(1), **SMALL),
+        bits_per_weight=8.0,
+        bits_per_block=8,
+        n_steps=10,
+        n_steps_between_blocks=0,
+        n_refinements=0,
     ),
     AutoCompressor(CLUSTERS, max_bytes=10**5, methods=["spike_slab"], effort=0.02, refit=False),
 ]
-# Few rows give the bootstrap network one layer, and a network of few passes has not converged; both are said
+# Few rows give the bootstrap network one layer, and a network of few epochs has not converged: both warn
 EXPECTED_WARNINGS = (
     pytest.mark.filterwarnings("ignore:The schedule has collapsed"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
