@@ -1,15 +1,21 @@
-"""How Sphinx makes the documentation: `make docs`."""
+"""Configuration of Sphinx for `make docs`."""
 
+import os
 import re
-from importlib.metadata import version as version_of
+
+from sphinx_gallery.sorting import ExplicitOrder
+
+from distill import __version__
+
+os.environ["MPLBACKEND"] = "Agg"  # for examples that draw, and the processes they start
 
 project = "mbn-distill"
 copyright = "the mbn-distill developers"
-version = release = version_of("mbn-distill")
+version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc", "myst_parser"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc", "myst_parser", "sphinx_gallery.gen_gallery"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "auto_examples/*.ipynb", "auto_examples/*.py", "sg_execution_times.rst"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -18,6 +24,33 @@ autodoc_typehints = "none"  # the docstrings say more
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 default_role = "code"
+
+# Examples that draw and the quickstart are executed, others are shown with their code alone: they need a cluster or start
+# interpreters of their own
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"/(plot_|quickstart)",
+    "within_subsection_order": ExplicitOrder(
+        [
+            "quickstart.py",
+            "plot_give_hdbscan_predict.py",
+            "plot_compress_umap.py",
+            "plot_compress_mlpclassifier.py",
+            "plot_search_compression.py",
+            "deploy.py",
+            "dask_map_blocks.py",
+            "dask_map_partitions.py",
+        ]
+    ),
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "min_reported_time": 1e9,
+    "remove_config_comments": True,
+    "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
 
 html_theme = "furo"
 html_title = "mbn-distill"
@@ -28,7 +61,7 @@ html_show_sphinx = False
 
 
 def setup(app):
-    """Let names with an underscore at their end, as fitted attributes have, stand in running text of docstrings."""
+    """Escape the trailing underscore of fitted attributes in the text of docstrings, which reST reads as a link."""
 
     def escape(app, what, name, obj, options, lines):
         for index, line in enumerate(lines):

@@ -1,10 +1,12 @@
-"""Label more rows than fit in memory, on a cluster, with a student of a few kilobytes.
+"""
+Label a Dask array
+==================
 
-The teacher learns on a sample of the rows. Its student is the only thing that travels: the bytes of a student file, a
-few kilobytes to every worker, which NumPy alone can run. Each block of a Dask array is labelled where it lies. For data
-frames there is dask_map_partitions.py.
+Label more samples than fit in memory, on a cluster, with a student of a few kilobytes.
 
-    python examples/dask_map_blocks.py
+The teacher learns from a part of the samples. Only the bytes of its student file go to the workers, a few kilobytes
+that NumPy alone can run; each block of a Dask array is labeled on the worker that holds it. For data frames see
+:doc:`dask_map_partitions`.
 """
 
 import sys
@@ -23,11 +25,11 @@ N_ROWS, N_FEATURES, N_CLUSTERS = 100_000, 16, 8
 
 
 def rows_of_block(block_id):
-    """Make a block of rows around the centres; stands for a file that a worker reads."""
+    """Make a block of rows around the centers; stands for a file that a worker reads."""
     rng = np.random.default_rng(block_id)
-    centres = np.random.default_rng(0).normal(0, 4, (N_CLUSTERS, N_FEATURES))
+    centers = np.random.default_rng(0).normal(0, 4, (N_CLUSTERS, N_FEATURES))
     size = N_ROWS // 20
-    return (centres[rng.integers(0, N_CLUSTERS, size)] + rng.standard_normal((size, N_FEATURES))).astype(np.float32)
+    return (centers[rng.integers(0, N_CLUSTERS, size)] + rng.standard_normal((size, N_FEATURES))).astype(np.float32)
 
 
 def read(block_info=None):
@@ -48,7 +50,7 @@ def main():
     sample = rows_of_block(0)[:2000]
     student = Distiller(teacher, hidden_layer_sizes=(32,), max_iter=20, random_state=0).fit(sample)
     data = student.to_bytes()
-    print(f"the student: {len(data)} bytes; agreement with its teacher {student.score(rows_of_block(1)[:1000]):.3f}")
+    print(f"student: {len(data)} bytes; agreement with the teacher {student.score(rows_of_block(1)[:1000]):.3f}")
 
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
@@ -56,7 +58,7 @@ def main():
     ):
         labels = X.map_blocks(label, student=data, drop_axis=1, dtype=np.int64).compute()
 
-    print(f"labelled {len(labels)} rows; rows of each cluster: {np.bincount(labels).tolist()}")
+    print(f"labeled {len(labels)} rows; cluster sizes: {np.bincount(labels).tolist()}")
     last = slice(-(N_ROWS // 20), None)
     identical = np.array_equal(labels[last], student.predict(rows_of_block(19)))
     print(f"the same labels as here: {identical}")

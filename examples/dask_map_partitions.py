@@ -1,10 +1,12 @@
-"""Label a data frame larger than memory, on a cluster, with a student of a few kilobytes.
+"""
+Label a Dask data frame
+=======================
 
-Each part of a Dask data frame is a pandas frame. A student that learned from a frame knows its columns by name, so that
-the parts may hold others as well, and says how sure it is. What comes back here is a small table; the labelled rows
-stay where they are, and could go on to ``to_parquet``.
+Label a data frame larger than memory, on a cluster, with a student of a few kilobytes.
 
-    python examples/dask_map_partitions.py
+Each partition of a Dask data frame is a pandas frame. A student that was trained on a frame selects its columns by
+name, so that partitions may have other columns as well. Labels come with their probability. Only a small table returns
+to the client; the labeled rows stay on the workers and could be written with ``to_parquet``.
 """
 
 import sys
@@ -49,12 +51,12 @@ def main():
     )
     student = Distiller(teacher, hidden_layer_sizes=(32,), max_iter=20, random_state=0).fit(read(0)[SENSORS][:2000])
     data = student.to_bytes()
-    print(f"the student: {len(data)} bytes; agreement with its teacher {student.score(read(1)[SENSORS][:1000]):.3f}")
+    print(f"student: {len(data)} bytes; agreement with the teacher {student.score(read(1)[SENSORS][:1000]):.3f}")
 
     frame = dd.from_map(read, range(N_PARTS))
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
-        labelled = frame.map_partitions(label, student=data)
-        summary = labelled.groupby(["machine", "state"]).probability.agg(["count", "mean"], split_out=1).compute()
+        labeled = frame.map_partitions(label, student=data)
+        summary = labeled.groupby(["machine", "state"]).probability.agg(["count", "mean"], split_out=1).compute()
     print(summary.unstack().round(3))
 
     here = pd.concat([label(read(part), data) for part in range(N_PARTS)])

@@ -1,9 +1,11 @@
-"""Train here, predict elsewhere: a student file runs where neither torch nor scikit-learn exists.
+"""
+Deploy a student
+================
 
-k-means finds ten clusters of digits, a small network learns to answer as it does and is saved. A fresh interpreter in
-which importing torch or scikit-learn is an error then reads the file and answers the same rows.
+Train here, predict elsewhere: a student file runs where neither torch nor scikit-learn is installed.
 
-    python examples/deploy.py
+k-means finds ten clusters of digits, and a small network learns to predict them and is saved. A new interpreter, in
+which importing torch or scikit-learn is an error, then loads the file and predicts the same samples.
 """
 
 import os
@@ -19,7 +21,7 @@ from sklearn.model_selection import train_test_split
 
 from distill import Distiller
 
-# What would run on the small machine
+# The program of the small machine
 DEPLOYED = """
 import sys
 
@@ -32,7 +34,7 @@ import distill
 student = distill.load(sys.argv[1])
 rows = np.load(sys.argv[2])
 np.save(sys.argv[3], student.predict(rows))
-print(f"{student} answered {len(rows)} rows")
+print(f"{student} predicted {len(rows)} samples")
 """
 
 
@@ -42,13 +44,15 @@ def main():
     distiller = Distiller(KMeans(10, n_init=3, random_state=0), hidden_layer_sizes=(32,), random_state=0).fit(X_train)
 
     with tempfile.TemporaryDirectory() as folder:
-        file, rows, answers = (Path(folder) / name for name in ("digits.student", "rows.npy", "answers.npy"))
+        file, rows, labels = (Path(folder) / name for name in ("digits.student", "rows.npy", "labels.npy"))
         distiller.save(file)
         np.save(rows, X_new)
-        print(f"saved {os.path.getsize(file)} bytes; agreement with k-means on new rows {distiller.score(X_new):.3f}")
-        subprocess.run([sys.executable, "-c", DEPLOYED, file, rows, answers], check=True)
-        identical = np.array_equal(np.load(answers), distiller.predict(X_new))
-    print(f"the same answers as here: {identical}")
+        print(
+            f"saved {os.path.getsize(file)} bytes; agreement with k-means on test samples {distiller.score(X_new):.3f}"
+        )
+        subprocess.run([sys.executable, "-c", DEPLOYED, file, rows, labels], check=True)
+        identical = np.array_equal(np.load(labels), distiller.predict(X_new))
+    print(f"the same predictions as here: {identical}")
     return 0 if identical else 1
 
 

@@ -329,4 +329,4 @@ def _umask():
 def test_the_example_of_deployment_runs():
     example = Path(__file__).parent.parent / "examples" / "deploy.py"
     printed = subprocess.run([sys.executable, example], capture_output=True, text=True, check=True).stdout
-    assert "the same answers as here: True" in printed
+    assert "the same predictions as here: True" in printed
