@@ -25,8 +25,8 @@ numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 default_role = "code"
 
-# Examples that draw and the quickstart are executed, others are shown with their code alone: they need a cluster or start
-# interpreters of their own
+# Examples that draw and the quickstart are executed. The others are shown as code only: they start a cluster or another
+# interpreter
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
+TESTS = Path(__file__).resolve().parent
 
 
 def check(condition, message):
@@ -28,7 +28,7 @@ def installed():
     import distill
 
     folder = Path(distill.__file__).parent
-    check(not folder.is_relative_to(GOLDEN.parent.parent) or "site-packages" in folder.parts, f"imported {folder}")
+    check(not folder.is_relative_to(TESTS.parent) or "site-packages" in folder.parts, f"imported {folder}")
     check(importlib.metadata.version("mbn-distill") == distill.__version__, "versions differ")
     check((folder / "py.typed").exists(), "py.typed is missing")
     return distill
@@ -38,10 +38,11 @@ def numpy_only(distill):
     """Check that a golden student file predicts without torch and scikit-learn."""
     for name in ("torch", "sklearn", "scipy"):
         check(importlib.util.find_spec(name) is None, f"{name} is installed")
-    cases = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
+    golden = next(TESTS.rglob("expected.json"))
+    cases = json.loads(golden.read_text(encoding="utf-8"))
     check(cases, "no golden files")
     for name, case in cases.items():
-        student = distill.load(GOLDEN / f"{name}.student")
+        student = distill.load(golden.with_name(f"{name}.student"))
         if "labels" in case:
             check(student.predict(case["rows"]).tolist() == case["labels"], f"{name}: labels differ")
 
