@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-_HOMES = {"MultilayerBootstrapNetwork": "mbn.network", "in_blocks": "mbn.rows"}
+_HOMES = {"MultilayerBootstrapNetwork": "mbn.estimator", "in_blocks": "mbn.rows"}
 __all__ = ["MultilayerBootstrapNetwork", "in_blocks"]
 
 

@@ -153,7 +153,7 @@ def test_a_student_labels_the_parts_of_a_dask_collection(name):
     if name == "dask_map_partitions":
         pytest.importorskip("pandas")
         pytest.importorskip("pyarrow")
-    example = Path(__file__).parent.parent / "examples" / f"{name}.py"
+    example = Path(__file__).parents[2] / "examples" / f"{name}.py"
     shown = subprocess.run([sys.executable, example], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "the same labels as here: True" in shown.stdout

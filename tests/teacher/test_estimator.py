@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.pipeline import make_pipeline
 
-from mbn import MultilayerBootstrapNetwork, accelerator, bottom, layers, neighbors, network, output, upper
+from mbn import MultilayerBootstrapNetwork, accelerator, bottom, estimator, layers, neighbors, output, upper
 from mbn.schedule import automatic_schedule, draw
 
 DIGITS = load_digits().data.astype(np.float32)
@@ -295,7 +295,7 @@ def test_schedule():
 
 
 def test_direct_assignment_keeps_to_its_budget(monkeypatch):
-    monkeypatch.setattr(network, "_DIRECT_OPERATIONS", 1e8)
+    monkeypatch.setattr(estimator, "_DIRECT_OPERATIONS", 1e8)
     model = MultilayerBootstrapNetwork(assignment="direct", n_estimators=20, random_state=0).fit(DIGITS)
     assert model.k_[0] == int(1e8 / (1797 * 32 * 20 * 2))
 
