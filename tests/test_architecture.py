@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("distill", "mbn")
+PROTOCOL = {"_parameter_constraints"}  # a name of scikit-learn that estimators extend
 
 
 class Room(NamedTuple):
@@ -27,7 +28,7 @@ class Room(NamedTuple):
 
 # What everything above the runtime may use.
 SHIPPED = "distill.network distill.codecs distill.runtime"
-TAUGHT = f"{SHIPPED} distill.teachers distill.training distill.base"
+TAUGHT = f"{SHIPPED} distill.teachers distill.training distill.base distill.utils"
 
 ROOMS = [
     Room(0, "distill.network", "", "numpy"),
@@ -37,31 +38,34 @@ ROOMS = [
     Room(3, "distill.__main__", "distill.runtime", "numpy"),
     Room(3, "distill.teachers", "distill.network", "numpy scipy sklearn"),
     Room(
-        4, "distill.training", "distill.network distill.teachers distill.runtime.forward", "numpy scipy torch sklearn"
+        4,
+        "distill.training",
+        "distill.network distill.teachers distill.runtime.forward distill.utils",
+        "numpy scipy torch sklearn",
     ),
-    Room(5, "distill.base", f"{SHIPPED} distill.teachers", "numpy scipy sklearn"),
-    Room(6, "distill.distiller", f"{TAUGHT} distill.utils", "numpy scipy torch sklearn joblib"),
+    Room(5, "distill.base", f"{SHIPPED} distill.teachers distill.training.fidelity", "numpy scipy sklearn"),
+    Room(6, "distill.distiller", TAUGHT, "numpy scipy sklearn joblib"),
     Room(6, "distill.pipeline", "distill.codecs distill.base", "numpy sklearn"),
     Room(7, "distill.onnx", f"{SHIPPED} distill.pipeline", "numpy sklearn onnx"),
     Room(
         7,
-        "distill.compressors.base distill.compressors.answers distill.compressors.pruning",
-        f"{TAUGHT} distill.distiller distill.utils",
-        "numpy scipy torch sklearn threadpoolctl",
+        "distill.compressors.base distill.compressors.budget distill.compressors.pruning",
+        f"{TAUGHT} distill.distiller",
+        "numpy scipy sklearn threadpoolctl",
     ),
     # One paper, one folder: folders do not import each other.
     Room(
         8,
         "distill.compressors.*",
-        f"{TAUGHT} distill.utils distill.compressors.base distill.compressors.answers distill.compressors.pruning",
+        f"{TAUGHT} distill.compressors.base distill.compressors.budget distill.compressors.pruning",
         "numpy scipy torch numba sklearn joblib",
     ),
-    # The registry names classes by strings and imports none.
-    Room(9, "distill.compressors.__init__"),
+    # The registry: names, imported on demand.
+    Room(9, "distill.compressors.__init__", "distill.compressors"),
     Room(
         10,
         "distill.model_selection",
-        f"{TAUGHT} distill.distiller distill.pipeline distill.utils distill.compressors",
+        f"{TAUGHT} distill.distiller distill.pipeline distill.compressors.base distill.compressors.__init__",
         "numpy sklearn joblib",
     ),
     Room(11, "distill.plotting", "distill.codecs distill.base distill.model_selection", "numpy sklearn matplotlib"),

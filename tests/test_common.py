@@ -1,7 +1,8 @@
 """scikit-learn's own checks, for every estimator of both packages.
 
-A new estimator adds an instance of itself to ESTIMATORS, small enough that a hundred fits take a few seconds. An entry of
-EXPECTED_FAILURES needs a convincing reason.
+Compressors come from the registry; ESTIMATORS holds instances that are small enough for a hundred fits in a few
+seconds, and a compressor without one is checked with its defaults. An entry of EXPECTED_FAILURES needs a convincing
+reason.
 """
 
 import warnings
@@ -25,6 +26,7 @@ from distill import (
     SpikeSlabCompressor,
 )
 from distill.base import StudentMixin
+from distill.compressors import COMPRESSORS, compressor_class
 from mbn import MultilayerBootstrapNetwork
 
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 1, "learning_rate_init": 0.1}  # an epoch of so few rows is 64 steps
@@ -51,6 +53,11 @@ ESTIMATORS = [
         n_refinements=0,
     ),
     AutoCompressor(CLUSTERS, max_bytes=10**5, methods=["spike_slab"], effort=0.02, refit=False),
+]
+ESTIMATORS += [
+    compressor_class(method)(CLUSTERS)
+    for method, name in COMPRESSORS.items()
+    if name not in {type(estimator).__name__ for estimator in ESTIMATORS}
 ]
 # Few rows give the bootstrap network one layer, and a network of few epochs has not converged: both warn
 EXPECTED_WARNINGS = (

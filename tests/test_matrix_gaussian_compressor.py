@@ -7,7 +7,6 @@ import pytest
 import torch
 from fresh_process import run_python
 from scipy import stats
-from sklearn.cluster import KMeans
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
@@ -176,7 +175,8 @@ def test_log_likelihood_of_labels(matrix_gaussian):
     draws = matrix_gaussian.sample(DIGITS[TEST], 10)
     np.testing.assert_allclose(draws.sum(axis=2), 1, atol=1e-5)
     found = draws.mean(axis=0)[np.arange(len(labels)), np.searchsorted(matrix_gaussian.classes_, labels)]
-    np.testing.assert_allclose(matrix_gaussian.log_likelihood(DIGITS[TEST], labels, 10), np.log(found).mean(), rtol=1e-5)
+    likelihood = matrix_gaussian.log_likelihood(DIGITS[TEST], labels, 10)
+    np.testing.assert_allclose(likelihood, np.log(found).mean(), rtol=1e-5)
 
 
 def test_averaged_probabilities_are_less_sure_of_noise(matrix_gaussian):
