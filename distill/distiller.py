@@ -57,7 +57,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     input_scaling : {"auto", "common", "per-feature"} or None, default="auto"
         Scaling of the inputs. "common" is one offset and one scale for all features, for features of one unit
         (pixels, channels, one-hot codes); "per-feature" one for each; "auto" decides by the features' ranges and means
-        (see `distill.training.scaling.share_a_unit`); None leaves them as they are. The scaling is folded into the
+        (see `distill.training.scaling.have_one_unit`); None leaves them as they are. The scaling is folded into the
         first layer, and kept in a section of its own where that would cost precision. Constant features get no weight.
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||W||^2`` on weights, 0 or more.

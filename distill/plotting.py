@@ -1,4 +1,4 @@
-"""Pictures of what was compressed, as displays in scikit-learn's style; needs matplotlib."""
+"""Displays of trade-offs, embeddings, inclusion probabilities and codes, in scikit-learn's style; needs matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +14,7 @@ from distill.codecs import container
 from distill.codecs.codebook import CODEBOOK, decode_layer
 from distill.codecs.reader import Reader
 from distill.model_selection.scores import mean_scores, pareto_front
+from distill.training.fidelity import explained_variance
 
 __all__ = ["EmbeddingDisplay", "InclusionDisplay", "TradeOffDisplay", "WeightCodesDisplay"]
 
@@ -21,7 +22,7 @@ _MOST_CLASSES = 20
 
 
 class TradeOffDisplay:
-    """Size against fidelity of the candidates of a search, with those that no other one beats.
+    """Size against fidelity of the candidates of a search, with the Pareto front.
 
     It is best made by `from_cv_results`.
 
@@ -174,7 +175,7 @@ class TradeOffDisplay:
 
 
 class EmbeddingDisplay:
-    """What the teacher and the student say of the same rows, side by side.
+    """Embeddings of the same rows by teacher and student, side by side.
 
     It is best made by `from_estimator`.
 
@@ -229,7 +230,7 @@ class EmbeddingDisplay:
         classes : array-like of shape (n_samples,) or None
             Colours of the points.
         embedding : array-like of shape (n_samples, n_components) or None
-            What the teacher says of X; needed for a teacher such as TSNE, which knows only the rows of its own fit.
+            The teacher's embedding of X; required for a teacher such as TSNE, which has no transform.
         axes : sequence of two matplotlib Axes, or None
         **scatter_kw
             For both scatters.
@@ -246,11 +247,11 @@ class EmbeddingDisplay:
         check_is_fitted(student)
         if not (isinstance(student, StudentMixin) and hasattr(student, "transform")):
             raise TypeError(f"estimator must be a fitted Distiller or compressor that transforms, got {estimator!r}")
-        given = np.asarray(student._answer("transform", rows))
-        wanted = np.asarray(student.predict_imitated(rows) if embedding is None else embedding)
-        fidelity = 1 - np.square(wanted - given).sum() / np.square(wanted - wanted.mean(axis=0)).sum()
-        teacher, student = _in_a_plane(wanted, given)
-        display = cls(teacher, student, classes=classes, fidelity=float(fidelity))
+        outputs = np.asarray(student.student_output("transform", rows))
+        expected = np.asarray(student.predict_imitated(rows) if embedding is None else embedding)
+        teacher, student = _in_a_plane(expected, outputs)
+        fidelity = explained_variance(expected, outputs)
+        display = cls(teacher, student, classes=classes, fidelity=fidelity)
         return display.plot(axes=axes, **scatter_kw)
 
     def plot(self, *, axes=None, **scatter_kw) -> "EmbeddingDisplay":
@@ -286,7 +287,7 @@ class EmbeddingDisplay:
 
 
 class InclusionDisplay:
-    """How probable it is that each pixel matters, as an image.
+    """Inclusion probabilities of the pixels, as an image.
 
     It is best made by `from_estimator`.
 
@@ -363,7 +364,7 @@ class InclusionDisplay:
 
 
 class WeightCodesDisplay:
-    """The codes of a layer's weights as an image, with the number of weights behind every codeword.
+    """The codes of a layer's weights as an image, with the number of weights of every codeword.
 
     It is best made by `from_estimator`.
 
@@ -442,7 +443,7 @@ class WeightCodesDisplay:
             _, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained", width_ratios=(1.7, 1))
         self.axes_, self.figure_ = np.asarray(axes), axes[0].figure
         n_codewords = self.codebooks.shape[1]
-        # Colours by rank, so that neighbouring codewords look alike whatever their distance
+        # Colors by rank, so that neighboring codewords look similar at any distance
         order = np.argsort(self.codebooks.mean(axis=0))
         ranks = np.argsort(order)
         shown = np.where(self.codes < 0, np.nan, ranks[np.maximum(self.codes, 0)])
@@ -453,11 +454,11 @@ class WeightCodesDisplay:
         note = f", {unused} inputs unused (grey)" if unused else ""
         self.axes_[0].set(title=f"codes of layer {self.layer + 1}{note}", xlabel="neuron", ylabel="input")
         counts = np.bincount(ranks[self.codes[self.codes >= 0]], minlength=n_codewords)
-        share = counts[counts > 0] / max(counts.sum(), 1)
+        fraction = counts[counts > 0] / max(counts.sum(), 1)
         self.axes_[1].bar(
             range(n_codewords), counts, color=[colours(rank) for rank in range(n_codewords)], edgecolor="0.4"
         )
-        entropy = float(-share @ np.log2(share)) + 0.0
+        entropy = float(-fraction @ np.log2(fraction)) + 0.0
         self.axes_[1].set(
             title=f"{n_codewords} codewords, {entropy:.2f} bits per weight", xlabel="codeword", ylabel="weights"
         )

@@ -1,4 +1,4 @@
-"""Choose how far to compress: scores of fidelity and of size, the best trade-offs, the smallest that is good enough.
+"""Scores of fidelity and size for searches, the Pareto front, and the smallest candidate within a tolerance.
 
 >>> from sklearn.cluster import KMeans
 >>> from sklearn.datasets import load_digits
@@ -29,7 +29,7 @@ __all__ = ["SCORING", "SmallestWithin", "fidelity_scorer", "pareto_front", "size
 
 
 def fidelity_scorer(estimator: Any, X: Any, y: Any = None) -> float:
-    """Score the agreement with what is imitated, whatever y says: a scorer for scikit-learn's searches.
+    """Score the fidelity to the imitated estimator, ignoring y: a scorer for scikit-learn's searches.
 
     Parameters
     ----------
@@ -37,25 +37,25 @@ def fidelity_scorer(estimator: Any, X: Any, y: Any = None) -> float:
         Fitted.
     X : array-like of shape (n_samples, n_features)
     y : None
-        Not used.
+        Ignored.
 
     Returns
     -------
     float
-        The share of equal labels, or for numbers R^2; at most 1.
+        Accuracy for labels, R^2 otherwise; at most 1.
     """
     return estimator.score(X)
 
 
 def size_scorer(estimator: Any, X: Any = None, y: Any = None) -> float:
-    """Score the size of the student file: minus its bytes, because scikit-learn prefers what is larger.
+    """Score the size of the student file: minus its bytes, because scikit-learn maximizes scores.
 
     Parameters
     ----------
     estimator : Distiller, compressor, or Pipeline that ends in one
         Fitted. Of a Pipeline with steps that cannot go into a file, the last step alone is measured.
     X, y : None
-        Not used.
+        Ignored.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The network that trains: NumPy arrays to a torch module and back."""
+"""The trainable network: NumPy arrays to a torch module and back."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from distill.network import Network
 
 # In torch, by the names of `distill.network.ACTIVATIONS`
-TORCH_ACTIVATIONS = {"identity": lambda sums: sums, "relu": torch.relu, "tanh": torch.tanh, "logistic": torch.sigmoid}
-_MOST_OFFSET = 1000.0
+TORCH_ACTIVATIONS = {
+    "identity": lambda outputs: outputs,
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "logistic": torch.sigmoid,
+}
+# Offset of a feature in standard deviations up to which folding keeps four of float32's seven digits
+_MAX_OFFSET = 1000.0
 
 
 class Perceptron(nn.Module):
@@ -21,7 +27,7 @@ class Perceptron(nn.Module):
     Parameters
     ----------
     network : Network
-        Its input section is not part of the module: rows come in scaled, and sums of the last layer go out.
+        Its input scaling and output function are not part of the module: inputs are scaled rows, outputs are logits.
 
     Examples
     --------
@@ -39,7 +45,7 @@ class Perceptron(nn.Module):
         self.biases = nn.ParameterList(torch.tensor(bias) for bias in network.biases)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return the last layer's sums, shape (n_samples, n_outputs)."""
+        """Return the outputs of the last layer before its output function, shape (n_samples, n_outputs)."""
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             rows = nn.functional.linear(rows, weight, bias)
@@ -48,7 +54,7 @@ class Perceptron(nn.Module):
         return rows
 
     def arrays(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """Return weights, shapes (n_inputs, n_outputs), and biases as float32 arrays of their own."""
+        """Return weights, shapes (n_inputs, n_outputs), and biases as new float32 arrays."""
         weights = tuple(np.ascontiguousarray(weight.detach().cpu().numpy().T) for weight in self.weights)
         return weights, tuple(bias.detach().cpu().numpy().copy() for bias in self.biases)
 
@@ -56,7 +62,7 @@ class Perceptron(nn.Module):
 def initial_network(
     layer_sizes: Sequence[int], activation: str = "relu", seed: int = 0, varies: np.ndarray | None = None
 ) -> Network:
-    """Draw the weights a training starts from.
+    """Draw the initial weights of a training.
 
     Parameters
     ----------
@@ -73,12 +79,12 @@ def initial_network(
         Weights uniform with variance 2 / n_inputs before a "relu" and 1 / n_inputs elsewhere (He et al., "Delving deep
         into rectifiers", 2015; LeCun et al., "Efficient backprop", 1998); biases zero.
     """
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     weights = []
     for index, (n_inputs, n_outputs) in enumerate(itertools.pairwise(layer_sizes)):
         gain = 2 if activation == "relu" and index < len(layer_sizes) - 2 else 1
         bound = np.sqrt(3 * gain / n_inputs)
-        weights.append(random.uniform(-bound, bound, (n_inputs, n_outputs)).astype(np.float32))
+        weights.append(rng.uniform(-bound, bound, (n_inputs, n_outputs)).astype(np.float32))
     if varies is not None:
         weights[0][~varies] = 0
     biases = tuple(np.zeros(n_outputs, dtype=np.float32) for n_outputs in layer_sizes[1:])
@@ -86,24 +92,24 @@ def initial_network(
 
 
 def scale_outputs(
-    weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, deviation: np.ndarray
+    weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, std: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fold ``outputs * deviation + mean`` into the last layer.
+    """Fold ``outputs * std + mean`` into the last layer.
 
     Parameters
     ----------
     weight : ndarray of shape (n_inputs, n_outputs)
-    bias, mean, deviation : ndarray of shape (n_outputs,)
+    bias, mean, std : ndarray of shape (n_outputs,)
 
     Returns
     -------
     weight, bias : ndarray, float32
     """
-    return (weight * deviation).astype(np.float32), (bias * deviation + mean).astype(np.float32)
+    return (weight * std).astype(np.float32), (bias * std + mean).astype(np.float32)
 
 
 def fold_input(network: Network) -> Network:
-    """Fold the input section into the first layer.
+    """Fold the input scaling into the first layer.
 
     Parameters
     ----------
@@ -112,7 +118,7 @@ def fold_input(network: Network) -> Network:
     Returns
     -------
     Network
-        The same function of its rows, without offset and scale.
+        The same function of its inputs, without offset and scale.
 
     Examples
     --------
@@ -121,20 +127,20 @@ def fold_input(network: Network) -> Network:
     >>> folded.offset is None, np.allclose(folded.weights[0], network.weights[0] / 2)
     (True, True)
     """
-    offset, scale = _input_section(network)
+    offset, scale = _input_scaling(network)
     weight = network.weights[0].astype(np.float64) * scale[:, None]
     return _with_first(network, weight, network.biases[0] - offset @ weight, None, None)
 
 
 def unfold_input(network: Network, offset: np.ndarray | None, scale: np.ndarray | None) -> Network:
-    """Give a network without input section this one: the inverse of `fold_input`.
+    """Take an input scaling out of the first layer: the inverse of `fold_input`.
 
-    Compressors use it to see weights of like size, whatever the units of the inputs.
+    For compressors, because the weights then have similar sizes in any units of the inputs.
     """
     if offset is None and scale is None:
         return network
     bare = _with_first(network, network.weights[0], network.biases[0], offset, scale)
-    offset_values, scale_values = _input_section(bare)
+    offset_values, scale_values = _input_scaling(bare)
     weight = network.weights[0].astype(np.float64)
     bias = network.biases[0] + offset_values @ weight
     weight = np.divide(weight, scale_values[:, None], out=np.zeros_like(weight), where=scale_values[:, None] != 0)
@@ -142,23 +148,23 @@ def unfold_input(network: Network, offset: np.ndarray | None, scale: np.ndarray 
 
 
 def folds_well(network: Network, dtype: str = "float32") -> bool:
-    """Whether the input section can go into the first layer without loss.
+    """Whether the input scaling can be folded into the first layer without loss.
 
-    In float32 it can unless a feature's offset is more than a thousand deviations, where ``x * w - offset * w``
-    cancels. In float16, with 11 bits and a range of 6e-5 to 6e4, it can where offsets are within two deviations and
-    scales between 1/64 and 64.
+    In float32 it can unless the offset of a feature is more than a thousand standard deviations, where
+    ``x * w - offset * w`` cancels. In float16, with 11 bits and a range of 6e-5 to 6e4, it can where offsets are within
+    two standard deviations and scales between 1/64 and 64.
     """
-    offset, scale = _input_section(network)
+    offset, scale = _input_scaling(network)
     used = network.weights[0].any(axis=1)
     if not used.any():
         return True
     offsets = np.abs(offset * scale)[used]
     if dtype == "float16":
         return bool(offsets.max() <= 2 and scale[used].min() >= 1 / 64 and scale[used].max() <= 64)
-    return bool(offsets.max() <= _MOST_OFFSET)
+    return bool(offsets.max() <= _MAX_OFFSET)
 
 
-def _input_section(network: Network) -> tuple[np.ndarray, np.ndarray]:
+def _input_scaling(network: Network) -> tuple[np.ndarray, np.ndarray]:
     shape = network.n_features
     offset = 0.0 if network.offset is None else network.offset
     scale = 1.0 if network.scale is None else network.scale

@@ -1,27 +1,31 @@
-"""Inputs of any unit brought to the size a network learns from, with as few numbers as possible."""
+"""Scaling of inputs of any unit to the range a network is trained on, with as few parameters as possible."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 
+from distill.network import scale_inputs
+
 INPUT_SCALINGS = ("auto", "common", "per-feature", None)
 
-_ALIKE = 10.0
-_MOST_SCALED = 100.0
+# Ranges and means of features within this factor share a unit: pixels and one-hot codes do, ages and incomes do not
+_SAME_UNIT = 10.0
+# Largest scaled value of a training row, so that a feature that hardly ever varies gets no huge weight
+_MAX_SCALED = 100.0
 _BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class InputScaling:
-    """How rows enter a network: ``(X - offset) * scale``.
+    """Scaling of the inputs of a network: ``(X - offset) * scale``.
 
     Parameters
     ----------
     offset, scale : ndarray of shape () or (n_features,), float32, or None
         None leaves the rows as they are.
     varies : ndarray of shape (n_features,), bool
-        False for features that had one value in all rows; they get no weight at all.
+        False for constant features, which get no weight.
     """
 
     offset: np.ndarray | None
@@ -30,11 +34,7 @@ class InputScaling:
 
     def apply(self, X: np.ndarray) -> np.ndarray:
         """Return the scaled rows as a new float32 array, constant features as zeros."""
-        rows = np.array(X, dtype=np.float32)
-        if self.offset is not None:
-            rows -= self.offset
-        if self.scale is not None:
-            rows *= self.scale
+        rows = scale_inputs(X, self.offset, self.scale)
         if not self.varies.all():
             rows[:, ~self.varies] = 0
         return rows
@@ -48,9 +48,9 @@ def fit_input_scaling(X: np.ndarray | sparse.csr_array, mode: str | None = "auto
     X : ndarray or CSR of shape (n_samples, n_features)
     mode : {"auto", "common", "per-feature"} or None
         "common": one offset, the mean of all values, and one scale, the inverse of their standard deviation.
-        "per-feature": mean and inverse standard deviation of every feature; a deviation below a hundredth of the
-        feature's range counts as that hundredth, so that no training row is further out than 100 and a feature that
-        hardly ever moves gets no huge weight. "auto": "common" where `share_a_unit` says so, else "per-feature".
+        "per-feature": mean and inverse standard deviation of every feature; a standard deviation below a hundredth of
+        the feature's range is replaced by that hundredth, so that scaled training rows stay within 100 and a feature
+        that hardly ever varies gets no huge weight. "auto": "common" if `have_one_unit` is true, else "per-feature".
         None: no scaling. Constant features are left out of all means, and get no weight.
 
     Returns
@@ -67,55 +67,55 @@ def fit_input_scaling(X: np.ndarray | sparse.csr_array, mode: str | None = "auto
     if mode not in INPUT_SCALINGS:
         raise ValueError(f"input_scaling must be 'auto', 'common', 'per-feature' or None, got {mode!r}")
     low, high, mean, variance = feature_statistics(X)
-    # What float32 cannot tell from rounding is constant
+    # A feature whose variation float32 cannot distinguish from rounding is constant
     varies = (high > low) & (np.sqrt(variance) > 1e-6 * np.abs(mean))
     if mode is None or not varies.any():
         return InputScaling(None, None, varies)
     if mode == "auto":
-        mode = "common" if share_a_unit(low[varies], high[varies], mean[varies]) else "per-feature"
+        mode = "common" if have_one_unit(low[varies], high[varies], mean[varies]) else "per-feature"
     if mode == "common":
         offset = mean[varies].mean()
-        deviation = np.sqrt(np.mean(variance[varies] + np.square(mean[varies] - offset)))
-        return InputScaling(np.float32(offset).reshape(()), np.float32(1 / deviation).reshape(()), varies)
-    deviation = np.maximum(np.sqrt(variance), (high - low) / _MOST_SCALED)
-    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
+        std = np.sqrt(np.mean(variance[varies] + np.square(mean[varies] - offset)))
+        return InputScaling(np.float32(offset).reshape(()), np.float32(1 / std).reshape(()), varies)
+    std = np.maximum(np.sqrt(variance), (high - low) / _MAX_SCALED)
+    scale = np.divide(1, std, out=np.zeros_like(std), where=varies)
     return InputScaling(np.where(varies, mean, 0).astype(np.float32), scale.astype(np.float32), varies)
 
 
-def share_a_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:
-    """Tell whether features look as if measured in one unit: pixels, channels, coordinates, one-hot codes.
+def have_one_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:
+    """Whether features seem to be measured in one unit, such as pixels, channels, coordinates and one-hot codes.
 
     Parameters
     ----------
     low, high, mean : ndarray of shape (n_features,)
-        Of every feature that varies.
+        Statistics of every feature that varies.
 
     Returns
     -------
     bool
         True where, with m the median of the features' ranges (high - low), no range is above 10 m, at most one feature
         in ten has a range below m / 10 (rarely inked pixels do), and no feature's mean is further than 10 m from the
-        mean of them all. The ranges decide and not the deviations: those of pixels differ a hundredfold between the
-        middle and the border of an image, their ranges hardly.
+        mean of them all. Ranges are compared and not standard deviations, because
+        those of pixels differ a hundredfold between the middle and the border of an image and their ranges hardly.
 
     Examples
     --------
-    >>> share_a_unit(np.zeros(3), np.array([255.0, 255.0, 31.0]), np.array([90.0, 3.0, 0.1]))
+    >>> have_one_unit(np.zeros(3), np.array([255.0, 255.0, 31.0]), np.array([90.0, 3.0, 0.1]))
     True
-    >>> share_a_unit(np.array([150.0, 2e4]), np.array([190.0, 9e4]), np.array([170.0, 4e4]))
+    >>> have_one_unit(np.array([150.0, 2e4]), np.array([190.0, 9e4]), np.array([170.0, 4e4]))
     False
     """
     ranges = high - low
     middle = np.median(ranges)
     return bool(
-        ranges.max() <= _ALIKE * middle
-        and np.mean(ranges < middle / _ALIKE) <= 0.1
-        and np.abs(mean - mean.mean()).max() <= _ALIKE * middle
+        ranges.max() <= _SAME_UNIT * middle
+        and np.mean(ranges < middle / _SAME_UNIT) <= 0.1
+        and np.abs(mean - mean.mean()).max() <= _SAME_UNIT * middle
     )
 
 
 def feature_statistics(X: np.ndarray | sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return minimum, maximum, mean and variance of every feature, float64, of the values as float32 sees them."""
+    """Return minimum, maximum, mean and variance of every feature, float64, of the values in float32."""
     if sparse.issparse(X):
         return _sparse_statistics(X)
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(X), _BLOCK)]

@@ -1,4 +1,4 @@
-"""Calls that are made once and then read from disk, also when many processes want the same one at the same time."""
+"""Cached calls of pure functions; concurrent processes compute each call only once."""
 
 import contextlib
 import os
@@ -23,15 +23,15 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *argumen
     function : callable
         A pure function of a module; the result depends on `arguments` only.
     *arguments
-        Unfitted estimators, arrays and scalars: what `joblib.hash` knows by value. Arrays are told apart by their
-        values, whatever their order in memory, and come to the function in C order.
+        Unfitted estimators, arrays and scalars: hashed by value with `joblib.hash`. Arrays are passed on
+        in C order, so that their order in memory does not change the key.
     **passed
-        Passed on, and no part of what is looked up: a progress report, or what an argument stands for.
+        Passed on without being part of the key: a progress report, or the object that an argument identifies.
 
     Returns
     -------
     object
-        What the function returned. Of several processes, or threads, that ask at the same time one computes and the
+        The result. Of several processes or threads with the same call at the same time, one computes and the
         others wait.
 
     Examples
@@ -55,7 +55,7 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *argumen
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what joblib was writing in this thread when it was interrupted; it never looks at such files again."""
+    """Remove the files that joblib was writing in this thread when it was interrupted; it never reads them again."""
     process, thread = str(os.getpid()), str(id(threading.current_thread()))
     for path in folder.rglob("*.*-*"):  # joblib names them after both
         if process in path.name and thread in path.name:
@@ -64,7 +64,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def call_key(function: Callable, *arguments: Any) -> str:
-    """Return a name for the call of a function with these arguments: the same in every process."""
+    """Return a key of the call of a function with these arguments: the same in every process."""
     return joblib.hash((function.__module__, function.__qualname__, _in_order(arguments)))
 
 

@@ -11,7 +11,7 @@ try:
 except ImportError:
 
     class CallbackSupport:
-        """Stands in for scikit-learn's mixin where there is none."""
+        """Replacement of scikit-learn's mixin for versions without callbacks."""
 
     def with_callbacks(method: Callable) -> Callable:
         """Return the method: no callbacks to set up or to tear down."""
@@ -27,12 +27,12 @@ class Progress:
     Parameters
     ----------
     estimator : estimator
-        Its callbacks are called, and its `verbose` says whether lines are printed.
+        Its callbacks are called, and lines are printed if it is `verbose`.
     n_stages : int
     X, y : array-like
-        What callbacks get to see of the data.
+        Data passed to the callbacks.
     reconstruct : callable(result) -> dict, or None
-        Makes of the result of a step the fitted attributes the estimator would have if it stopped there.
+        Converts the result of a step to the fitted attributes of the estimator if it stopped there.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class Progress:
             context.call_on_fit_task_end(estimator=self.estimator, X=self.X, y=self.y)
 
     def finish(self) -> None:
-        """Tell the callbacks that the fit is done and its results are on the estimator."""
+        """Notify the callbacks that the fit is done and the fitted attributes are set."""
         if self.context is not None:
             self.context.call_on_fit_task_end(
                 estimator=self.estimator, X=self.X, y=self.y, reconstruction_attributes={}
@@ -86,12 +86,12 @@ class Stage:
         ----------
         message : str
         result : callable, or None
-            Returns the result so far; called if a callback wants it.
+            Returns the result so far; only called if a callback needs it.
 
         Returns
         -------
         bool
-            Whether a callback wants to stop.
+            Whether a callback requests to stop.
         """
         self.n_done += 1
         self.say(f"{self.n_done}/{self.n_steps}: {message}" if self.n_steps else message)
@@ -112,7 +112,7 @@ class Stage:
             print(f"[{name}] {self.name} {message} ({elapsed:.1f} s)", flush=True)
 
     def inside(self, estimator: Any):
-        """Return a context manager in which an inner estimator that knows callbacks reports to the same ones."""
+        """Return a context manager in which an inner estimator with callbacks reports to the same ones."""
         if self.context is None or not hasattr(estimator, "set_callbacks"):
             return nullcontext()
         return self.context.propagate_callback_context(estimator)

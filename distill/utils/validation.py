@@ -1,4 +1,4 @@
-"""What estimators do with their parameters before they fit: check, seed, route."""
+"""Checks, seeds and routing of parameters before a fit."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,32 +15,32 @@ LARGEST_SEED = 2**31 - 1
 
 
 def check_choice(name: str, value: Any, choices: Sequence) -> None:
-    """Refuse a value that is none of the choices; ValueError."""
+    """Raise ValueError if a value is none of the choices."""
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def check_finite(parameters: Mapping[str, Any]) -> None:
-    """Refuse numbers that are NaN or infinite, which no comparison with a range finds; ValueError."""
+    """Raise ValueError for parameters that are NaN or infinite."""
     for name, value in parameters.items():
         if isinstance(value, Real) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
 def check_float32(X: np.ndarray | sparse.csr_array) -> None:
-    """Refuse numbers that become infinite in float32; ValueError."""
+    """Raise ValueError for values that become infinite in float32."""
     values = X.data if sparse.issparse(X) else X
     if values.dtype == np.float64 and values.size and max(values.max(), -values.min()) > np.finfo(np.float32).max:
         raise ValueError("X has values too large for float32, in which the student computes; scale X down")
 
 
 def routes(fit_params: dict) -> bool:
-    """Whether what was given to `fit` goes the ways of scikit-learn's metadata routing."""
+    """Whether parameters of `fit` are routed by scikit-learn's metadata routing."""
     return bool(fit_params) and get_config()["enable_metadata_routing"]
 
 
 def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
-    """Give every `random_state` in an estimator that is None one of its own; what is frozen stays as it is.
+    """Set every `random_state` in an estimator that is None, except in frozen ones.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
     Returns
     -------
     estimator
-        The same one.
+        The same object.
 
     Examples
     --------
@@ -68,5 +68,5 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
         for name, value in sorted(parameters.items())
         if value is None and name.split("__")[-1] == "random_state" and not name.startswith(frozen)
     ]
-    random = np.random.RandomState(seed)
-    return estimator.set_params(**{name: int(random.randint(LARGEST_SEED)) for name in unset})
+    rng = np.random.RandomState(seed)
+    return estimator.set_params(**{name: int(rng.randint(LARGEST_SEED)) for name in unset})
