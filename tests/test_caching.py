@@ -210,3 +210,16 @@ def test_an_interrupted_search_leaves_nothing_half_written_and_ends_alike(moment
     assert len(results) > 0 and n_fits > 0
     assert_array_equal(found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
     assert found.best_estimator_[-1].to_bytes() == expected.best_estimator_[-1].to_bytes()
+
+
+def test_cache_of_an_earlier_version_is_recomputed_with_a_warning(tmp_path):
+    locks = tmp_path / "distill-locks"
+    locks.mkdir()
+    (locks / "0123.lock").touch()
+    with pytest.warns(UserWarning, match="written by an earlier version of distill"):
+        assert cached_call(str(tmp_path), divmod_of, 7, 2) == (3, 1)
+    assert cached_call(str(tmp_path), divmod_of, 7, 2) == (3, 1)  # the warning comes once
+
+
+def divmod_of(first, second):
+    return divmod(first, second)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import joblib
 import numpy as np
 from filelock import FileLock
 from sklearn.utils.validation import check_memory
+
+# Format of the cached results; it changes with the classes in them
+_FORMAT = 2
 
 
 def cached_call(memory: str | joblib.Memory | None, function: Callable, *arguments: Any, **passed: Any) -> Any:
@@ -46,12 +50,27 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *argumen
     call = memory.cache(function, ignore=list(passed))
     locks = Path(location) / "distill-locks"
     locks.mkdir(parents=True, exist_ok=True)
+    _warn_of_earlier_format(locks)
     with FileLock(locks / f"{call_key(function, *arguments)}.lock"):
         try:
             return call(*arguments, **passed)
         except BaseException:
             _remove_unfinished(Path(location))
             raise
+
+
+def _warn_of_earlier_format(locks: Path) -> None:
+    """Warn once for a cache whose results have an earlier format: joblib computes them again."""
+    marker = locks / f"format-{_FORMAT}"
+    if marker.exists():
+        return
+    if next(locks.glob("*.lock"), None) is not None:
+        warnings.warn(
+            f"the cached fits in {locks.parent} were written by an earlier version of distill, in another format; they "
+            "are computed again. Remove the folder to free their space",
+            stacklevel=4,
+        )
+    marker.touch()
 
 
 def _remove_unfinished(folder: Path) -> None:
