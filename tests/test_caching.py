@@ -1,5 +1,6 @@
 """What `memory=` promises: nothing is computed twice, however many workers ask."""
 
+import os
 import pickle
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import counting_teacher
 import joblib
 import numpy as np
 import pytest
@@ -158,12 +160,12 @@ def test_keys_know_values_not_objects():
 
 
 INTERRUPTED = """
-import signal, sys
+import os, signal, sys
 from pathlib import Path
 from joblib import _store_backends, numpy_pickle
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 import test_caching
-from distill import distiller
+from distill.training import student
 moment, count, calls = sys.argv[3], int(sys.argv[4]), []
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its jobs in the background ignore it
 def reached(when):
@@ -171,7 +173,7 @@ def reached(when):
     if when == moment and len(calls) == count:
         print("reached", flush=True)
         signal.pause()
-def train(*args, function=distiller.training.train, **options):
+def train(*args, function=student.train, **options):
     if moment == "training":
         reached("training")
     return function(*args, **options)
@@ -182,7 +184,7 @@ def dump(item, file, *args, function=numpy_pickle.dump, **options):
         reached("writing")
         file.seek(0)
     return function(item, file, *args, **options)
-distiller.training.train, numpy_pickle.dump = train, dump
+student.train, numpy_pickle.dump = train, dump
 try:
     test_caching.small_search(test_caching.pipeline_with(Path(sys.argv[2])))
 except KeyboardInterrupt:
@@ -196,7 +198,8 @@ def small_search(pipeline):
 
 @pytest.mark.parametrize("moment, count", [("training", 2), ("writing", 3)])
 def test_an_interrupted_search_leaves_nothing_half_written_and_ends_alike(moment, count, tmp_path):
-    command = [sys.executable, "-c", INTERRUPTED, Path(__file__).parent, tmp_path, moment, str(count)]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(counting_teacher.__file__).parent)])
+    command = [sys.executable, "-c", INTERRUPTED, path, tmp_path, moment, str(count)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert "reached" in (line.strip() for line in child.stdout)  # up to the first
         child.send_signal(signal.SIGINT)

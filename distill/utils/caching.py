@@ -61,7 +61,7 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *argumen
 
 def _warn_of_earlier_format(locks: Path) -> None:
     """Warn once for a cache whose results have an earlier format: joblib computes them again."""
-    marker = locks / f"format-{_FORMAT}"
+    marker = locks / f"format-{_FORMAT}.lock"
     if marker.exists():
         return
     if next(locks.glob("*.lock"), None) is not None:
