@@ -1,7 +1,7 @@
-"""What is in a student file, and what it answers, from the command line.
+"""Command line: report the contents of a student file, or predict with it.
 
 python -m distill info FILE
-python -m distill predict FILE data.npy|data.csv [-o answers.npy|answers.csv] [--method METHOD]
+python -m distill predict FILE data.npy|data.csv [-o predictions.npy|predictions.csv] [--method METHOD]
 """
 
 import argparse
@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 import numpy as np
 
@@ -19,24 +20,31 @@ _METHODS = ("predict", "predict_proba", "transform", "decision_function")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status, 2 where files or arguments are wrong.
+    """Run the command line.
 
     Parameters
     ----------
     arguments : sequence of str or None
         None takes those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 2 for a wrong file or argument, whose error is printed to stderr.
     """
     parser = argparse.ArgumentParser(prog="python -m distill", description="Read student files with NumPy alone.")
     commands = parser.add_subparsers(dest="command", required=True)
-    info = commands.add_parser("info", help="print what a student file holds and where its bytes are")
+    info = commands.add_parser("info", help="print the contents of a student file and the sizes of its parts")
     info.add_argument("file", help="student file")
-    predict = commands.add_parser("predict", help="answer rows")
+    predict = commands.add_parser("predict", help="predict for the rows of a file")
     predict.add_argument("file", help="student file")
     predict.add_argument(
-        "data", help="rows: an array in .npy, or .csv; a first line that is not all numbers is one of column names"
+        "data", help="samples as .npy or .csv; a first line of .csv that is not numeric holds column names"
     )
-    predict.add_argument("-o", "--output", help=".npy or .csv to write; without it answers are printed as CSV")
-    predict.add_argument("--method", choices=_METHODS, help="what to ask, if not what the student was trained for")
+    predict.add_argument("-o", "--output", help=".npy or .csv to write; without it predictions are printed as CSV")
+    predict.add_argument(
+        "--method", choices=_METHODS, help="method to call; by default the one that the student was trained for"
+    )
     options = parser.parse_args(arguments)
     try:
         student = load(options.file)
@@ -51,12 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def describe(student: Student) -> str:
-    """Return a student and its report as text."""
+    """Return a description of a student and its report as text."""
     network, report = student.network, student.report
     sizes = report["layer_sizes"]
     lines = [
         ("layers", f"{' - '.join(map(str, sizes))}, {network.activation}"),
-        ("answers", ", ".join(name for name in _METHODS if hasattr(student, name))),
+        ("methods", ", ".join(name for name in _METHODS if hasattr(student, name))),
     ]
     if student.preprocessing is not None:
         steps = ", ".join(step.operation for step in student.preprocessing.steps)
@@ -82,18 +90,18 @@ def _shortened(values: Sequence[str]) -> str:
 def _predict(student: Student, data: str, output: str | None, method: str | None) -> None:
     if output is not None and not output.endswith((".npy", ".csv")):
         raise ValueError(f"the output must end with .npy or .csv, got {output!r}")
-    answers = getattr(student, method or _usual_method(student))(_read(data, student))
+    predictions = getattr(student, method or _usual_method(student))(_read(data, student))
     if output is None:
-        _write_csv(sys.stdout, answers)
+        _write_csv(sys.stdout, predictions)
         return
     temporary = f"{output}.{os.getpid()}.part"
     try:
         if output.endswith(".npy"):
             with open(temporary, "wb") as file:
-                np.save(file, answers.astype(str) if answers.dtype == object else answers)
+                np.save(file, predictions.astype(str) if predictions.dtype == object else predictions)
         else:
             with open(temporary, "w", newline="") as file:
-                _write_csv(file, answers)
+                _write_csv(file, predictions)
         os.replace(temporary, output)
     except BaseException:
         if os.path.exists(temporary):
@@ -114,9 +122,9 @@ def _read(path: str, student: Student) -> np.ndarray:
     with open(path, newline="") as file:
         header = next(csv.reader(file), [])
     names = student.network.feature_names
-    # Steps before the network see more digits than the network does
+    # Preprocessing is in float64, the network in float32
     dtype = np.float32 if student.preprocessing is None else np.float64
-    named = not all(_is_number(cell) for cell in header)
+    named = not all(_is_numeric(cell) for cell in header)
     order = slice(None)
     if named and names is not None and header != list(names):
         missing = [name for name in names if name not in header]
@@ -128,10 +136,10 @@ def _read(path: str, student: Student) -> np.ndarray:
         try:
             return np.loadtxt(path, dtype, delimiter=",", skiprows=int(named), ndmin=2, quotechar='"')[:, order]
         except (ValueError, UserWarning) as error:
-            raise ValueError(f"{path} is no table of numbers: {error}") from error
+            raise ValueError(f"{path} is no numeric table: {error}") from error
 
 
-def _is_number(cell: str) -> bool:
+def _is_numeric(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
@@ -139,11 +147,11 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _write_csv(file, answers: np.ndarray) -> None:
-    rows = answers.reshape(len(answers), -1).tolist()
-    if answers.dtype == np.float32:
-        # As few digits as tell the number apart in float32
-        rows = [[str(value) for value in row] for row in answers.reshape(len(answers), -1)]
+def _write_csv(file: TextIO, predictions: np.ndarray) -> None:
+    rows = predictions.reshape(len(predictions), -1).tolist()
+    if predictions.dtype == np.float32:
+        # The shortest digits that identify a float32
+        rows = [[str(value) for value in row] for row in predictions.reshape(len(predictions), -1)]
     csv.writer(file, lineterminator="\n").writerows(rows)
 
 

@@ -1,7 +1,6 @@
-"""The network as data: NumPy arrays and the few words needed to read them.
+"""A fully connected network as data: NumPy arrays and the meaning of its outputs.
 
-Everything that writes, reads, trains or runs a student shares this description. It knows nothing of torch,
-scikit-learn or bytes.
+All modules that train, encode, decode or run a student share this description.
 """
 
 from dataclasses import dataclass
@@ -15,27 +14,27 @@ OUTPUTS = ("identity", "softmax", "logistic")
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A fully connected network and what its outputs mean.
+    """A fully connected network and the meaning of its outputs.
 
     Parameters
     ----------
     weights : tuple of ndarray of shape (n_inputs, n_outputs), float32
-        One matrix per layer; a row times the matrix gives the layer's sums.
+        One matrix per layer; inputs times the matrix plus the biases are the layer's pre-activations.
     biases : tuple of ndarray of shape (n_outputs,), float32
     activation : {"identity", "relu", "tanh", "logistic"}
-        What follows every layer but the last.
+        After every layer but the last.
     target : {"predict", "predict_proba", "transform", "decision_function"}
-        The method of the teacher that the network answers for.
+        The method of the teacher that the network was trained for.
     output : {"identity", "softmax", "logistic"}
-        What turns the last layer's sums into the answer. Softmax and logistic give probabilities of `classes`;
-        a single logistic output is the probability of the second of two classes.
+        Applied to the outputs of the last layer. Softmax and logistic give probabilities of `classes`; a single
+        logistic output is the probability of the second of two classes.
     classes : ndarray of shape (n_classes,) or None
-        Label values, integers or strings, in the order of the outputs; None where the answer is a number.
+        Label values, in the order of the outputs; None for regression and embeddings.
     offset, scale : ndarray of shape () or (n_features,), float32, or None
-        The input section: rows enter the first layer as ``(X - offset) * scale``. None where it was folded away.
+        The inputs of the first layer are ``(X - offset) * scale``. None if it is folded into the first layer.
     feature_names : tuple of str or None
     squeeze : bool
-        Whether a single output is answered as a vector of shape (n_samples,) and not as a column.
+        Whether predictions of a single output are a vector of shape (n_samples,) instead of a column.
     """
 
     weights: tuple[np.ndarray, ...]

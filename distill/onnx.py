@@ -1,6 +1,6 @@
-"""Students as ONNX models, for onnxruntime on servers, phones and in browsers.
+"""Export students as ONNX models, for onnxruntime on servers, phones and in browsers.
 
-Only operators of the default domain are used, those of opset 17, which onnxruntime and onnxruntime-web run everywhere.
+Only operators of the default domain in opset 17 are used, which all builds of onnxruntime and onnxruntime-web have.
 """
 
 import json
@@ -22,33 +22,33 @@ OPSET = 17
 _IR_VERSION = 8
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
 _ELEMENTWISE = {"subtract": "Sub", "divide": "Div", "multiply": "Mul", "add": "Add"}
-_NUMBERS = {"predict": "prediction", "transform": "embedding", "decision_function": "decision"}
+_OUTPUT_NAMES = {"predict": "prediction", "transform": "embedding", "decision_function": "decision"}
 
 
 def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) -> "onnx.ModelProto":
-    """Translate a student into an ONNX model, opset 17.
+    """Export a student as an ONNX model, opset 17.
 
     Parameters
     ----------
     estimator_or_student : Student, or a fitted Distiller or compressor, or a Pipeline that ends in one
-        What may be in such a Pipeline is said in `distill.pipeline.to_bytes`.
+        For the steps that a Pipeline may have see `distill.pipeline.to_bytes`.
     path : str, path or None
-        Where to write the model, in one piece or not at all.
+        File to write the model to, atomically.
 
     Returns
     -------
     onnx.ModelProto
-        Input ``X``: float32 of shape (n_samples, n_features), any number of rows. Outputs, by what the student answers:
+        Input ``X``: float32 of shape (n_samples, n_features). Outputs, by the method of the student:
         ``label`` of shape (n_samples,), the label values themselves, and ``probabilities`` of shape (n_samples,
-        n_classes); ``decision``, ``embedding`` or ``prediction``, of the shape that the student's method has. Equal to
-        the student's answers within 1e-5 of their scale. Feature names are in the metadata, as JSON.
+        n_classes); ``decision``, ``embedding`` or ``prediction``, of the shape of the student's method. Within 1e-5 of
+        the student's outputs, relative to their scale. Feature names are in the metadata, as JSON.
 
     Raises
     ------
     ImportError
         If the package onnx is not installed.
     TypeError
-        If there is no student in the argument.
+        If the argument is no student and has none.
 
     Examples
     --------
@@ -65,18 +65,18 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
         raise ImportError("to_onnx needs the package onnx: pip install 'mbn-distill[onnx]'") from error
 
     graph = _Graph(onnx)
-    sums = _sums(graph, network, "X" if preprocessing is None else _before(graph, preprocessing))
+    outputs = _network(graph, network, "X" if preprocessing is None else _preprocessing(graph, preprocessing))
     n_features = network.n_features if preprocessing is None else preprocessing.n_features_in
     if network.classes is None or network.target == "decision_function":
-        name = _NUMBERS[network.target]
+        name = _OUTPUT_NAMES[network.target]
         if network.squeeze:
-            graph.node("Squeeze", [sums, graph.constant(np.array([1], np.int64))], name)
+            graph.node("Squeeze", [outputs, graph.constant(np.array([1], np.int64))], name)
         else:
-            graph.rename(sums, name)
-            sums = name
+            graph.rename(outputs, name)
+            outputs = name
         graph.output(name, np.float32, [None] if network.squeeze else [None, network.layer_sizes[-1]])
     if network.classes is not None:
-        _labels(graph, network, sums)
+        _labels(graph, network, outputs)
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
@@ -98,6 +98,7 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
 
 
 def _student_in(estimator_or_student: Any) -> tuple[Network, Preprocessing | None]:
+    """Return the network and the preprocessing of a student, estimator or Pipeline; TypeError for anything else."""
     if isinstance(estimator_or_student, Student):
         return estimator_or_student.network, estimator_or_student.preprocessing
     if hasattr(estimator_or_student, "steps"):
@@ -105,7 +106,7 @@ def _student_in(estimator_or_student: Any) -> tuple[Network, Preprocessing | Non
 
         return _student_in(Student.from_bytes(to_bytes(estimator_or_student)))
     if isinstance(getattr(type(estimator_or_student), "network_", None), property):
-        # Whoever has an estimator has scikit-learn, and expects its error
+        # An estimator implies scikit-learn; an unfitted one raises its NotFittedError
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(estimator_or_student)
@@ -115,34 +116,40 @@ def _student_in(estimator_or_student: Any) -> tuple[Network, Preprocessing | Non
 
 
 class _Graph:
-    """Nodes, constants and outputs as they come, with names for what lies between."""
+    """Nodes, constants and outputs of a graph, with generated names for intermediate values."""
 
-    def __init__(self, onnx):
+    def __init__(self, onnx: Any):
         self.onnx = onnx
-        self.nodes, self.constants, self.outputs = [], [], []
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
 
-    def node(self, operator: str, inputs: list[str], output: str | None = None, **attributes) -> str:
+    def node(self, operator: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
+        """Add an operator; return the name of its output."""
         output = output or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operator, inputs, [output], **attributes))
         return output
 
     def constant(self, value: np.ndarray) -> str:
+        """Add a constant; return its name."""
         name = f"constant_{len(self.constants)}"
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def output(self, name: str, dtype: np.dtype, shape: list) -> None:
+    def output(self, name: str, dtype: Any, shape: list[int | None]) -> None:
+        """Declare an output of the model; None in the shape is the number of rows."""
         element = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self.outputs.append(self.onnx.helper.make_tensor_value_info(name, element, shape))
 
     def rename(self, old: str, new: str) -> None:
+        """Rename an intermediate value."""
         for node in self.nodes:
             for names in (node.input, node.output):
                 names[:] = [new if name == old else name for name in names]
 
 
-def _before(graph: _Graph, preprocessing: Preprocessing) -> str:
-    """Add the steps before the network, in float64; return the name of the rows that enter it."""
+def _preprocessing(graph: _Graph, preprocessing: Preprocessing) -> str:
+    """Add the preprocessing, in float64; return the name of the inputs of the network."""
     rows, types = graph.node("Cast", ["X"], to=graph.onnx.TensorProto.DOUBLE), graph.onnx.TensorProto
     for step in preprocessing.steps:
         if step.operation == "product":
@@ -156,8 +163,8 @@ def _before(graph: _Graph, preprocessing: Preprocessing) -> str:
     return graph.node("Cast", [rows], to=types.FLOAT)
 
 
-def _sums(graph: _Graph, network: Network, rows: str) -> str:
-    """Add the layers; return the name of the last one's sums."""
+def _network(graph: _Graph, network: Network, rows: str) -> str:
+    """Add the layers; return the name of the outputs of the last one."""
     prepared = prepare(network)
     for operator, value in (("Sub", prepared.offset), ("Mul", prepared.scale)):
         if value is not None:
@@ -169,25 +176,25 @@ def _sums(graph: _Graph, network: Network, rows: str) -> str:
     return rows
 
 
-def _labels(graph: _Graph, network: Network, sums: str) -> None:
-    """Add labels, and probabilities where there are any."""
+def _labels(graph: _Graph, network: Network, outputs: str) -> None:
+    """Add the labels, and the probabilities if the student has them."""
     classes = network.classes
     if network.layer_sizes[-1] < len(classes):
-        positive = graph.node("Greater", [sums, graph.constant(np.float32(0))])
+        positive = graph.node("Greater", [outputs, graph.constant(np.float32(0))])
         position = graph.node("Cast", [positive], to=graph.onnx.TensorProto.INT64)
-        best = graph.node("Squeeze", [position, graph.constant(np.array([1], np.int64))])
+        index = graph.node("Squeeze", [position, graph.constant(np.array([1], np.int64))])
     else:
-        best = graph.node("ArgMax", [sums], axis=1, keepdims=0)
+        index = graph.node("ArgMax", [outputs], axis=1, keepdims=0)
     values = np.array(classes.tolist(), object) if classes.dtype.kind in "UO" else classes
-    graph.node("Gather", [graph.constant(values), best], "label", axis=0)
+    graph.node("Gather", [graph.constant(values), index], "label", axis=0)
     graph.output("label", values.dtype, [None])
     if network.output == "softmax":
-        graph.node("Softmax", [sums], "probabilities", axis=1)
+        graph.node("Softmax", [outputs], "probabilities", axis=1)
     elif network.output == "logistic" and network.layer_sizes[-1] < len(classes):
-        positive = graph.node("Sigmoid", [sums])
+        positive = graph.node("Sigmoid", [outputs])
         negative = graph.node("Sub", [graph.constant(np.float32(1)), positive])
         graph.node("Concat", [negative, positive], "probabilities", axis=1)
     elif network.output == "logistic":
-        graph.node("Sigmoid", [sums], "probabilities")
+        graph.node("Sigmoid", [outputs], "probabilities")
     if network.output != "identity":
         graph.output("probabilities", np.float32, [None, len(classes)])

@@ -1,4 +1,4 @@
-"""A fitted Pipeline as a student file: scalers and principal components go along, and run with NumPy alone."""
+"""Save a fitted Pipeline as a student file, with its scalers and principal components."""
 
 import os
 from collections.abc import Iterator
@@ -17,21 +17,28 @@ from distill.codecs import container
 from distill.codecs.preprocessing import Step
 
 _DTYPES = ("float64", "float32")
-# A mean this small for the spread is lost anyway when rows are rounded to float32
-_NEGLIGIBLE = 1e-9
+# A mean this small relative to the standard deviation is below the resolution of float32 rows
+_NEGLIGIBLE_MEAN = 1e-9
 
 
 def save(estimator: BaseEstimator, path: str | os.PathLike, *, dtype: str = "float64") -> None:
-    """Write the student file of a fitted estimator or Pipeline; `distill.load` reads it.
+    """Write the student file of a fitted estimator or Pipeline, for `distill.load`.
 
     Parameters
     ----------
     estimator : Distiller, compressor, or Pipeline that ends in one
         Fitted; see `to_bytes`.
     path : str or path
-        At any moment the old file or the new one is there.
+        An existing file is replaced atomically.
     dtype : {"float64", "float32"}, default="float64"
         See `to_bytes`.
+
+    Raises
+    ------
+    TypeError, ValueError, sklearn.exceptions.NotFittedError
+        See `to_bytes`.
+    OSError
+        If the file cannot be written.
 
     Examples
     --------
@@ -56,11 +63,11 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
     Parameters
     ----------
     estimator : Distiller, compressor, or Pipeline that ends in one
-        Fitted. Before that step there may be StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, PCA and
+        Fitted. The steps before the last one may be StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, PCA and
         pipelines of them.
     dtype : {"float64", "float32"}, default="float64"
-        How numbers of the scalers are kept, where they cannot be written shorter without loss. With "float32" the file
-        is smaller by four bytes a number, and scaled rows differ by some 1e-7 of the offset that was subtracted.
+        Type of the scalers' values, where a shorter type is not lossless. With "float32" the file is smaller by four
+        bytes per value, and scaled rows differ by some 1e-7 of the subtracted offset.
 
     Returns
     -------
@@ -69,17 +76,18 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
     Raises
     ------
     TypeError
-        If the last step is no Distiller or compressor, or another one cannot go along; the message names it.
+        If the last step is no Distiller or compressor, or another one is not supported; the message names it.
     ValueError
         If `dtype` is none of these.
     sklearn.exceptions.NotFittedError
+        If a step is not fitted.
 
     Notes
     -----
-    Scalers are computed with in float64, one operation after the other, as scikit-learn does for rows of float64 or
-    integers: for those the file answers as the Pipeline does, bit for bit. For rows of float32 scikit-learn rounds
-    after every operation, and a PCA adds in another order for every number of rows; answers then differ as rows do
-    that differ in the last digits of float32.
+    Scalers are computed in float64, one operation after the other, as scikit-learn does for float64 or integer X: for
+    those the predictions of the file and of the Pipeline are bit-identical. For float32 rows scikit-learn rounds after
+    every operation, and a PCA has another order of additions for every number of rows; then predictions differ as they
+    do for rows that differ in the last digits of float32.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(repr, _DTYPES))}, got {dtype!r}")
@@ -94,8 +102,9 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
         if type(transformer) not in _TRANSLATIONS:
             known = ", ".join(kind.__name__ for kind in _TRANSLATIONS)
             raise TypeError(
-                f"{step_name} ({type(transformer).__name__}) cannot go into a student file: before the student there "
-                f"may be {known}; put it into the teacher, as in Distiller(make_pipeline(..., teacher)), and fit again"
+                f"{step_name} ({type(transformer).__name__}) cannot go into a student file: the steps "
+                f"before the student may be {known}; put it into the teacher, as in "
+                "Distiller(make_pipeline(..., teacher)), and fit again"
             )
         check_is_fitted(transformer)
         steps += _TRANSLATIONS[type(transformer)](transformer)
@@ -110,7 +119,7 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
 
 
 def _flat_steps(estimator: Any, name: str = "estimator") -> Iterator[tuple[str, Any]]:
-    """Go through all steps, those of pipelines within pipelines too, without those that do nothing."""
+    """Yield name and estimator of all steps, also those of nested pipelines, without passthrough steps."""
     if isinstance(estimator, FrozenEstimator):
         yield from _flat_steps(estimator.estimator, name)
     elif isinstance(estimator, Pipeline):
@@ -122,33 +131,33 @@ def _flat_steps(estimator: Any, name: str = "estimator") -> Iterator[tuple[str, 
 
 
 def _standard(scaler: StandardScaler) -> list[Step]:
-    subtracted = [Step("subtract", scaler.mean_)] if scaler.with_mean else []
-    return subtracted + ([Step("divide", scaler.scale_)] if scaler.with_std else [])
+    subtraction = [Step("subtract", scaler.mean_)] if scaler.with_mean else []
+    return subtraction + ([Step("divide", scaler.scale_)] if scaler.with_std else [])
 
 
 def _min_max(scaler: MinMaxScaler) -> list[Step]:
-    clipped = [Step("clip", np.array(scaler.feature_range, np.float64))] if scaler.clip else []
-    return [Step("multiply", scaler.scale_), Step("add", scaler.min_), *clipped]
+    clip = [Step("clip", np.array(scaler.feature_range, np.float64))] if scaler.clip else []
+    return [Step("multiply", scaler.scale_), Step("add", scaler.min_), *clip]
 
 
 def _max_abs(scaler: MaxAbsScaler) -> list[Step]:
-    clipped = [Step("clip", np.array([-1.0, 1.0]))] if getattr(scaler, "clip", False) else []
-    return [Step("divide", scaler.scale_), *clipped]
+    clip = [Step("clip", np.array([-1.0, 1.0]))] if getattr(scaler, "clip", False) else []
+    return [Step("divide", scaler.scale_), *clip]
 
 
 def _robust(scaler: RobustScaler) -> list[Step]:
-    subtracted = [Step("subtract", scaler.center_)] if scaler.with_centering else []
-    return subtracted + ([Step("divide", scaler.scale_)] if scaler.with_scaling else [])
+    subtraction = [Step("subtract", scaler.center_)] if scaler.with_centering else []
+    return subtraction + ([Step("divide", scaler.scale_)] if scaler.with_scaling else [])
 
 
 def _pca(pca: PCA) -> list[Step]:
     components = pca.components_.astype(np.float64)
     if pca.whiten:
-        deviation = np.sqrt(pca.explained_variance_.astype(np.float64))
-        components /= np.maximum(deviation, np.finfo(pca.explained_variance_.dtype).eps)[:, None]
-    spread = np.sqrt(pca.explained_variance_.sum() / len(pca.mean_))
-    centred = np.abs(pca.mean_).max() <= _NEGLIGIBLE * spread
-    return [*([] if centred else [Step("subtract", pca.mean_)]), Step("product", components.T.astype(np.float32))]
+        std = np.sqrt(pca.explained_variance_.astype(np.float64))
+        components /= np.maximum(std, np.finfo(pca.explained_variance_.dtype).eps)[:, None]
+    std = np.sqrt(pca.explained_variance_.sum() / len(pca.mean_))
+    centered = np.abs(pca.mean_).max() <= _NEGLIGIBLE_MEAN * std
+    return [*([] if centered else [Step("subtract", pca.mean_)]), Step("product", components.T.astype(np.float32))]
 
 
 _TRANSLATIONS = {

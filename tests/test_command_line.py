@@ -85,7 +85,7 @@ def test_what_is_wrong_is_said_in_one_line(student, rows, tmp_path, capsys):
         (["predict", str(student), str(tmp_path / "objects.npy")], "Python objects"),
         (["predict", str(student), str(tmp_path / "other.csv")], "lacks the columns"),
         (["predict", str(student), str(tmp_path / "broken.csv")], "could not convert string 'x'"),
-        (["predict", str(student), str(tmp_path / "empty.csv")], "empty.csv is no table of numbers"),
+        (["predict", str(student), str(tmp_path / "empty.csv")], "empty.csv is no numeric table"),
         (["predict", str(student), "rows.txt"], "must end with .npy or .csv, got 'rows.txt'"),
         (["predict", str(student), good, "-o", "out.txt"], "must end with .npy or .csv, got 'out.txt'"),
         (["predict", str(student), good, "--method", "transform"], "this student has no transform"),

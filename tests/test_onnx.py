@@ -55,7 +55,7 @@ def test_the_model_answers_as_the_student(name, activation):
     answers = run(to_onnx(student), rows)
     method = {"embedding": "transform", "decision": "decision_function", "prediction": "predict"}
     method |= {"label": "predict", "probabilities": "predict_proba"}
-    assert {method[output] for output in answers} == student._offered
+    assert {method[output] for output in answers} == student._available
     for output, answer in answers.items():
         expected = getattr(student, method[output])(rows)
         assert answer.shape == expected.shape

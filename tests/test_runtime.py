@@ -259,7 +259,7 @@ def test_answers_by_target():
         else:
             np.testing.assert_array_equal(student.predict(rows), sums.argmax(axis=1))
         for name in every - names:
-            with pytest.raises(AttributeError, match=f"no {name}: it answers '{target}'"):
+            with pytest.raises(AttributeError, match=f"no {name}: it was trained for '{target}'"):
                 getattr(student, name)
 
 
@@ -299,12 +299,12 @@ def test_what_was_prepared_for_single_rows_is_not_sent_along():
     expected, before = student.predict(rows), len(pickle.dumps(student))
     singles = [rows[index : index + 1] for index in range(30)]
     np.testing.assert_array_equal(np.concatenate([student.predict(row) for row in singles]), expected)
-    assert student._quick_label is not None
+    assert student._single_row is not None
     assert len(pickle.dumps(student)) == before
     for other in (pickle.loads(pickle.dumps(student)), copy.deepcopy(student), copy.copy(student)):
         np.testing.assert_array_equal(np.concatenate([other.predict(row) for row in singles]), expected)
-        assert other._quick_label is not None
-        assert other._quick_label is not student._quick_label
+        assert other._single_row is not None
+        assert other._single_row is not student._single_row
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ def test_quick_labels_are_right_whenever_they_are_certain(sizes, activation):
         close.append(middle.astype(np.float32))
     rows = np.concatenate(close)
     expected = student.predict(rows)
-    quick = margin.QuickLabel(arithmetic.prepare(network), activation)
+    quick = margin.SingleRowClassifier(arithmetic.prepare(network), activation)
     found = np.array([quick.label(row[None]) for row in rows])
     certain = found >= 0
     np.testing.assert_array_equal(network.classes[found[certain]], expected[certain])
@@ -420,7 +420,7 @@ def test_quick_labels_are_nearly_always_certain(activation):
     network = labelled((64, 64, 32, 10), activation)
     weights = tuple(weight.astype(np.float32) for weight in mlp.coefs_)
     network = replace(network, weights=weights, biases=tuple(bias.astype(np.float32) for bias in mlp.intercepts_))
-    quick = margin.QuickLabel(arithmetic.prepare(network), activation)
+    quick = margin.SingleRowClassifier(arithmetic.prepare(network), activation)
     assert np.mean([quick.label(row[None]) >= 0 for row in X[:300]]) > 0.97
 
 
@@ -434,7 +434,7 @@ def test_quick_labels_are_right_where_sums_are_nothing_but_rounding(activation, 
     rows -= rows @ weight @ np.linalg.pinv(weight) * (np.arange(400) % 4 > 0)[:, None]
     rows = (scale * rows).astype(np.float32)
     expected = Student(network).predict(rows)
-    quick = margin.QuickLabel(arithmetic.prepare(network), activation)
+    quick = margin.SingleRowClassifier(arithmetic.prepare(network), activation)
     found = np.array([quick.label(row[None]) for row in rows])
     np.testing.assert_array_equal(network.classes[found[found >= 0]], expected[found >= 0])
     assert (found[np.arange(400) % 4 > 0] < 0).mean() > 0.3 or activation == "logistic"
@@ -451,7 +451,7 @@ def test_quick_labels_are_right_in_spite_of_large_biases(activation, size):
     network = replace(network, biases=(*biases[:-1], network.biases[-1]))
     rows = 30 * make_rows(200, 20)
     expected = Student(network).predict(rows)
-    quick = margin.QuickLabel(arithmetic.prepare(network), activation)
+    quick = margin.SingleRowClassifier(arithmetic.prepare(network), activation)
     found = np.array([quick.label(row[None]) for row in rows])
     np.testing.assert_array_equal(network.classes[found[found >= 0]], expected[found >= 0])
 
@@ -465,7 +465,7 @@ def test_the_bounds_on_errors_hold_with_room_to_spare(activation, shift, bias, m
     silenced = network.biases[0] + np.where(np.arange(60) % 4, bias, 0).astype(np.float32)
     network = replace(network, biases=(silenced, *network.biases[1:]))
     prepared = arithmetic.prepare(network)
-    quick = margin.QuickLabel(prepared, activation)
+    quick = margin.SingleRowClassifier(prepared, activation)
     rows = make_rows(300, 400) + np.float32(shift)
     exact = torch_sums(replace(network, offset=prepared.offset, scale=prepared.scale, weights=prepared.weights,
                                biases=prepared.biases), rows)  # fmt: skip
@@ -478,15 +478,17 @@ def test_the_bounds_on_errors_hold_with_room_to_spare(activation, shift, bias, m
 
     tiled = Student(network).raw_outputs(rows)
     assert (error(tiled) + error(quick_sums(quick, entered, activation)) < first / 2).all()
-    bounds, seen, second_bound, last, in_parts = [], [], quick._second_bound, [], margin._in_parts
-    monkeypatch.setattr(margin, "_in_parts", lambda values, weight: last.append(in_parts(values, weight)) or last[-1])
+    bounds, seen, second_bound, last, in_parts = [], [], quick._second_bound, [], margin._product_in_parts
+    monkeypatch.setattr(
+        margin, "_product_in_parts", lambda values, weight: last.append(in_parts(values, weight)) or last[-1]
+    )
     monkeypatch.setattr(
         quick, "_second_bound", lambda *found: seen.append((found, second_bound(*found))) or seen[-1][1]
     )
     demanded = np.diff(np.sort(exact, axis=1)[:, -4:], axis=1).sum(axis=1)
     for row, right, tile, most in zip(entered, exact, tiled, demanded):
         seen.clear()
-        assert quick._carefully(row, most * 0.999) in (-1, right.argmax())
+        assert quick._label_by_second_bound(row, most * 0.999) in (-1, right.argmax())
         careful = last[-1] + quick._biases[-1]
         assert 1 <= len(seen) <= 2
         for (best, rival, *_), second in seen:
@@ -500,10 +502,10 @@ def quick_sums(quick, rows, activation):
     """The sums of the quick way."""
     found = []
     for values in rows.astype(np.float32):
-        for weight, shift in quick._quick[0]:
+        for weight, shift in quick._fast[0]:
             sums = values.dot(weight)
             values = np.maximum(sums, shift) if activation == "relu" else arithmetic.activate(sums + shift, activation)
-        found.append(values.dot(quick._quick[1]) + quick._quick[2])
+        found.append(values.dot(quick._fast[1]) + quick._fast[2])
     return np.array(found)
 
 
@@ -518,7 +520,9 @@ def test_slopes_are_those_of_all_chords(activation):
             chords = (values[i + 1 :] - values[i]) / (ends[i + 1 :] - ends[i])
             assert (np.abs(chords - slope) <= spread + 1e-7).all()
     values, ends = activated64(middle, activation), middle.astype(np.float32)
-    np.testing.assert_allclose(arithmetic.activated(ends, activation), values, atol=margin._jump(activation) or 1e-6)
+    np.testing.assert_allclose(
+        arithmetic.activated(ends, activation), values, atol=margin._activation_error(activation) or 1e-6
+    )
 
 
 def activated64(sums, activation):

@@ -1,4 +1,4 @@
-"""What a device needs to run a student file; it imports NumPy alone."""
+"""Run student files on a device: this package imports NumPy alone."""
 
 from distill.runtime.student import Student, load
 

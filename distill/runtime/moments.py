@@ -1,11 +1,22 @@
-"""What a network with uncertain weights answers, as a mean and a variance, in NumPy.
+"""Mean and variance of the outputs of a network with uncertain weights, in NumPy.
 
-Row i and column j of a layer's weights have variances u_i v_j. Moments go from layer to layer: a sum of products of
-independent numbers has a known mean and variance, and is taken as normal; an activation of a normal number has a known
-mean and variance. For one hidden layer the variance of the answer is exact; beyond that units of a layer are taken as
-independent (Wu et al., "Deterministic variational inference for robust Bayesian neural networks", 2019).
+The weight in row i and column j of a layer has the variance u_i v_j. Moments are propagated from layer to layer: a sum
+of products of independent variables has a known mean and variance, and is approximated as normal; an activation of a
+normal variable has a known mean and variance. For one hidden layer the variance of the output is exact; for more, units
+of a layer are treated as independent (Wu et al., "Deterministic variational inference for robust Bayesian neural
+networks", 2019).
 
-Every row's answer is the same bit for bit whatever the rows beside it.
+The result for a row is bit-identical in any batch.
+
+Arrays of a layer, float64:
+
+=============== =================================== =====================================================
+mean, variance  (n_samples, n_inputs)               moments of the layer's inputs; variance is 0 at first
+weight, bias    (n_inputs, n_outputs), (n_outputs,) means of the weights and biases
+row_variance    (n_inputs + 1,)                     u; the last one belongs to the biases
+column_variance (n_outputs,)                        v
+output_variance (n_samples, n_outputs)              of the pre-activations
+=============== =================================== =====================================================
 """
 
 from collections.abc import Sequence
@@ -16,10 +27,11 @@ from distill.codecs import generator
 from distill.network import Network
 from distill.runtime.forward import activate
 
+# Gauss-Hermite quadrature of tanh and logistic: within 0.004 of the exact moments
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+# Antithetic pairs of draws for a softmax: probabilities are within 0.04
 _N_PAIRS = 64
-_BLOCK = 4096
 # Abramowitz and Stegun, Handbook of mathematical functions, 7.1.26: within 1.5e-7 of the error function
 _ERROR_FUNCTION = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
 
@@ -27,18 +39,19 @@ _ERROR_FUNCTION = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.25482
 def output_moments(
     network: Network, row_variances: Sequence[np.ndarray], column_variances: Sequence[np.ndarray], X: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance of the last layer's sums.
+    """Return mean and variance of the outputs of the last layer.
 
     Parameters
     ----------
     network : Network
-        Its weights are the means.
+        With the means of the weights.
     row_variances : sequence of ndarray of shape (n_inputs + 1,)
-        For each layer; the last one belongs to the biases.
+        Of each layer; the last one belongs to the biases.
     column_variances : sequence of ndarray of shape (n_outputs,)
-        For each layer. The variance of a weight is that of its row times that of its column.
+        Of each layer. The variance of a weight is the product of that of its row and that of its column.
     X : ndarray of shape (n_samples, n_features)
-        Rows as they come, before the input section.
+        Not yet scaled by the network's offset and scale. Memory grows with its rows: the caller cuts large ones into
+        blocks.
 
     Returns
     -------
@@ -51,12 +64,19 @@ def output_moments(
     >>> mean.item(), round(variance.item(), 6)
     (4.0, 4.8)
     """
-    blocks = [
-        _block_moments(network, row_variances, column_variances, X[start : start + _BLOCK])
-        for start in range(0, max(len(X), 1), _BLOCK)
-    ]
-    mean, variance = (np.concatenate(parts).astype(np.float32) for parts in zip(*blocks))
-    return mean, variance
+    mean = _scaled(network, X)
+    variance = np.zeros_like(mean)
+    last = len(network.weights) - 1
+    for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
+        rows, columns = row_variances[index].astype(np.float64), column_variances[index].astype(np.float64)
+        output_variance = _product(mean * mean + variance, rows[:-1, None]) + rows[-1]
+        output_variance = output_variance * columns
+        if index:
+            output_variance += _product(variance, np.square(weight, dtype=np.float64))
+        mean, variance = _product(mean, weight.astype(np.float64)) + bias, output_variance
+        if index < last:
+            mean, variance = activation_moments(network.activation, mean, variance)
+    return mean.astype(np.float32), variance.astype(np.float32)
 
 
 def sample_outputs(
@@ -65,21 +85,21 @@ def sample_outputs(
     column_variances: Sequence[np.ndarray],
     X: np.ndarray,
     n_draws: int,
-    random: np.random.Generator,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Draw weights, and return what each network drawn answers for all rows: functions.
+    """Draw networks from the posterior of the weights, and return the outputs of each for all samples.
 
     Parameters
     ----------
     network, row_variances, column_variances, X
         See `output_moments`.
     n_draws : int
-    random : Generator
+    rng : Generator
 
     Returns
     -------
     ndarray of shape (n_draws, n_samples, n_outputs), float32
-        Sums of the last layer.
+        Of the last layer.
 
     Examples
     --------
@@ -97,7 +117,7 @@ def sample_outputs(
         values = inputs
         for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
             rows, columns = np.sqrt(row_variances[index]), np.sqrt(column_variances[index])
-            noise = random.standard_normal((len(rows), len(columns))) * rows[:, None] * columns
+            noise = rng.standard_normal((len(rows), len(columns))) * rows[:, None] * columns
             values = values @ (weight + noise[:-1]).astype(np.float32) + (bias + noise[-1]).astype(np.float32)
             if index < last:
                 values = activate(values, network.activation)
@@ -106,7 +126,15 @@ def sample_outputs(
 
 
 def relu_moments(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance of max(z, 0) for normal z.
+    """Return mean and variance of max(z, 0) for a normal variable z.
+
+    Parameters
+    ----------
+    mean, variance : ndarray of the same shape
+
+    Returns
+    -------
+    mean, variance : ndarray of that shape
 
     Examples
     --------
@@ -114,17 +142,28 @@ def relu_moments(mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np
     >>> mean.round(6), variance.round(6)
     (array([0.398942]), array([0.340845]))
     """
-    deviation = np.sqrt(variance)
-    z = mean / np.maximum(deviation, 1e-30)
+    std = np.sqrt(variance)
+    z = mean / np.maximum(std, 1e-30)
     density = np.exp(-0.5 * np.minimum(z * z, 1400.0)) / np.sqrt(2 * np.pi)
     probability = normal_probability(z)
-    first = mean * probability + deviation * density
+    first = mean * probability + std * density
     second = variance * probability + mean * first
     return first, np.maximum(second - first * first, 0.0)
 
 
 def activation_moments(activation: str, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance of an activation of a normal number; tanh and logistic by quadrature, to about 0.004."""
+    """Return mean and variance of an activation of a normal variable.
+
+    Parameters
+    ----------
+    activation : {"identity", "relu", "tanh", "logistic"}
+    mean, variance : ndarray of the same shape
+
+    Returns
+    -------
+    mean, variance : ndarray of that shape
+        Of tanh and logistic by quadrature, to about 0.004.
+    """
     if activation == "identity":
         return mean, variance
     if activation == "relu":
@@ -136,7 +175,7 @@ def activation_moments(activation: str, mean: np.ndarray, variance: np.ndarray) 
 
 
 def normal_probability(z: np.ndarray) -> np.ndarray:
-    """Return the standard normal distribution function, within 1e-7.
+    """Return the cumulative distribution function of the standard normal distribution, within 1e-7.
 
     Examples
     --------
@@ -153,14 +192,14 @@ def normal_probability(z: np.ndarray) -> np.ndarray:
 
 
 def averaged_probabilities(mean: np.ndarray, variance: np.ndarray, output: str) -> np.ndarray:
-    """Return the mean probabilities over normal sums.
+    """Return probabilities averaged over normal logits.
 
     Parameters
     ----------
     mean, variance : ndarray of shape (n_samples, n_outputs)
-        Of the last layer's sums.
+        Of the logits.
     output : {"softmax", "logistic"}
-        The logistic of one output is averaged by quadrature; all else over 64 pairs of draws, the same for every row.
+        A logistic is averaged by quadrature, a softmax over 64 antithetic pairs of draws, the same for every row.
 
     Returns
     -------
@@ -174,36 +213,21 @@ def averaged_probabilities(mean: np.ndarray, variance: np.ndarray, output: str) 
     >>> averaged_probabilities(np.array([[2.0]]), np.array([[9.0]]), "logistic").round(3)
     array([[0.283, 0.717]], dtype=float32)
     """
-    mean, deviation = mean.astype(np.float64), np.sqrt(variance, dtype=np.float64)
+    mean, std = mean.astype(np.float64), np.sqrt(variance, dtype=np.float64)
     if output == "logistic":
-        positive = activation_moments("logistic", mean, deviation**2)[0].astype(np.float32)
+        positive = activation_moments("logistic", mean, std**2)[0].astype(np.float32)
         return np.hstack([1 - positive, positive]) if mean.shape[1] == 1 else positive
     draws = generator.normals(0, 0, np.arange(_N_PAIRS), mean.shape[1]).astype(np.float64)
     total = np.zeros_like(mean)
     for draw in np.concatenate([draws, -draws]):
-        sums = mean + deviation * draw
-        exponentials = np.exp(sums - sums.max(axis=1, keepdims=True))
+        logits = mean + std * draw
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         total += exponentials / exponentials.sum(axis=1, keepdims=True)
     return (total / (2 * _N_PAIRS)).astype(np.float32)
 
 
-def _block_moments(network, row_variances, column_variances, X) -> tuple[np.ndarray, np.ndarray]:
-    mean = _scaled(network, X)
-    variance = np.zeros_like(mean)
-    last = len(network.weights) - 1
-    for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
-        rows, columns = row_variances[index].astype(np.float64), column_variances[index].astype(np.float64)
-        spread = _product(mean * mean + variance, rows[:-1, None]) + rows[-1]
-        spread = spread * columns
-        if index:
-            spread += _product(variance, np.square(weight, dtype=np.float64))
-        mean, variance = _product(mean, weight.astype(np.float64)) + bias, spread
-        if index < last:
-            mean, variance = activation_moments(network.activation, mean, variance)
-    return mean, variance
-
-
 def _scaled(network: Network, X: np.ndarray) -> np.ndarray:
+    """Return (X - offset) * scale in float64."""
     rows = np.asarray(X, np.float64)
     if network.offset is not None:
         rows = rows - network.offset
@@ -211,5 +235,5 @@ def _scaled(network: Network, X: np.ndarray) -> np.ndarray:
 
 
 def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    # One row at a time, or what is added in which order would depend on their number
+    # One row at a time: the order of additions of one large product would depend on the number of rows
     return np.matmul(rows[:, None, :], matrix)[:, 0, :]

@@ -1,4 +1,4 @@
-"""The steps before a network, run in NumPy: a row's result is the same bit for bit whatever the rows beside it."""
+"""Preprocessing before a network in NumPy, bit-identical for a row in any batch."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ _IN_PLACE = {"subtract": np.subtract, "divide": np.divide, "multiply": np.multip
 
 
 class Preprocessing:
-    """Steps that rows go through before they enter the network.
+    """Steps of preprocessing before a network.
 
-    Elementwise steps are computed in float64, one after the other, as scikit-learn's scalers do for rows of float64. A
-    product takes rows rounded to float32 and adds in float32, like a layer of the network.
+    Elementwise steps are computed in float64, one after the other, as scikit-learn's scalers do for float64. A product
+    rounds its inputs to float32 and adds in float32, like a layer of the network.
 
     Parameters
     ----------
     n_features_in : int
-        Features of the rows that come in.
+        Number of features before the first step.
     steps : sequence of Step
 
     Examples
@@ -41,7 +41,7 @@ class Preprocessing:
         ]
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows as they enter the network.
+        """Return the inputs of the network.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class Preprocessing:
         Returns
         -------
         ndarray of shape (n_samples, n_inputs), float64
-            Infinite or NaN where numbers have become too large.
+            Infinite or NaN where a step has overflowed.
         """
         with np.errstate(all="ignore"):
             for step, product in zip(self.steps, self._products):

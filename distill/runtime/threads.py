@@ -1,33 +1,33 @@
-"""Large batches shared out among threads, as many as NumPy's own products would use."""
+"""Distribute the blocks of a large batch over threads, as many as NumPy's BLAS would use."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from threading import Thread
 
 import numpy as np
 
-# Below this many multiplications starting threads costs more than it brings
-_WORTH_THREADS = 1 << 24
+# With fewer multiplications, starting threads takes longer than it saves
+_MIN_MULTIPLICATIONS = 1 << 24
 _LIMITS = ("scipy_openblas_get_num_threads64_", "openblas_get_num_threads64_", "openblas_get_num_threads")
 
 
-def map_blocks(make_worker: Callable[[], Callable[[int], None]], starts: Iterable[int], n_multiplications: int) -> None:
-    """Have a function called for every start, in threads where that is worth it.
+def map_blocks(make_worker: Callable[[], Callable[[int], None]], starts: range, n_multiplications: int) -> None:
+    """Call a function for every start, in threads if the work is large.
 
     Parameters
     ----------
     make_worker : callable
-        Called once in every thread; returns the function, which may keep memory of its own from call to call and
-        writes its results where no other call writes.
-    starts : iterable of int
+        Called once in every thread; returns the function of a start, which may reuse the thread's memory between
+        calls and writes to places that no other call writes to.
+    starts : range
     n_multiplications : int
-        The size of the work.
+        Amount of work.
 
     Raises
     ------
     Exception
-        The first that a call raised; what has not been started by then is left out.
+        The first one raised by a call; calls that have not started by then are skipped.
     """
     remaining, errors = iter(starts), []
 
@@ -41,8 +41,8 @@ def map_blocks(make_worker: Callable[[], Callable[[int], None]], starts: Iterabl
         except BaseException as error:
             errors.append(error)
 
-    n_threads = min(n_available_threads(), len(starts)) if n_multiplications >= _WORTH_THREADS else 1
-    # The calling thread is one of them: a thread less to start
+    n_threads = min(n_available_threads(), len(starts)) if n_multiplications >= _MIN_MULTIPLICATIONS else 1
+    # The calling thread works, too: one thread less to start
     others = [Thread(target=work) for _ in range(n_threads - 1)]
     for thread in others:
         thread.start()
@@ -54,14 +54,14 @@ def map_blocks(make_worker: Callable[[], Callable[[int], None]], starts: Iterabl
 
 
 def n_available_threads() -> int:
-    """Return the number of threads that NumPy's BLAS may use now, which OMP_NUM_THREADS and threadpoolctl limit."""
+    """Return the number of threads that NumPy's BLAS may use now; OMP_NUM_THREADS and threadpoolctl limit it."""
     limit = _blas_limit()
     return max(1, min(limit(), os.cpu_count() or 1)) if limit else 1
 
 
 @cache
 def _blas_limit() -> Callable[[], int] | None:
-    # NumPy does not say it; the library that it has loaded does
+    """Return the function of the loaded BLAS that reads its number of threads; NumPy has none."""
     import ctypes
 
     try:
