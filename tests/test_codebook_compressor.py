@@ -25,8 +25,9 @@ from sklearn.preprocessing import StandardScaler
 
 from distill import Distiller
 from distill.compressors.base import network_of
-from distill.compressors.codebook.estimator import CodebookCompressor, CodebookSettings, learn_layers
+from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.codebook.grouping import reorder_neurons
+from distill.compressors.codebook.layers import CodebookSettings, learn_layers
 from distill.network import Network
 from distill.runtime.forward import layer_outputs
 from distill.training.losses import DistillationLoss

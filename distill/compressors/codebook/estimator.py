@@ -1,63 +1,26 @@
 """A network in a few bits per weight: codebooks and mappings, learned together against the network's outputs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 import joblib
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_scalar
 
-from distill.codecs import codebook as codec
-from distill.codecs import container
-from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.compressors.base import Compressed, Compressor
-from distill.compressors.codebook.finetuning import CodebookPerceptron, MovingPerceptron
+from distill.compressors.codebook.budget_search import search_budget
+from distill.compressors.codebook.finetuning import TuningSettings, fine_tune
 from distill.compressors.codebook.grouping import reorder_neurons
-from distill.compressors.codebook.layer_problem import LayerProblem, layer_problem
-from distill.compressors.codebook.mapping import PROXIMAL, gradient_descent
-from distill.compressors.codebook.solver import coordinate_descent, nearest_codewords, stored_layer
-from distill.compressors.pruning import is_pruned
+from distill.compressors.codebook.layers import MOST_BITS, CodebookSettings, learn_layers, measure, pack
+from distill.compressors.codebook.mapping import PROXIMAL
 from distill.network import Network
-from distill.runtime.forward import activated, layer_outputs
-from distill.training.loop import History, train
-from distill.training.losses import DistillationLoss
-from distill.training.samples import DenseRows
 from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
 _GROUPINGS = ("scales", "codebooks")
 _SOLVERS = ("cd", "gradient", "kmeans")
 _ENTROPY_CODINGS = ("auto", "off")
-_BATCH_SIZE, _LEAST_STEPS, _AVERAGING = 256, 32, 0.98
-_MOST_BITS = 8
-_RATE_WEIGHTS = (1e-5, 1e3)
-_N_BISECTIONS = 7
-
-
-@dataclass(frozen=True)
-class CodebookSettings:
-    """What the codes of a network depend on besides the network and the rows; see `CodebookCompressor`."""
-
-    bits: tuple[int, ...]
-    n_groups: int = 4
-    grouping: str = "scales"
-    solver: str = "cd"
-    proximal: str = "neighbour"
-    rate_weight: float = 0.0
-    entropy_coding: str = "auto"
-
-
-@dataclass(frozen=True)
-class TuningSettings:
-    """How the last training goes; see `CodebookCompressor`."""
-
-    max_iter: int = 20
-    learning_rate: float = 1e-3
-    train_codes: bool = False
-    temperature: float = 4.0
 
 
 class CodebookCompressor(Compressor):
@@ -215,7 +178,7 @@ class CodebookCompressor(Compressor):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
         for bits in self.bits if isinstance(self.bits, (Sequence, np.ndarray)) else (self.bits,):
-            check_scalar(bits, "bits", Integral, min_val=1, max_val=_MOST_BITS)
+            check_scalar(bits, "bits", Integral, min_val=1, max_val=MOST_BITS)
         check_scalar(self.n_groups, "n_groups", Integral, min_val=1)
         check_scalar(self.rate_weight, "rate_weight", Real, min_val=0)
         if self.max_bytes is not None:
@@ -253,7 +216,7 @@ class CodebookCompressor(Compressor):
         if self.max_bytes is None:
             layers = learn_layers(*problem, settings, stage)
         else:
-            settings, layers = _fit_budget(*problem, settings, int(self.max_bytes), stage)
+            settings, layers = search_budget(*problem, settings, int(self.max_bytes), stage)
         if self.max_iter:
             tuning = TuningSettings(
                 int(self.max_iter), float(self.learning_rate_init), bool(self.train_codes), float(self.temperature)
@@ -265,235 +228,9 @@ class CodebookCompressor(Compressor):
         return Compressed(data, report, {"n_iter_": int(self.max_iter)})
 
 
-def learn_layers(
-    network: Network,
-    groups: Sequence[np.ndarray],
-    calibration: Calibration,
-    settings: CodebookSettings,
-    stage: Stage | None = None,
-) -> tuple[CodebookLayer, ...]:
-    """Learn codes layer by layer, each for what the layers before it, already compressed, deliver.
-
-    Parameters
-    ----------
-    network : Network
-        Its neurons in the order in which they are to be stored.
-    groups : sequence of ndarray of shape (n_outputs,), intp
-        The group of every neuron of every layer.
-    calibration : Calibration
-    settings : CodebookSettings
-    stage : Stage or None
-
-    Returns
-    -------
-    tuple of CodebookLayer
-        With numbers as a file stores them.
-    """
-    inputs, wanted = calibration.train, layer_outputs(network, calibration.train)
-    pruned = is_pruned(network)
-    layers = []
-    for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
-        varies = calibration.varies if index == 0 else inputs.max(axis=0) > inputs.min(axis=0)
-        used = _used_inputs(weight, varies, len(inputs))
-        start = nearest_codewords(
-            weight[used],
-            groups[index],
-            2 ** settings.bits[index],
-            grouping=settings.grouping,
-            pin_zero=pruned and not weight[used].all(),
-        )
-        if settings.solver == "kmeans":
-            constant = np.where(used, 0.0, inputs.mean(axis=0, dtype=np.float64))
-            layer = stored_layer(start, bias + constant @ weight, used, settings.grouping)
-        else:
-            problem = layer_problem(inputs[:, used], wanted[index], weight[used])
-            if settings.solver == "gradient":
-                start = gradient_descent(problem, start, proximal=settings.proximal)
-            mapping = coordinate_descent(problem, start, rate_weight=settings.rate_weight)
-            layer = _corrected(stored_layer(mapping, bias, used, settings.grouping), problem)
-        layers.append(layer)
-        sums = inputs @ layer.weight + layer.bias
-        if stage is not None:
-            stage.say(
-                f"layer {index + 1}/{len(network.weights)}: output error {_relative_error(sums, wanted[index]):.5f}"
-            )
-        inputs = activated(sums, network.activation)
-    return tuple(layers)
-
-
-def fine_tune(
-    network: Network,
-    layers: Sequence[CodebookLayer],
-    calibration: Calibration,
-    settings: TuningSettings,
-    stage: Stage | None = None,
-) -> tuple[CodebookLayer, ...]:
-    """Train codewords, scales and biases, and codes if they may move, to give the outputs of the network.
-
-    Parameters
-    ----------
-    network : Network
-        The network that is imitated.
-    layers : sequence of CodebookLayer
-    calibration : Calibration
-        Those of the best pass on the held-out rows are kept, or `layers` if no pass is better.
-    settings : TuningSettings
-    stage : Stage or None
-
-    Returns
-    -------
-    tuple of CodebookLayer
-    """
-    outputs = layer_outputs(network, calibration.train)[-1]
-    imitation = DistillationLoss(network, outputs, settings.temperature)
-    held_out = torch.from_numpy(calibration.validation)
-    expected = imitation.targets(layer_outputs(network, calibration.validation)[-1])
-    module = (MovingPerceptron if settings.train_codes else CodebookPerceptron)(layers, network.activation)
-
-    def loss(module: CodebookPerceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return imitation(module(rows), targets)
-
-    def judge(module: CodebookPerceptron) -> tuple[float, float]:
-        value = float(loss(module, held_out, expected))
-        return -value, value
-
-    def report(module: CodebookPerceptron, history: History) -> bool:
-        return stage is not None and stage.step(
-            f"loss {history.loss_curve[-1]:.5f}, held out {-history.validation_scores[-1]:.5f}",
-            lambda: pack(network, module.layers()),
-        )
-
-    with torch.no_grad():
-        before = judge(module)
-    history = train(
-        module,
-        loss,
-        DenseRows(torch.from_numpy(calibration.train), imitation.targets(outputs)),
-        batch_size=_BATCH_SIZE,
-        learning_rate=settings.learning_rate,
-        max_iter=settings.max_iter,
-        min_steps=_LEAST_STEPS,
-        validate=judge,
-        n_iter_no_change=settings.max_iter,
-        averaging=_AVERAGING,
-        seed=calibration.seed,
-        callback=report,
-    )
-    return module.layers() if history.best_score > before[0] else tuple(layers)
-
-
-def pack(network: Network, layers: Sequence[CodebookLayer], entropy_coding: str = "auto") -> bytes:
-    """Write the student file of a network whose layers are codes."""
-    described = replace(
-        network, weights=tuple(layer.weight for layer in layers), biases=tuple(layer.bias for layer in layers)
-    )
-    return container.pack(described, [codec.encode(layer, entropy_coding) for layer in layers])
-
-
-def measure(network: Network, layers: Sequence[CodebookLayer], rows: np.ndarray) -> dict:
-    """Say how far codes are from the network, layer by layer and at the end; see `CodebookCompressor.report_`."""
-    wanted, inputs, of_layers = layer_outputs(network, rows), rows, []
-    for layer, expected in zip(layers, wanted):
-        sums = inputs @ layer.weight + layer.bias
-        counts = np.bincount(layer.codes.ravel())
-        share = counts[counts > 0] / max(layer.codes.size, 1)
-        of_layers.append(
-            {
-                "n_codewords": layer.codebooks.shape[1],
-                "entropy": float(-share @ np.log2(share)) + 0.0,
-                "output_error": _relative_error(sums, expected),
-            }
-        )
-        inputs = activated(sums, network.activation)
-    agreement = DistillationLoss(network, wanted[-1]).fidelity(wanted[-1], sums)
-    return {"layers": of_layers, "agreement": agreement}
-
-
-def _fit_budget(
-    network: Network,
-    groups: Sequence[np.ndarray],
-    calibration: Calibration,
-    settings: CodebookSettings,
-    max_bytes: int,
-    stage: Stage,
-) -> tuple[CodebookSettings, tuple[CodebookLayer, ...]]:
-    """Choose bits and a price per bit so that the file is no larger than `max_bytes`.
-
-    The widest plain codes that fit compete with codes of one to three bits more at the lowest price at which they fit.
-    The judge is the loss of the last outputs on held-out rows.
-    """
-    n_layers = len(network.weights)
-    outputs = layer_outputs(network, calibration.validation)[-1]
-    imitation = DistillationLoss(network, outputs)
-    targets = imitation.targets(outputs)
-
-    def attempt(bits: int, rate_weight: float):
-        tried = replace(settings, bits=(bits,) * n_layers, rate_weight=rate_weight)
-        layers = learn_layers(network, groups, calibration, tried)
-        size = len(pack(network, layers, settings.entropy_coding))
-        stage.say(f"{bits} bits, rate_weight {rate_weight:.2g}: {size} bytes")
-        return size, tried, layers
-
-    def loss(layers: Sequence[CodebookLayer]) -> float:
-        inputs = calibration.validation
-        for index, layer in enumerate(layers):
-            inputs = activated(inputs, network.activation) if index else inputs
-            inputs = inputs @ layer.weight + layer.bias
-        return float(imitation(torch.from_numpy(inputs), targets))
-
-    priced = settings.solver != "kmeans" and settings.entropy_coding == "auto"
-    smallest = attempt(1, _RATE_WEIGHTS[1] if priced else 0.0)
-    if smallest[0] > max_bytes:
-        raise ValueError(
-            f"max_bytes={max_bytes} cannot be reached: the smallest file with these settings has {smallest[0]} bytes; "
-            "allow more, or wrap a smaller network"
-        )
-    fitting, widest = [smallest], 0
-    for bits in range(1, _MOST_BITS + 1):
-        found = attempt(bits, 0.0)
-        if found[0] > max_bytes:
-            break
-        fitting.append(found)
-        widest = bits
-    if priced:
-        for bits in range(widest + 1, min(widest + 3, _MOST_BITS) + 1):
-            low, high = np.log(_RATE_WEIGHTS[0]), np.log(_RATE_WEIGHTS[1])
-            for _ in range(_N_BISECTIONS):
-                middle = (low + high) / 2
-                found = attempt(bits, float(np.exp(middle)))
-                if found[0] <= max_bytes:
-                    fitting.append(found)
-                    high = middle
-                else:
-                    low = middle
-    _, chosen, layers = min(fitting, key=lambda found: loss(found[2]))
-    return chosen, layers
-
-
 def _bits_of_layers(bits: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
     if isinstance(bits, Integral):
         return (int(bits),) * n_layers
     if len(bits) != n_layers:
         raise ValueError(f"bits must be one number or one for each of {n_layers} layers, got {bits!r}")
     return tuple(int(number) for number in bits)
-
-
-def _used_inputs(weight: np.ndarray, varies: np.ndarray, n_rows: int) -> np.ndarray:
-    """Which inputs get codes: those with weights, and among many rows also only those that vary."""
-    used = weight.any(axis=1)
-    if n_rows >= len(used):
-        used &= varies
-    if not used.any():
-        used[0] = True
-    return used
-
-
-def _corrected(layer: CodebookLayer, problem: LayerProblem) -> CodebookLayer:
-    """Return the layer with the bias that is best for its weights as they are stored."""
-    return replace(layer, bias=round_to_half(problem.bias(layer.weight[layer.used])))
-
-
-def _relative_error(sums: np.ndarray, expected: np.ndarray) -> float:
-    error = np.sum(np.square(sums - expected, dtype=np.float64))
-    power = np.sum(np.square(expected - expected.mean(axis=0), dtype=np.float64))
-    return float(error / power) if power else float(error > 0)

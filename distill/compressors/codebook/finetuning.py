@@ -1,16 +1,96 @@
 """Networks of codebook layers that train: codewords, scales and biases, and codes as well if they may move."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distill.codecs.codebook import CodebookLayer, round_to_half
+from distill.compressors.codebook.layers import pack
+from distill.network import Network
+from distill.runtime.forward import layer_outputs
+from distill.training.loop import History, train
+from distill.training.losses import DistillationLoss
 from distill.training.perceptron import TORCH_ACTIVATIONS
+from distill.training.samples import DenseRows
+from distill.training.targets import Calibration
+from distill.utils.progress import Stage
 
+_BATCH_SIZE, _LEAST_STEPS, _AVERAGING = 256, 32, 0.98
 _POSITION_PACE = 2.0  # positions have further to go than numbers relative to their size
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """How the last training goes; see `CodebookCompressor`."""
+
+    max_iter: int = 20
+    learning_rate: float = 1e-3
+    train_codes: bool = False
+    temperature: float = 4.0
+
+
+def fine_tune(
+    network: Network,
+    layers: Sequence[CodebookLayer],
+    calibration: Calibration,
+    settings: TuningSettings,
+    stage: Stage | None = None,
+) -> tuple[CodebookLayer, ...]:
+    """Train codewords, scales and biases, and codes if they may move, to give the outputs of the network.
+
+    Parameters
+    ----------
+    network : Network
+        The network that is imitated.
+    layers : sequence of CodebookLayer
+    calibration : Calibration
+        Those of the best pass on the held-out rows are kept, or `layers` if no pass is better.
+    settings : TuningSettings
+    stage : Stage or None
+
+    Returns
+    -------
+    tuple of CodebookLayer
+    """
+    outputs = layer_outputs(network, calibration.train)[-1]
+    imitation = DistillationLoss(network, outputs, settings.temperature)
+    held_out = torch.from_numpy(calibration.validation)
+    expected = imitation.targets(layer_outputs(network, calibration.validation)[-1])
+    module = (MovingPerceptron if settings.train_codes else CodebookPerceptron)(layers, network.activation)
+
+    def loss(module: CodebookPerceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return imitation(module(rows), targets)
+
+    def judge(module: CodebookPerceptron) -> tuple[float, float]:
+        value = float(loss(module, held_out, expected))
+        return -value, value
+
+    def report(module: CodebookPerceptron, history: History) -> bool:
+        return stage is not None and stage.step(
+            f"loss {history.loss_curve[-1]:.5f}, held out {-history.validation_scores[-1]:.5f}",
+            lambda: pack(network, module.layers()),
+        )
+
+    with torch.no_grad():
+        before = judge(module)
+    history = train(
+        module,
+        loss,
+        DenseRows(torch.from_numpy(calibration.train), imitation.targets(outputs)),
+        batch_size=_BATCH_SIZE,
+        learning_rate=settings.learning_rate,
+        max_iter=settings.max_iter,
+        min_steps=_LEAST_STEPS,
+        validate=judge,
+        n_iter_no_change=settings.max_iter,
+        averaging=_AVERAGING,
+        seed=calibration.seed,
+        callback=report,
+    )
+    return module.layers() if history.best_score > before[0] else tuple(layers)
 
 
 class CodebookPerceptron(nn.Module):
