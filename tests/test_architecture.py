@@ -170,7 +170,7 @@ def private_uses(tree: ast.AST, ours: Collection[str]) -> Iterator[tuple[int, st
 
 
 def is_private(name: object) -> bool:
-    return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__") and name not in PROTOCOL
 
 
 def matches(prefix: str, module: str) -> bool:
