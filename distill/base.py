@@ -18,7 +18,7 @@ from distill.codecs import container
 from distill.network import Network
 from distill.runtime import Student
 from distill.teachers import predicts_values, resolve_target, teacher_type
-from distill.training.fidelity import explained_variance, fidelity, label_positions
+from distill.training.fidelity import fidelity, label_positions
 
 _BLOCK = 4096
 _OFFERED = (
@@ -236,7 +236,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
             return float(r2_score(y, self.student_output(target, X), multioutput=weighting))
         expected = np.asarray(self.predict_imitated(X))
         if classes is None or target == "decision_function":
-            return explained_variance(expected, self.student_output(target, X))
+            return fidelity(expected, self.student_output(target, X), classification=False)
         expected = expected if expected.ndim == 1 else classes[label_positions(expected)]
         return fidelity(expected, self.predict(X), classification=True)
 
@@ -284,8 +284,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
 
     def _adopt(self, data: bytes) -> None:
         """Predict from now on with the student encoded in `data`."""
-        self._student = Student.from_bytes(data)
-        self._data = data
+        vars(self).update(student_attributes(data))
 
     def _fitted_student(self, attribute: str) -> Student:
         if "_student" not in vars(self):
@@ -382,6 +381,11 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         super().__setstate__(state)
         if "_data" in state:
             self._adopt(state["_data"])
+
+
+def student_attributes(data: bytes) -> dict[str, Any]:
+    """Return the fitted attributes with which an estimator predicts as the student encoded in `data`."""
+    return {"_data": data, "_student": Student.from_bytes(data)}
 
 
 def where_offered(name: str) -> Callable[[StudentMixin], bool]:

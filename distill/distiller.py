@@ -19,10 +19,9 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.validation import validate_data
 
 from distill import teachers
-from distill.base import StudentMixin, all_or_nothing
+from distill.base import StudentMixin, all_or_nothing, student_attributes
 from distill.codecs import container
 from distill.network import ACTIVATIONS, Network
-from distill.runtime import Student
 from distill.teachers import Predictions
 from distill.training.device import check_device
 from distill.training.perceptron import fold_input, folds_well, unfold_input
@@ -315,8 +314,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
 
     def _reconstruct(self, network: Network) -> dict:
         """Return the fitted attributes with which this estimator predicts as the network does."""
-        data = self._encode(network)
-        return {"_data": data, "_student": Student.from_bytes(data)}
+        return student_attributes(self._encode(network))
 
     def _encode(self, network: Network) -> bytes:
         """Return the student file of a network."""

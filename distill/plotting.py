@@ -14,7 +14,6 @@ from distill.codecs import container
 from distill.codecs.codebook import CODEBOOK, decode_layer
 from distill.codecs.reader import Reader
 from distill.model_selection.scores import mean_scores, pareto_front
-from distill.training.fidelity import explained_variance
 
 __all__ = ["EmbeddingDisplay", "InclusionDisplay", "TradeOffDisplay", "WeightCodesDisplay"]
 
@@ -249,9 +248,9 @@ class EmbeddingDisplay:
             raise TypeError(f"estimator must be a fitted Distiller or compressor that transforms, got {estimator!r}")
         outputs = np.asarray(student.student_output("transform", rows))
         expected = np.asarray(student.predict_imitated(rows) if embedding is None else embedding)
-        teacher, student = _in_a_plane(expected, outputs)
-        fidelity = explained_variance(expected, outputs)
-        display = cls(teacher, student, classes=classes, fidelity=fidelity)
+        teacher, student_view = _in_a_plane(expected, outputs)
+        fidelity = student.score(rows, expected)
+        display = cls(teacher, student_view, classes=classes, fidelity=fidelity)
         return display.plot(axes=axes, **scatter_kw)
 
     def plot(self, *, axes=None, **scatter_kw) -> "EmbeddingDisplay":

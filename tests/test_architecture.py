@@ -68,12 +68,7 @@ ROOMS = [
         f"{TAUGHT} distill.distiller distill.pipeline distill.compressors.base distill.compressors.__init__",
         "numpy sklearn joblib",
     ),
-    Room(
-        11,
-        "distill.plotting",
-        "distill.codecs distill.base distill.training.fidelity distill.model_selection",
-        "numpy sklearn matplotlib",
-    ),
+    Room(11, "distill.plotting", "distill.codecs distill.base distill.model_selection", "numpy sklearn matplotlib"),
     Room(12, "distill.__init__", "distill"),
     Room(0, "mbn.parallel", "", "numpy scipy joblib threadpoolctl"),
     Room(0, "mbn.schedule", "", "numpy"),

@@ -21,10 +21,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
 from distill import teachers
-from distill.base import StudentMixin, all_or_nothing
+from distill.base import StudentMixin, all_or_nothing, student_attributes
 from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
-from distill.runtime import Student
 from distill.training.device import one_thread
 from distill.training.targets import Calibration, Targets, draw_calibration, targets_from_outputs, targets_from_y
 from distill.utils.caching import cached_call, call_key
@@ -284,7 +283,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
 
     def _reconstruct(self, data: bytes) -> dict:
         """Return the fitted attributes with which this estimator predicts as the student encoded in `data`."""
-        return {"_data": data, "_student": Student.from_bytes(data), "_measured": {}}
+        return {**student_attributes(data), "_measured": {}}
 
     def _with_names(self, network: Network) -> Network:
         if network.n_features != self.n_features_in_:
