@@ -33,7 +33,7 @@ SHORTEST = {"max_iter": 4, "random_state": 0}
 
 @pytest.fixture(scope="module")
 def curve():
-    """Noisy numbers of a curve, with a gap where nothing is known, and their network."""
+    """Noisy samples of a curve, with a gap without data, and a network fitted to them."""
     random = np.random.default_rng(0)
     X = np.concatenate([random.uniform(-3, -1, 300), random.uniform(1, 3, 300)])[:, None]
     y = 40 + 10 * np.sin(2 * X[:, 0]) + random.normal(0, 2, 600)
@@ -54,7 +54,7 @@ def test_file_is_much_smaller_and_agrees(student, matrix_gaussian):
     assert matrix_gaussian.report_["n_features"] == matrix_gaussian.network_.weights[0].any(axis=1).sum() < 64
 
 
-def test_a_loaded_file_answers_bit_for_bit(curve, matrix_gaussian, tmp_path):
+def test_file_predicts_the_same_bits(curve, matrix_gaussian, tmp_path):
     X, _, fitted = curve
     student = load(fitted.to_bytes())
     for ours, theirs in zip(student.predict(X, return_std=True), fitted.predict(X, return_std=True)):
@@ -67,7 +67,7 @@ def test_a_loaded_file_answers_bit_for_bit(curve, matrix_gaussian, tmp_path):
     np.testing.assert_array_equal(copy.sample(DIGITS[:5], 3), matrix_gaussian.sample(DIGITS[:5], 3))
 
 
-def test_deviations_need_numpy_alone(curve, tmp_path):
+def test_standard_deviations_need_numpy_only(curve, tmp_path):
     X, _, fitted = curve
     fitted.save(tmp_path / "curve.student")
     np.save(tmp_path / "rows.npy", X)
@@ -83,7 +83,7 @@ def test_deviations_need_numpy_alone(curve, tmp_path):
         assert run_python(code, tmp_path / "curve.student", tmp_path / "rows.npy", **environment) == expected
 
 
-def test_a_row_is_as_sure_alone_as_among_others(curve):
+def test_standard_deviation_of_a_row_is_bit_identical_in_any_batch(curve):
     X, _, fitted = curve
     student = load(fitted.to_bytes())
     together = student.predict(X, return_std=True)[1]
@@ -98,7 +98,7 @@ def test_variances_take_few_bytes(matrix_gaussian):
 
 
 @pytest.mark.parametrize("max_bytes", [350, 700, 1500])
-def test_the_budget_holds_and_is_used(student, max_bytes):
+def test_max_bytes_is_kept_and_used(student, max_bytes):
     compressor = MatrixGaussianCompressor(
         FrozenEstimator(student), max_bytes=max_bytes, max_iter=1, random_state=0
     ).fit(DIGITS[TRAIN])
@@ -106,7 +106,7 @@ def test_the_budget_holds_and_is_used(student, max_bytes):
     assert compressor.rate_weight_ == compressor.report_["rate_weight"] > 0
 
 
-def test_a_higher_rate_weight_gives_smaller_files(student):
+def test_rate_weight_makes_files_smaller(student):
     sizes = [
         MatrixGaussianCompressor(FrozenEstimator(student), rate_weight=weight, **SHORTEST).fit(DIGITS[TRAIN]).nbytes_
         for weight in (1e-3, 0.1, 3.0)
@@ -131,7 +131,7 @@ def test_same_seed_gives_same_bytes_with_any_number_of_threads(student):
 # uncertainty
 
 
-def test_noise_is_found_and_fewer_rows_say_less(curve):
+def test_noise_is_estimated_and_fewer_rows_give_larger_variances(curve):
     X, y, fitted = curve
     assert 1.7 < fitted.noise_.item() < 2.6
     _, variance = load(fitted.to_bytes()).output_moments(X)
@@ -152,7 +152,7 @@ def test_intervals_cover(curve):
     assert 0.85 < covered < 0.96
 
 
-def test_samples_are_functions_with_the_moments_that_are_answered(curve):
+def test_samples_have_the_moments_of_predict(curve):
     fitted = curve[2]
     rows = np.linspace(-3, 3, 41)[:, None]
     draws = fitted.sample(rows, 4000)[:, :, 0]
@@ -163,7 +163,7 @@ def test_samples_are_functions_with_the_moments_that_are_answered(curve):
     assert np.diff(draws, axis=1).std(axis=0).max() < 0.6 * draws.std(axis=0).max()
 
 
-def test_log_likelihood_is_that_of_the_mixture(curve):
+def test_log_likelihood_is_that_of_the_mixture_of_draws(curve):
     X, y, fitted = curve
     draws = fitted.sample(X[:50], 20)[:, :, 0]
     expected = stats.norm.pdf(y[:50], draws, fitted.noise_.item()).mean(axis=0)
@@ -179,7 +179,7 @@ def test_log_likelihood_of_labels(matrix_gaussian):
     np.testing.assert_allclose(likelihood, np.log(found).mean(), rtol=1e-5)
 
 
-def test_averaged_probabilities_are_less_sure_of_noise(matrix_gaussian):
+def test_averaged_probabilities_of_noise_have_larger_entropy(matrix_gaussian):
     noise = np.random.default_rng(0).uniform(0, 3, (200, 64))
     plain, averaged = matrix_gaussian.predict_proba(noise), matrix_gaussian.predict_proba(noise, averaged=True)
     np.testing.assert_allclose(averaged.sum(axis=1), 1, atol=1e-5)
@@ -188,7 +188,7 @@ def test_averaged_probabilities_are_less_sure_of_noise(matrix_gaussian):
     np.testing.assert_allclose(averaged, matrix_gaussian.sample(noise, 3000).mean(axis=0), atol=0.15)
 
 
-def test_a_linear_network_finds_the_posterior_of_linear_regression():
+def test_linear_network_has_the_posterior_of_bayesian_linear_regression():
     """One layer with known noise and prior is Bayesian linear regression, which scikit-learn solves."""
     random = np.random.default_rng(0)
     X = random.standard_normal((60, 3))
@@ -205,14 +205,14 @@ def test_a_linear_network_finds_the_posterior_of_linear_regression():
     expected = covariance @ (precision * X.T @ y)
     q = posterior.network.posteriors()[0][0]
     np.testing.assert_allclose(q.mean[:3, 0].detach() / 2, expected, atol=0.01)
-    # A factorised posterior has the inverse diagonal of the precision as its variances
+    # A factorized posterior has the inverse diagonal of the precision as its variances
     variances = 1 / (precision * (X * X).sum(axis=0) + 4)
     np.testing.assert_allclose((q.rows.variance[:3] * q.columns).detach() / 4, variances, rtol=0.05)
     reference = BayesianRidge().fit(X, y)
     np.testing.assert_allclose(precision, reference.alpha_, rtol=0.1)
 
 
-def test_side_by_side_is_as_alone():
+def test_batched_posteriors_equal_single_ones():
     random = torch.Generator().manual_seed(0)
     X, y = torch.randn(2, 50, 3, generator=random), torch.randn(2, 50, 1, generator=random)
     means = [torch.randn(2, 4, 5, generator=random), torch.randn(2, 6, 1, generator=random)]
@@ -230,7 +230,7 @@ def test_side_by_side_is_as_alone():
         torch.testing.assert_close(alone.noise.rate, both.noise.rate[index])
 
 
-def test_doubling_a_batch_leaves_the_expected_loss_as_it_is():
+def test_expected_loss_does_not_depend_on_batch_size():
     """The divergence is divided by the number of rows once, and the likelihood is a mean."""
     X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     settings = solver.VariationalSettings()
@@ -241,7 +241,7 @@ def test_doubling_a_batch_leaves_the_expected_loss_as_it_is():
     torch.testing.assert_close(once, twice)
 
 
-def test_heavy_tails_are_found_where_they_are(curve):
+def test_student_t_noise_fits_heavy_tails(curve):
     X, _, fitted = curve
     random = np.random.default_rng(2)
     wild = fitted.predict(X) + 2 * stats.t.rvs(3, size=len(X), random_state=random)
@@ -259,10 +259,10 @@ def test_heavy_tails_are_found_where_they_are(curve):
     np.testing.assert_allclose(heavy.log_likelihood(X[:30], again[:30], 20), expected, rtol=1e-4)
 
 
-# units, dropping
+# units, pruning
 
 
-def test_a_belief_in_other_units_is_the_same_function():
+def test_change_of_units_keeps_the_moments():
     random = np.random.default_rng(0)
     rows = (random.standard_normal((100, 4)) * [1, 100, 0, 3] + [0, 50, 7, 1]).astype(np.float32)
     targets = (random.standard_normal((100, 2)) * [5, 0.1] + 3).astype(np.float32)
@@ -278,11 +278,11 @@ def test_a_belief_in_other_units_is_the_same_function():
     found_mean, found_variance = student.output_moments(rows)
     unit = frame.unit
     np.testing.assert_allclose(found_mean, mean.detach().numpy() * unit + frame.mean, rtol=0.02, atol=0.02)
-    # Deviations are powers of 2^(1/4), so variances are off by up to a fifth in rows and columns each
+    # Standard deviations are powers of 2^(1/4), so variances are off by up to a fifth in rows and columns each
     np.testing.assert_allclose(found_variance, variance.detach().numpy() * unit**2, rtol=0.3)
 
 
-def test_hidden_units_that_say_nothing_are_dropped():
+def test_hidden_units_without_signal_are_removed():
     random = np.random.default_rng(0)
     network = initial_network((5, 8, 3), "relu", seed=0)
     network.weights[0][:, 2] = 0  # nothing reaches it: a constant
@@ -302,7 +302,7 @@ def test_hidden_units_that_say_nothing_are_dropped():
     assert container.CODECS[grid.GRID].name == "grid"
 
 
-def test_wide_layers_of_independent_rows_have_coarser_steps_and_come_back():
+def test_wide_layers_with_diagonal_covariance_have_coarser_steps():
     random = np.random.default_rng(0)
     inputs = random.standard_normal((300, 20)).cumsum(axis=1).astype(np.float32)
     network = initial_network((20, 40, 3), "relu", seed=0)
@@ -327,7 +327,7 @@ def test_wide_layers_of_independent_rows_have_coarser_steps_and_come_back():
         )
 
 
-def test_weights_beside_a_unit_that_is_dropped_are_rounded_anew():
+def test_removed_units_do_not_affect_the_rounding_of_others():
     random = np.random.default_rng(0)
     inputs = random.standard_normal((300, 20)).cumsum(axis=1).astype(np.float32)
     network = initial_network((20, 40, 3), "relu", seed=0)
@@ -355,7 +355,7 @@ def correlated_layer(seed=0):
     return inputs, random.standard_normal((21, 8)), 0.01 / size**2, np.exp(random.normal(0, 0.3, 8))
 
 
-def test_uncorrelated_weights_are_rounded_each_for_itself():
+def test_uncorrelated_weights_are_rounded_independently():
     _, mean, rows, columns = correlated_layer()
     layer = quantize(mean, rows, columns, 1e-6)
     together = rounding.round_together(layer, mean, rows, columns, np.eye(21), 1e-6)
@@ -363,7 +363,7 @@ def test_uncorrelated_weights_are_rounded_each_for_itself():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_weights_rounded_together_change_the_sums_less(seed):
+def test_joint_rounding_has_smaller_output_error(seed):
     inputs, mean, rows, columns = correlated_layer(seed)
     layer = quantize(mean, rows, columns, 0.3)
     correlations = rounding.input_correlations(inputs)
@@ -392,8 +392,8 @@ def bytes_and_loss(rate_weight, coarsely, seed):
     return len(grid.encode(layer).payload), float((np.einsum("ij,ik,kj->j", z, correlations, z) / (2 * columns)).sum())
 
 
-def test_freedom_is_the_deviation_given_the_rows_before():
-    # Brute force: the precision of what is left after rows before are fixed and rows after follow
+def test_freedom_is_the_conditional_standard_deviation():
+    # Brute force: the precision given the rows before, with the rows after free
     random = np.random.default_rng(0)
     correlations = rounding.input_correlations(random.standard_normal((50, 9)).cumsum(axis=1).astype(np.float32))
     wanted = [np.linalg.inv(correlations[row:, row:])[0, 0] for row in range(10)]
@@ -402,7 +402,7 @@ def test_freedom_is_the_deviation_given_the_rows_before():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_coarser_steps_where_later_rows_follow_cost_less_at_equal_loss(seed):
+def test_coarser_steps_of_early_rows_cost_less_at_equal_loss(seed):
     rates = (0.05, 0.1, 0.2, 0.4)
     coarse_bytes, coarse_loss = np.transpose([bytes_and_loss(rate, True, seed) for rate in rates])
     plain_bytes, plain_loss = np.transpose([bytes_and_loss(rate, False, seed) for rate in rates])
@@ -410,7 +410,7 @@ def test_coarser_steps_where_later_rows_follow_cost_less_at_equal_loss(seed):
     assert np.all(coarse_bytes[:-1] < 0.98 * at_equal_loss)  # measured 0.92 to 0.96 of it
 
 
-def test_the_next_layer_makes_good_what_changed_before_it():
+def test_refitted_layer_compensates_changed_inputs():
     random = np.random.default_rng(0)
     inputs = random.standard_normal((300, 5)).astype(np.float32)
     matrix = random.standard_normal((6, 2))
@@ -420,10 +420,10 @@ def test_the_next_layer_makes_good_what_changed_before_it():
     np.testing.assert_allclose(changed @ again[:-1] + again[-1], sums, atol=0.1)
 
 
-# what is learned
+# targets
 
 
-def test_labels_are_learned_from_y():
+def test_classification_learns_from_y():
     network = MLPClassifier(32, max_iter=15, random_state=0)
     with pytest.warns(UserWarning):
         network.fit(DIGITS[TRAIN], CLASSES[TRAIN])
@@ -434,7 +434,7 @@ def test_labels_are_learned_from_y():
         fitted.predict(DIGITS[:3], return_std=True)
 
 
-def test_embeddings_have_deviations():
+def test_embeddings_have_standard_deviations():
     embedding = Distiller(PCA(2), hidden_layer_sizes=(16,), max_iter=15, random_state=0)
     fitted = MatrixGaussianCompressor(embedding, **SHORT).fit(DIGITS[TRAIN])
     answers, deviations = fitted.transform(DIGITS[TEST], return_std=True)
@@ -453,7 +453,7 @@ def test_embeddings_have_deviations():
         {"expectation": "draws"},
     ],
 )
-def test_every_posterior_and_prior_learns(changes):
+def test_every_posterior_and_prior_fits(changes):
     X, y = load_diabetes(return_X_y=True, scaled=False)
     X = StandardScaler().fit_transform(X)
     network = MLPRegressor(
@@ -464,7 +464,7 @@ def test_every_posterior_and_prior_learns(changes):
     assert -5.8 < fitted.log_likelihood(X, y) < -5.0
 
 
-# refusals
+# errors
 
 
 @pytest.mark.parametrize(
@@ -483,14 +483,14 @@ def test_every_posterior_and_prior_learns(changes):
         ({"learning_rate_init": 1e6}, "diverged"),
     ],
 )
-def test_what_cannot_be_done_is_said(student, changes, message):
+def test_invalid_settings_raise(student, changes, message):
     compressor = MatrixGaussianCompressor(FrozenEstimator(student), **{**SHORT, "max_iter": 5, **changes})
     with pytest.raises(ValueError, match=message):
         compressor.fit(DIGITS[TRAIN])
     assert not hasattr(compressor, "nbytes_")
 
 
-def test_rows_that_cannot_be_learned_from_are_refused(student):
+def test_invalid_rows_raise(student):
     compressor = MatrixGaussianCompressor(FrozenEstimator(student), **SHORT)
     with pytest.raises(ValueError, match="minimum of 2 is required"):
         compressor.fit(DIGITS[:1])
@@ -500,7 +500,7 @@ def test_rows_that_cannot_be_learned_from_are_refused(student):
         compressor.fit(np.full((50, 64), np.nan))
 
 
-def test_targets_of_zero_variance_are_learned_as_what_they_are():
+def test_constant_targets():
     X = np.random.default_rng(0).standard_normal((60, 3))
     network = MLPRegressor(hidden_layer_sizes=5, solver="lbfgs", max_iter=500, random_state=0).fit(X, np.full(60, 3.5))
     fitted = MatrixGaussianCompressor(FrozenEstimator(network), **SHORT).fit(X, np.full(60, 3.5))
@@ -509,7 +509,7 @@ def test_targets_of_zero_variance_are_learned_as_what_they_are():
     assert np.isfinite(deviations).all() and np.isfinite(fitted.log_likelihood(X, np.full(60, 3.5)))
 
 
-def test_weights_that_are_not_finite_are_refused():
+def test_non_finite_weights_raise():
     X, y = load_diabetes(return_X_y=True)
     network = MLPRegressor(hidden_layer_sizes=8, solver="lbfgs", max_iter=500, alpha=10, random_state=0).fit(
         X, (y - 150) / 80
@@ -519,7 +519,7 @@ def test_weights_that_are_not_finite_are_refused():
         MatrixGaussianCompressor(FrozenEstimator(network), **SHORT).fit(X, y)
 
 
-def test_files_without_variances_say_so(student):
+def test_files_without_variances_raise(student):
     with pytest.raises(ValueError, match="knows nothing of the uncertainty"):
         load(student.to_bytes()).output_moments(DIGITS[:3])
     with pytest.raises(ValueError, match="knows nothing of the uncertainty"):
