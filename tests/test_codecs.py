@@ -250,7 +250,7 @@ def test_words_are_those_of_splitmix64():
         16408922859458223821,
     ]
     positions = np.arange(1, 6, dtype=np.uint64)
-    assert generator._mix(np.uint64(1234567) + positions * generator._GOLDEN).tolist() == known
+    assert generator.mix(np.uint64(1234567) + positions * generator.GOLDEN_GAMMA).tolist() == known
 
 
 def test_words_follow_their_definition():

@@ -51,7 +51,7 @@ def encode_again(kind, payload, shapes):
     if kind == sparse.SPARSE:
         layer = sparse.decode(reader, shapes)[0]
         return sparse.encode(layer.weight, layer.bias, "float16" if payload[0] & 1 else "float32")
-    layer = dense.decode(reader, shapes, kind)[0]
+    layer = container.CODECS[kind].decode(reader, shapes)[0]
     return dense.encode(layer.weight, layer.bias, kind)
 
 
@@ -147,7 +147,7 @@ def test_golden_files_cover_every_flag_of_the_codecs():
         lambda layout: layout.n_blocks == layout.n_numbers,
     ):
         assert {trait(layout) for layout in layouts} == {False, True}
-    assert {layout.bits_per_block for layout in layouts} >= {random_code.LEAST_BITS, random_code.MOST_BITS}
+    assert {layout.bits_per_block for layout in layouts} >= {random_code.MIN_BITS, random_code.MAX_BITS}
 
 
 @pytest.mark.parametrize(

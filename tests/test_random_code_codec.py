@@ -242,7 +242,7 @@ class TestEncoder:
         mean, log_variance = self.posterior(9.0)
         whole = [choose(self.layout, block, mean, log_variance, rule) for block in range(6)]
         for size in (1, 100, 7 * 1000, 1 << 16):
-            monkeypatch.setattr(selection, "_CHUNK_VALUES", size if size > 1 else 7 * 50)
+            monkeypatch.setattr(selection, "CHUNK_VALUES", size if size > 1 else 7 * 50)
             assert [choose(self.layout, block, mean, log_variance, rule) for block in range(6)] == whole
 
     def test_a_sharp_posterior_takes_the_nearest_candidate(self):

@@ -2,10 +2,7 @@
 
 import copy
 import hashlib
-import os
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +11,7 @@ import polars as pl
 import pytest
 import threadpoolctl
 import torch
+from fresh_process import run_python
 from scipy import sparse, special
 from scipy.special import expit
 from sklearn.datasets import load_digits
@@ -163,21 +161,8 @@ print(digest.hexdigest())
 """
 
 
-def run(code, **environment):
-    # Neither the working folder nor what is installed there may matter
-    path = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(container.__file__)) + "/.."])
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=os.environ | {"PYTHONPATH": path} | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
-
-
 def test_a_row_has_the_same_bits_with_any_number_of_threads():
-    digests = {run(DIGEST, OMP_NUM_THREADS=n, OPENBLAS_NUM_THREADS=n) for n in ("1", "2", "3")}
+    digests = {run_python(DIGEST, OMP_NUM_THREADS=n, OPENBLAS_NUM_THREADS=n) for n in ("1", "2", "3")}
     assert len(digests) == 1
     student, rows = Student(labelled((784, 256, 64, 10))), make_rows(4000, 784)
     answers = []
@@ -200,7 +185,7 @@ def kernels():
 @pytest.mark.parametrize("kernel", kernels())
 def test_a_row_has_the_same_bits_in_every_company_with_other_kernels(kernel):
     """OpenBLAS has other kernels for other processors, and can be told to use them."""
-    run(DIGEST, OPENBLAS_CORETYPE=kernel)
+    run_python(DIGEST, OPENBLAS_CORETYPE=kernel)
 
 
 def test_lanes_agree_here():
@@ -478,9 +463,9 @@ def test_the_bounds_on_errors_hold_with_room_to_spare(activation, shift, bias, m
 
     tiled = Student(network).raw_outputs(rows)
     assert (error(tiled) + error(quick_sums(quick, entered, activation)) < first / 2).all()
-    bounds, seen, second_bound, last, in_parts = [], [], quick._second_bound, [], margin._product_in_parts
+    bounds, seen, second_bound, last, in_parts = [], [], quick._second_bound, [], margin.product_in_parts
     monkeypatch.setattr(
-        margin, "_product_in_parts", lambda values, weight: last.append(in_parts(values, weight)) or last[-1]
+        margin, "product_in_parts", lambda values, weight: last.append(in_parts(values, weight)) or last[-1]
     )
     monkeypatch.setattr(
         quick, "_second_bound", lambda *found: seen.append((found, second_bound(*found))) or seen[-1][1]
@@ -513,7 +498,7 @@ def quick_sums(quick, rows, activation):
 def test_slopes_are_those_of_all_chords(activation):
     middle = np.linspace(-3, 3, 61)
     for error in (1e-6, 0.05, 2.0):
-        slope, spread = margin._slopes(middle, np.full(61, error), activation)
+        slope, spread = margin.slopes(middle, np.full(61, error), activation)
         ends = middle + error * np.linspace(-1, 1, 21)[:, None]
         values = activated64(ends, activation)
         for i in range(20):
@@ -521,7 +506,7 @@ def test_slopes_are_those_of_all_chords(activation):
             assert (np.abs(chords - slope) <= spread + 1e-7).all()
     values, ends = activated64(middle, activation), middle.astype(np.float32)
     np.testing.assert_allclose(
-        arithmetic.activated(ends, activation), values, atol=margin._activation_error(activation) or 1e-6
+        arithmetic.activated(ends, activation), values, atol=margin.activation_error(activation) or 1e-6
     )
 
 
@@ -554,9 +539,9 @@ def test_spectral_norms_are_bounded_closely(shape):
 def test_distances_of_columns_are_bounded(n_outputs):
     weight = np.random.default_rng(0).normal(size=(7, n_outputs))
     distance = max(np.linalg.norm(weight - weight[:, [index]], axis=0).max() for index in range(n_outputs))
-    assert distance <= margin._largest_distance(weight)
+    assert distance <= margin.largest_distance(weight)
     if n_outputs < 1000:
-        assert margin._largest_distance(weight) <= 1.001 * distance
+        assert margin.largest_distance(weight) <= 1.001 * distance
 
 
 def test_many_threads_may_ask_one_student():
@@ -609,7 +594,7 @@ student = distill.load({str(tmp_path / "a.student")!r})
 print("|".join(student.predict(numpy.load({str(tmp_path / "rows.npy")!r}))))
 assert not {{"torch", "sklearn", "scipy", "joblib", "numba"}} & set(sys.modules)
 """
-    assert run(code).split("|") == Student(network).predict(rows).tolist()
+    assert run_python(code).split("|") == Student(network).predict(rows).tolist()
 
 
 def test_a_fresh_process_answers_with_the_same_bits(tmp_path):
@@ -624,4 +609,4 @@ print(hashlib.sha256(student.predict_proba(rows).tobytes() + student.raw_outputs
 """
     student = Student(network)
     expected = student.predict_proba(rows).tobytes() + student.raw_outputs(rows)[7:8].tobytes()
-    assert run(code) == hashlib.sha256(expected).hexdigest()
+    assert run_python(code) == hashlib.sha256(expected).hexdigest()

@@ -169,7 +169,7 @@ def test_the_documentation_suffices_to_write_a_reader():
 def test_the_documentation_of_symbols_suffices_too(count):
     symbols = np.random.default_rng(0).integers(2, 10, count)
     data = entropy.encode(symbols, 12)
-    assert (entropy._n_lanes(count, len(data)) > 1) == (count > 100_000)
+    assert (entropy.choose_n_lanes(count, len(data)) > 1) == (count > 100_000)
     assert independent_reader.read_symbols(independent_reader.Bytes(data), count, 12) == symbols.tolist()
 
 

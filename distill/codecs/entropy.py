@@ -164,7 +164,7 @@ def encode_symbols(symbols: np.ndarray, frequencies: np.ndarray, contexts: np.nd
         raise ValueError("a symbol occurs whose frequency is zero")
     start = (np.cumsum(table, axis=1) - table)[rows, symbols]
     bits = len(symbols) * precision - np.log2(frequency).sum()
-    n_lanes = _n_lanes(len(symbols), bits / 8)
+    n_lanes = choose_n_lanes(len(symbols), bits / 8)
     if n_lanes == 1:
         stream = _encode_one(frequency, start, precision)
     else:
@@ -282,7 +282,7 @@ def _decode_frequencies(reader: Reader, n_symbols: int, total: int, part: str) -
     return np.array(frequencies)
 
 
-def _n_lanes(count: int, n_bytes: float) -> int:
+def choose_n_lanes(count: int, n_bytes: float) -> int:
     """Return the number of lanes for a message."""
     # Every lane adds two bytes to the message; with fewer than 32 lanes plain Python is as fast as NumPy
     n_lanes = int(min(_MAX_LANES, count // 4096, n_bytes / 1600))

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 # The key that separates the kinds of streams
 _NORMALS, _PERMUTATION, _INTEGERS = range(3)
 _TABLE_BITS = 16
@@ -87,9 +87,9 @@ def words(keys: tuple, count: int, start: int = 0) -> np.ndarray:
     """
     state = np.zeros(1, np.uint64)
     for key in keys:
-        state = _mix(state + (np.asarray(key, np.uint64)[..., None] + np.uint64(1)) * _GOLDEN)
+        state = mix(state + (np.asarray(key, np.uint64)[..., None] + np.uint64(1)) * GOLDEN_GAMMA)
     positions = np.arange(start + 1, start + count + 1, dtype=np.uint64)
-    return _mix(state + positions * _GOLDEN)
+    return mix(state + positions * GOLDEN_GAMMA)
 
 
 def normals(seed: int, block: int | np.ndarray, candidate: int | np.ndarray, count: int) -> np.ndarray:
@@ -178,7 +178,7 @@ def normal_table() -> np.ndarray:
     return table
 
 
-def _mix(state: np.ndarray) -> np.ndarray:
+def mix(state: np.ndarray) -> np.ndarray:
     """Mix the bits of 64-bit words: the output function of splitmix64."""
     state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

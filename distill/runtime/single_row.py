@@ -150,15 +150,15 @@ class SingleRowClassifier:
         values, error, layers = row, 0.0, []
         with np.errstate(all="ignore"):
             for weight, bias, (norms, relative, absolute) in zip(self._weights, self._biases, self._errors):
-                outputs = _product_in_parts(values, weight) + bias
+                outputs = product_in_parts(values, weight) + bias
                 own = (sqrt(vdot(values, values)) + error) * relative + absolute
                 if len(layers) < len(self._weights) - 1:
                     errors = own + error * norms if layers else own
-                    slope, spread = _slopes(outputs, errors, self._activation)
-                    unexplained = (spread + _BACKWARD_ROUNDING) * errors + _activation_error(self._activation)
+                    slope, spread = slopes(outputs, errors, self._activation)
+                    unexplained = (spread + _BACKWARD_ROUNDING) * errors + activation_error(self._activation)
                     layers.append((own, slope, unexplained))
                     values = activate(outputs, self._activation)
-                    error = sqrt(errors.dot(errors)) + _activation_error(self._activation) * len(errors)
+                    error = sqrt(errors.dot(errors)) + activation_error(self._activation) * len(errors)
             outputs = outputs.tolist()
             largest = max(outputs)
             best = outputs.index(largest)
@@ -230,7 +230,7 @@ def _layer_errors(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.
     return norms, rounding * norms, absolute
 
 
-def _product_in_parts(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def product_in_parts(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return values @ weight, added in parts of 160 inputs, as the tiles do."""
     product = values[:MAX_INPUTS].dot(weight[:MAX_INPUTS])
     for start in range(MAX_INPUTS, len(weight), MAX_INPUTS):
@@ -281,7 +281,7 @@ def _first_bound(
         own = rounding * magnitude + np.array([0.0, _UNDERFLOW * sqrt(n_outputs)])
         largest = np.maximum(largest, magnitude)
         if index == len(weights) - 1:
-            error = _largest_distance(wide) * error + sqrt(2) * own
+            error = largest_distance(wide) * error + sqrt(2) * own
             break
         spectral = spectral_norm_bound(wide)
         error = spectral * error + own
@@ -290,7 +290,7 @@ def _first_bound(
             lacking = constants[1]
         elif activation != "identity":
             error = (1.0 if activation == "tanh" else 0.25) * error
-            error = error + [0.0, _activation_error(activation) * sqrt(n_outputs)]
+            error = error + [0.0, activation_error(activation) * sqrt(n_outputs)]
             norm = np.array([0.0, sqrt(n_outputs)])  # activations are at most one
     # The norm of a row is computed in float32, too, where squares of small values underflow
     n_inputs = len(weights[0])
@@ -300,7 +300,7 @@ def _first_bound(
     return float(relative), float(absolute), min(max_norm, sqrt(_MAX_OUTPUT))
 
 
-def _largest_distance(weight: np.ndarray) -> float:
+def largest_distance(weight: np.ndarray) -> float:
     """Return an upper bound of the distance between any two columns."""
     if weight.shape[1] > _MAX_COMPARED:
         return sqrt(2) * spectral_norm_bound(weight)
@@ -328,12 +328,12 @@ def _tile_additions(n_inputs: int) -> int:
     return min(n_inputs, MAX_INPUTS) + -(-n_inputs // MAX_INPUTS)
 
 
-def _activation_error(activation: str) -> float:
+def activation_error(activation: str) -> float:
     """Return a bound of the error of an activation itself, both ways together; NumPy's tanh is within a few units."""
     return 32 * _UNIT if activation in ("tanh", "logistic") else 0.0
 
 
-def _slopes(outputs: np.ndarray, error: np.ndarray, activation: str) -> tuple[np.ndarray, np.ndarray]:
+def slopes(outputs: np.ndarray, error: np.ndarray, activation: str) -> tuple[np.ndarray, np.ndarray]:
     """Return bounds of the slopes of an activation's chords.
 
     Any two pre-activations within `error` of the given ones are joined by a chord, whose slope is within `spread` of
@@ -351,7 +351,7 @@ def _slopes(outputs: np.ndarray, error: np.ndarray, activation: str) -> tuple[np
 
     Examples
     --------
-    >>> _slopes(np.array([-1.0, 0.01, 1.0]), np.full(3, 0.1), "relu")
+    >>> slopes(np.array([-1.0, 0.01, 1.0]), np.full(3, 0.1), "relu")
     (array([False,  True,  True]), array([False,  True, False]))
     """
     if activation == "relu":

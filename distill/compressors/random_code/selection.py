@@ -8,7 +8,7 @@ from distill.codecs import generator
 from distill.codecs.random_code import Layout
 
 _GUMBEL = 7
-_CHUNK_VALUES = 1 << 19
+CHUNK_VALUES = 1 << 19
 
 
 def choose(
@@ -68,7 +68,7 @@ def log_weights(
 
 
 def _chunks(layout: Layout, block: int) -> Iterator[tuple[int, np.ndarray]]:
-    n_candidates, size = 1 << layout.bits_per_block, max(1, _CHUNK_VALUES // layout.block_size)
+    n_candidates, size = 1 << layout.bits_per_block, max(1, CHUNK_VALUES // layout.block_size)
     for start in range(0, n_candidates, size):
         yield start, layout.candidates(block, start, min(start + size, n_candidates))
 
