@@ -1,4 +1,4 @@
-"""The codebook codec: what is written is read back, to the byte, and nothing else is."""
+"""The codebook codec: round trips, sizes in bytes, damaged payloads."""
 
 from dataclasses import replace
 
@@ -12,21 +12,21 @@ from distill.codecs.sections import Section
 from distill.network import Network
 
 
-def make_layer(n_inputs=30, n_outputs=12, n_codewords=4, n_groups=3, own=False, sort=True, skewed=False, unused=0):
-    random = np.random.default_rng(n_inputs * n_outputs + n_codewords)
-    groups = random.permutation(np.r_[np.arange(n_groups), random.integers(0, n_groups, n_outputs - n_groups)])
+def make_layer(n_inputs=30, n_outputs=12, n_codewords=4, n_groups=3, separate=False, sort=True, skewed=False, unused=0):
+    rng = np.random.default_rng(n_inputs * n_outputs + n_codewords)
+    groups = rng.permutation(np.r_[np.arange(n_groups), rng.integers(0, n_groups, n_outputs - n_groups)])
     used = np.ones(n_inputs, bool)
     used[:unused] = False
-    share = np.full(n_codewords, 1 / n_codewords)
+    frequencies = np.full(n_codewords, 1 / n_codewords)
     if skewed:
-        share = np.geomspace(1, 1e-3, n_codewords)
-        share /= share.sum()
+        frequencies = np.geomspace(1, 1e-3, n_codewords)
+        frequencies /= frequencies.sum()
     return CodebookLayer(
-        random.choice(n_codewords, size=(used.sum(), n_outputs), p=share).astype(np.uint8),
-        round_to_half(random.normal(size=(n_groups if own else 1, n_codewords))),
-        None if own else round_to_half(random.uniform(0.5, 2, n_groups)),
+        rng.choice(n_codewords, size=(used.sum(), n_outputs), p=frequencies).astype(np.uint8),
+        round_to_half(rng.normal(size=(n_groups if separate else 1, n_codewords))),
+        None if separate else round_to_half(rng.uniform(0.5, 2, n_groups)),
         np.sort(groups) if sort else groups,
-        round_to_half(random.normal(size=n_outputs)),
+        round_to_half(rng.normal(size=n_outputs)),
         used,
     )
 
@@ -46,8 +46,8 @@ def assert_equal(layer, other):
 
 LAYERS = {
     "plain": make_layer(),
-    "own codebooks": make_layer(own=True),
-    "one group": make_layer(n_groups=1, own=True),
+    "separate codebooks": make_layer(separate=True),
+    "one group": make_layer(n_groups=1, separate=True),
     "groups in any order": make_layer(sort=False),
     "one codeword": make_layer(n_codewords=1),
     "not a power of two": make_layer(n_codewords=3),
@@ -63,7 +63,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("entropy_coding", ["auto", "off"])
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_what_is_written_is_read_back(layer, entropy_coding):
+def test_round_trip(layer, entropy_coding):
     section = encode(layer, entropy_coding)
     decoded, parts = read(section.payload, layer)
     assert_equal(layer, decoded)
@@ -88,30 +88,30 @@ def test_sorted_groups_cost_their_sizes_only():
 
 def test_entropy_coding_is_used_where_it_is_shorter():
     skewed, flat = make_layer(120, 50, skewed=True), make_layer(120, 50)
-    share = np.bincount(skewed.codes.ravel()) / skewed.codes.size
-    ideal = -share @ np.log2(share) * skewed.codes.size / 8
+    frequencies = np.bincount(skewed.codes.ravel()) / skewed.codes.size
+    ideal = -frequencies @ np.log2(frequencies) * skewed.codes.size / 8
     assert ideal <= read(encode(skewed).payload, skewed)[1]["codes"] <= ideal + 24
     assert len(encode(flat).payload) <= len(encode(flat, "off").payload)
 
 
-def test_contexts_pay_where_rows_and_columns_differ():
-    random = np.random.default_rng(0)
+def test_contexts_shorten_codes_whose_rows_and_columns_differ():
+    rng = np.random.default_rng(0)
     rate = np.outer(np.r_[np.full(200, 0.02), np.full(100, 0.7)], np.r_[np.full(50, 1.0), np.full(50, 0.2)])
-    codes = (random.random((300, 100)) < rate).astype(np.uint8)
+    codes = (rng.random((300, 100)) < rate).astype(np.uint8)
     layer = replace(make_layer(300, 100, 2), codes=codes)
     size = read(encode(layer).payload, layer)[1]["codes"]
     ideal = -np.sum(codes * np.log2(rate) + (1 - codes) * np.log2(1 - rate)) / 8
     assert ideal < size < 1.04 * ideal + 150
 
 
-def test_numbers_that_cannot_be_stored_are_refused():
+def test_values_that_are_not_rounded():
     with pytest.raises(ValueError, match="rounded before they are written"):
         encode(replace(make_layer(), bias=np.full(12, 1.00001, np.float32)))
 
 
 @pytest.mark.parametrize("magnitude", [1e-36, 1e-20, 1e20, 1e36])
 def test_weights_of_any_size(magnitude):
-    layer = make_layer(own=True)
+    layer = make_layer(separate=True)
     layer = replace(
         layer, codebooks=round_to_half(layer.codebooks * magnitude), bias=round_to_half(layer.bias * magnitude)
     )
@@ -124,7 +124,7 @@ def student_file(layer):
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_a_file_holds_the_layer_and_says_where_its_bytes_are(layer):
+def test_file_holds_the_layer_and_reports_its_parts(layer):
     _, data = student_file(layer)
     contents = container.decode(data)
     np.testing.assert_array_equal(contents.network.weights[0], layer.weight)
@@ -135,28 +135,28 @@ def test_a_file_holds_the_layer_and_says_where_its_bytes_are(layer):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_damaged_payloads_are_refused_or_read_as_something(name):
-    """Behind a right checksum anything may stand: it is read, or refused with the error that says so."""
+def test_damaged_payloads_are_decoded_or_raise(name):
+    """A payload with a valid checksum is decoded, or raises StudentFileError and no other exception."""
     layer = LAYERS[name]
     payload = encode(layer).payload
     network, _ = student_file(layer)
-    random = np.random.default_rng(0)
-    refused = 0
+    rng = np.random.default_rng(0)
+    n_errors = 0
     for trial in range(300):
         damaged = bytearray(payload)
-        place = int(random.integers(min(len(damaged), 64) if trial % 2 else len(damaged)))
+        place = int(rng.integers(min(len(damaged), 64) if trial % 2 else len(damaged)))
         kind = trial % 3
         if kind == 0:
-            damaged[place] = random.integers(256)
+            damaged[place] = rng.integers(256)
         elif kind == 1:
             del damaged[place:]
         else:
-            damaged += random.bytes(1 + place % 5)
+            damaged += rng.bytes(1 + place % 5)
         try:
             container.pack(network, [Section(CODEBOOK, bytes(damaged))])
         except StudentFileError:
-            refused += 1
-    assert refused >= 200
+            n_errors += 1
+    assert n_errors >= 200
 
 
 @pytest.mark.parametrize(
@@ -175,6 +175,6 @@ def test_damaged_payloads_are_refused_or_read_as_something(name):
         (b"\x00\x02\x01\x00" + bytes(6) + bytes(25) + b"\x02\x00\x01", r"codes in \(0, 1\) classes"),
     ],
 )
-def test_what_is_wrong_is_said(payload, message):
+def test_messages_of_damaged_payloads(payload, message):
     with pytest.raises(StudentFileError, match=message):
         decode_layer(Reader(payload, "the layer"), 30, 12)
