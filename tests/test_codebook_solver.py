@@ -21,12 +21,12 @@ GROUPINGS = ("scales", "codebooks")
 
 
 def random_problem(seed=0, n_samples=300, n_inputs=20, n_outputs=12, ridge=1e-3):
-    """A layer with correlated inputs, and rows held out from its problem."""
-    random = np.random.default_rng(seed)
-    mixing = random.normal(size=(6, n_inputs))
-    inputs = random.normal(size=(2 * n_samples, 6)) @ mixing + 0.4 * random.normal(size=(2 * n_samples, n_inputs)) + 1
-    weight = random.normal(size=(n_inputs, n_outputs)) * random.uniform(0.2, 2, n_outputs)
-    targets = inputs @ weight + random.normal(size=n_outputs)
+    """Return the problem of a layer with correlated inputs, and samples of which the first half make the problem."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(6, n_inputs))
+    inputs = rng.normal(size=(2 * n_samples, 6)) @ mixing + 0.4 * rng.normal(size=(2 * n_samples, n_inputs)) + 1
+    weight = rng.normal(size=(n_inputs, n_outputs)) * rng.uniform(0.2, 2, n_outputs)
+    targets = inputs @ weight + rng.normal(size=n_outputs)
     return layer_problem(inputs[:n_samples], targets[:n_samples], weight, ridge), weight, inputs, targets
 
 
@@ -35,10 +35,10 @@ def random_problem(seed=0, n_samples=300, n_inputs=20, n_outputs=12, ridge=1e-3)
 
 @pytest.mark.parametrize("seed", range(40))
 def test_kmeans_is_the_best_of_all_partitions(seed):
-    random = np.random.default_rng(seed)
-    values = random.normal(size=random.integers(2, 10)) * 10.0 ** random.integers(-3, 4) + random.integers(-5, 5)
-    weight = random.uniform(0.01, 1, len(values))
-    n_clusters = random.integers(1, len(values) + 1)
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=rng.integers(2, 10)) * 10.0 ** rng.integers(-3, 4) + rng.integers(-5, 5)
+    weight = rng.uniform(0.01, 1, len(values))
+    n_clusters = rng.integers(1, len(values) + 1)
     centers, labels = kmeans_1d(values, n_clusters, weight)
 
     order = np.argsort(values)
@@ -58,7 +58,7 @@ def test_kmeans_has_no_more_centers_than_distinct_values():
 
 
 @pytest.mark.parametrize(("values", "n_clusters"), [([], 2), ([1.0, np.nan], 2), ([1.0], 0)])
-def test_kmeans_refuses(values, n_clusters):
+def test_kmeans_input_errors(values, n_clusters):
     with pytest.raises(ValueError, match=r"values must be|n_clusters must be"):
         kmeans_1d(values, n_clusters)
 
@@ -69,16 +69,16 @@ def test_kmeans_refuses(values, n_clusters):
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic", "identity"])
 @pytest.mark.parametrize("n_groups", [1, 3, 100])
 def test_reordered_network_computes_the_same(activation, n_groups):
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     sizes = [(7, 11), (11, 5), (5, 3)]
     network = Network(
-        tuple(random.normal(size=size).astype(np.float32) for size in sizes),
-        tuple(random.normal(size=size[1]).astype(np.float32) for size in sizes),
+        tuple(rng.normal(size=size).astype(np.float32) for size in sizes),
+        tuple(rng.normal(size=size[1]).astype(np.float32) for size in sizes),
         activation,
     )
     before = [weight.copy() for weight in network.weights]
     reordered, groups = reorder_neurons(network, n_groups)
-    rows = random.normal(size=(50, 7)).astype(np.float32)
+    rows = rng.normal(size=(50, 7)).astype(np.float32)
     np.testing.assert_allclose(Student(reordered).transform(rows), Student(network).transform(rows), atol=1e-5)
     for group, weight in zip(groups, reordered.weights):
         assert group.max() + 1 == len(np.unique(group)) <= min(n_groups, weight.shape[1])
@@ -95,7 +95,7 @@ def test_groups_are_contiguous_in_spread():
 # the layer's problem
 
 
-def test_error_and_bias_are_those_of_the_rows():
+def test_error_and_bias_are_those_of_the_samples():
     problem, weight, inputs, targets = random_problem(ridge=0.0)
     inputs, targets = inputs[:300], targets[:300]
     other = weight + np.random.default_rng(1).normal(size=weight.shape)
@@ -105,7 +105,7 @@ def test_error_and_bias_are_those_of_the_rows():
     assert abs(problem.error(weight)) < 1e-8 * problem.power
 
 
-def test_inputs_that_never_vary_keep_the_old_weights():
+def test_constant_inputs_keep_the_original_weights():
     weight = np.array([[1.0, 2.0], [3.0, 4.0]])
     problem = layer_problem(np.ones((5, 2)), np.ones((5, 2)) @ weight, weight)
     assert problem.error(weight) == pytest.approx(0, abs=1e-9)
@@ -118,7 +118,7 @@ def test_inputs_that_never_vary_keep_the_old_weights():
 @pytest.mark.parametrize("grouping", GROUPINGS)
 @pytest.mark.parametrize("rate_weight", [0.0, 0.02])
 @pytest.mark.parametrize("n_codewords", [1, 2, 4, 9])
-def test_objective_never_rises(grouping, rate_weight, n_codewords):
+def test_objective_never_increases(grouping, rate_weight, n_codewords):
     for seed in range(5):
         problem, weight, _, _ = random_problem(seed)
         start = nearest_codewords(weight, group_neurons(weight, 3), n_codewords, grouping=grouping)
@@ -147,7 +147,7 @@ def test_joint_is_best_then_codebook_only_then_kmeans(grouping, n_codewords):
 
 @pytest.mark.parametrize("n_codewords", [2, 4, 8])
 @pytest.mark.parametrize("n_samples", [32, 300])
-def test_joint_beats_plain_kmeans_on_held_out_rows(n_codewords, n_samples):
+def test_joint_beats_kmeans_on_validation_samples(n_codewords, n_samples):
     for seed in range(3):
         problem, weight, inputs, targets = random_problem(seed, n_samples=n_samples, n_outputs=30)
         rows, expected = inputs[n_samples:], targets[n_samples:]
@@ -186,7 +186,7 @@ def test_codewords_are_least_squares(grouping):
     groups = group_neurons(weight, 2) if grouping == "codebooks" else np.zeros(12, int)
     start = nearest_codewords(weight, groups, 3, grouping=grouping)
     fitted = fit_levels(problem, start)
-    # brute force: one column of indicator weights for each codeword, the error is a quadratic in its numbers
+    # Brute force: one column of indicator weights for each codeword, in whose values the error is quadratic
     n_levels = fitted.levels.size
     columns = [(fitted.groups[:, None] * 3 + fitted.codes == level).T.astype(float) for level in range(n_levels)]
     curvature = np.array([[np.sum(a * (problem.gram @ b)) for b in columns] for a in columns])
@@ -197,11 +197,11 @@ def test_codewords_are_least_squares(grouping):
 @pytest.mark.parametrize("grouping", GROUPINGS)
 @pytest.mark.parametrize("solve", [coordinate_descent, gradient_descent])
 def test_representable_weights_are_recovered(grouping, solve):
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     codebook = np.array([-1.5, -0.25, 0.5, 2.0])
-    weight = codebook[random.integers(0, 4, (20, 12))]
+    weight = codebook[rng.integers(0, 4, (20, 12))]
     problem = random_problem()[0]
-    inputs = random.normal(size=(100, 20))
+    inputs = rng.normal(size=(100, 20))
     problem = layer_problem(inputs, inputs @ weight, weight)
     start = nearest_codewords(weight, np.repeat([0, 1], 6), 4, grouping="codebooks")
     np.testing.assert_allclose(solve(problem, start).weight, weight, atol=1e-6)
@@ -218,13 +218,13 @@ def test_pinned_zeros_stay(solve):
     assert np.all(learned.levels[:, 0] == 0)
 
 
-def test_a_price_on_bits_lowers_the_entropy():
+def test_rate_weight_lowers_the_entropy():
     problem, weight, _, _ = random_problem(n_inputs=40, n_outputs=40)
     start = nearest_codewords(weight, group_neurons(weight, 2), 4)
 
     def entropy(mapping):
-        share = np.bincount(mapping.codes.ravel(), minlength=4) / mapping.codes.size
-        return -np.sum(share[share > 0] * np.log2(share[share > 0]))
+        frequencies = np.bincount(mapping.codes.ravel(), minlength=4) / mapping.codes.size
+        return -np.sum(frequencies[frequencies > 0] * np.log2(frequencies[frequencies > 0]))
 
     bits = [entropy(coordinate_descent(problem, start, rate_weight=rate)) for rate in (0.0, 0.01, 0.1, 10.0)]
     assert bits[0] > bits[1] > bits[2] > bits[3]
@@ -255,21 +255,21 @@ def test_off_is_the_true_gradient():
 
 
 @pytest.mark.parametrize("proximal", PROXIMAL)
-def test_strongest_pull_is_near_unless_it_is_the_derivative(proximal):
+def test_largest_proximal_gradient_is_near_the_weight(proximal):
     levels = torch.tensor([-4.0, -2.5, -1.0, 0.5, 1.5, 3.5])
     for weight in np.linspace(-3.9, 3.4, 60):
         weight = torch.tensor([weight], dtype=torch.float32)
-        pull = mapping_backward(torch.ones(1), torch.full((1, 6), 1 / 6), levels, weight, proximal)[0]
-        strongest = pull.abs().argmax().item()
+        gradient = mapping_backward(torch.ones(1), torch.full((1, 6), 1 / 6), levels, weight, proximal)[0]
+        largest = gradient.abs().argmax().item()
         nearest = (levels - weight).abs().argmin().item()
         if proximal == "off":
-            assert strongest in {0, 5}
+            assert largest in {0, 5}
         else:
-            assert abs(strongest - nearest) <= 1
-        assert torch.all(pull.sign() * (levels - weight).sign() >= 0)
+            assert abs(largest - nearest) <= 1
+        assert torch.all(gradient.sign() * (levels - weight).sign() >= 0)
 
 
-def test_unknown_proximal_is_refused():
+def test_unknown_proximal():
     problem, weight, _, _ = random_problem()
     start = nearest_codewords(weight, group_neurons(weight, 1), 2)
     with pytest.raises(ValueError, match="proximal must be one of"):
@@ -286,11 +286,11 @@ def test_gradient_descent_learns_and_repeats(proximal):
     assert problem.error(learned.weight) < 0.8 * problem.error(fit_levels(problem, start).weight)
 
 
-# what a file stores, and training it
+# rounding to stored values, and training
 
 
 @pytest.mark.parametrize("magnitude", [1e-35, 1e-9, 1.0, 1e9, 1e35])
-def test_rounding_is_close_and_final(magnitude):
+def test_rounding_is_close_and_idempotent(magnitude):
     values = (np.random.default_rng(0).normal(size=1000) * magnitude).astype(np.float32)
     rounded = round_to_half(values)
     assert np.array_equal(round_to_half(rounded), rounded)
@@ -299,36 +299,36 @@ def test_rounding_is_close_and_final(magnitude):
     assert np.abs(rounded - values).max() <= np.abs(values).max() / 2048
 
 
-def random_layer(random, n_inputs, n_outputs, n_codewords=4, own=False):
-    groups = np.sort(np.r_[0, 1, random.integers(0, 2, n_outputs - 2)])
-    used = random.random(n_inputs) < 0.8
+def random_layer(rng, n_inputs, n_outputs, n_codewords=4, separate=False):
+    groups = np.sort(np.r_[0, 1, rng.integers(0, 2, n_outputs - 2)])
+    used = rng.random(n_inputs) < 0.8
     used[:2] = True
-    codes = random.integers(0, n_codewords, (used.sum(), n_outputs)).astype(np.uint8)
-    codebooks = random.normal(size=(1 + own, n_codewords)).astype(np.float32)
+    codes = rng.integers(0, n_codewords, (used.sum(), n_outputs)).astype(np.uint8)
+    codebooks = rng.normal(size=(1 + separate, n_codewords)).astype(np.float32)
     codebooks[:, 0] = 0
-    scales = None if own else round_to_half(random.uniform(0.5, 2, 2))
-    bias = random.normal(size=n_outputs)
+    scales = None if separate else round_to_half(rng.uniform(0.5, 2, 2))
+    bias = rng.normal(size=n_outputs)
     return CodebookLayer(codes, round_to_half(codebooks), scales, groups, round_to_half(bias), used)
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_module_computes_what_the_layers_say_and_trains_them(own):
-    random = np.random.default_rng(0)
-    layers = [random_layer(random, 6, 5, own=own), random_layer(random, 5, 3, own=own)]
+@pytest.mark.parametrize("separate", [False, True])
+def test_module_has_the_outputs_of_its_layers_and_trains_them(separate):
+    rng = np.random.default_rng(0)
+    layers = [random_layer(rng, 6, 5, separate=separate), random_layer(rng, 5, 3, separate=separate)]
     module = CodebookPerceptron(layers, "tanh")
     kept = module.layers()
     network = Network(tuple(layer.weight for layer in kept), tuple(layer.bias for layer in kept), "tanh")
-    rows = random.normal(size=(40, 6)).astype(np.float32)
+    rows = rng.normal(size=(40, 6)).astype(np.float32)
     np.testing.assert_allclose(module(torch.tensor(rows)).detach(), Student(network).transform(rows), atol=1e-5)
     for layer, other in zip(layers, kept):
         np.testing.assert_allclose(layer.weight, other.weight, rtol=2e-3)
 
-    wanted = torch.tensor(random.normal(size=(40, 3)).astype(np.float32))
+    targets = torch.tensor(rng.normal(size=(40, 3)).astype(np.float32))
     optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
     losses = []
     for _ in range(100):
         optimizer.zero_grad()
-        loss = torch.square(module(torch.tensor(rows)) - wanted).mean()
+        loss = torch.square(module(torch.tensor(rows)) - targets).mean()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -339,57 +339,57 @@ def test_module_computes_what_the_layers_say_and_trains_them(own):
         assert np.array_equal(round_to_half(other.codebooks), other.codebooks)
 
 
-# codes that move
+# moving codes
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_codes_are_those_of_the_nearest_codewords(own):
-    random = np.random.default_rng(1)
-    layer = random_layer(random, 30, 7, n_codewords=5, own=own)
+@pytest.mark.parametrize("separate", [False, True])
+def test_codes_are_those_of_the_nearest_codewords(separate):
+    rng = np.random.default_rng(1)
+    layer = random_layer(rng, 30, 7, n_codewords=5, separate=separate)
     module = MovingPerceptron([layer], "relu")
     (start,) = module.layers()
     assert np.array_equal(start.codes, layer.codes)
-    position = random.normal(size=(7, layer.used.sum())).astype(np.float32) * 3
+    position = rng.normal(size=(7, layer.used.sum())).astype(np.float32) * 3
     with torch.no_grad():
-        module.positions[0].copy_(torch.tensor(position) / module.deviation_0)
+        module.positions[0].copy_(torch.tensor(position) / module.unit_0)
     (moved,) = module.layers()
     assert np.array_equal(moved.codebooks, start.codebooks)
     nearest = np.abs(position[:, :, None] - moved.levels[moved.groups][:, None, :]).argmin(axis=2).T
     pinned = layer.weight[layer.used] == 0
     assert 0 < pinned.mean() < 0.5
     assert np.array_equal(moved.codes, np.where(pinned, 0, nearest))
-    rows = random.normal(size=(20, 30)).astype(np.float32)
+    rows = rng.normal(size=(20, 30)).astype(np.float32)
     np.testing.assert_allclose(module(torch.tensor(rows)).detach(), rows @ moved.weight + moved.bias, atol=1e-4)
 
 
 def test_positions_take_the_gradient_of_their_weights():
-    random = np.random.default_rng(2)
-    layer = random_layer(random, 9, 4)
+    rng = np.random.default_rng(2)
+    layer = random_layer(rng, 9, 4)
     module = MovingPerceptron([layer], "identity")
-    rows = torch.tensor(random.normal(size=(50, 9)).astype(np.float32))
+    rows = torch.tensor(rng.normal(size=(50, 9)).astype(np.float32))
     torch.square(module(rows)).sum().backward()
     (stored,) = module.layers()
     weight = torch.tensor(stored.weight, requires_grad=True)
     torch.square(rows @ weight + torch.tensor(stored.bias)).sum().backward()
-    expected = weight.grad.numpy()[layer.used].T * module.deviation_0.numpy()
+    expected = weight.grad.numpy()[layer.used].T * module.unit_0.numpy()
     pinned = (layer.weight[layer.used] == 0).T
-    given = module.positions[0].grad.numpy()
-    np.testing.assert_allclose(given[~pinned], expected[~pinned], rtol=1e-4, atol=1e-2)
-    assert np.all(given[pinned] == 0)
+    actual = module.positions[0].grad.numpy()
+    np.testing.assert_allclose(actual[~pinned], expected[~pinned], rtol=1e-4, atol=1e-2)
+    assert np.all(actual[pinned] == 0)
 
 
-def test_codes_that_move_fit_better_than_codes_that_stay():
-    random = np.random.default_rng(3)
-    layers = [random_layer(random, 12, 10, 2), random_layer(random, 10, 3, 2)]
+def test_moving_codes_fit_better_than_fixed_codes():
+    rng = np.random.default_rng(3)
+    layers = [random_layer(rng, 12, 10, 2), random_layer(rng, 10, 3, 2)]
     layers = [replace(layer, codebooks=np.array([[-0.5, 0.5]], np.float32)) for layer in layers]
-    rows = torch.tensor(random.normal(size=(200, 12)).astype(np.float32))
-    wanted = torch.tanh(rows[:, :3] + rows[:, 3:6])
+    rows = torch.tensor(rng.normal(size=(200, 12)).astype(np.float32))
+    targets = torch.tanh(rows[:, :3] + rows[:, 3:6])
 
     def trained(module):
         optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
         for _ in range(300):
             optimizer.zero_grad()
-            loss = torch.square(module(rows) - wanted).mean()
+            loss = torch.square(module(rows) - targets).mean()
             loss.backward()
             optimizer.step()
         return loss.item()

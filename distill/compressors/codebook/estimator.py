@@ -1,81 +1,88 @@
-"""A network in a few bits per weight: codebooks and mappings, learned together against the network's outputs."""
+"""Compress a network to a few bits per weight, with codebooks and mappings that are learned together."""
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 
 import joblib
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_scalar
 
 from distill.compressors.base import Compressed, Compressor
 from distill.compressors.codebook.budget_search import search_budget
 from distill.compressors.codebook.finetuning import TuningSettings, fine_tune
 from distill.compressors.codebook.grouping import reorder_neurons
-from distill.compressors.codebook.layers import MOST_BITS, CodebookSettings, learn_layers, measure, pack
-from distill.compressors.codebook.mapping import PROXIMAL
+from distill.compressors.codebook.layers import MOST_BITS, CodebookSettings, encode, learn_layers, measure
 from distill.network import Network
 from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
-_GROUPINGS = ("scales", "codebooks")
-_SOLVERS = ("cd", "gradient", "kmeans")
-_ENTROPY_CODINGS = ("auto", "off")
+# Deprecated values of `proximal`, to be removed in 0.2
+_RENAMED_PROXIMAL = {"neighbour": "neighbor"}
 
 
 class CodebookCompressor(Compressor):
     """Compress a network to a few bits per weight.
 
-    Every weight becomes a code into a small codebook. Neurons with weights of similar spread are sorted into groups,
-    and each group has a scale, or a codebook, of its own; which group a neuron is in costs nothing, as its position
-    says so. Codes and codebooks are learned together, layer by layer, so that the layer's outputs are kept for the
-    inputs that the layers before it, already compressed, really deliver. At last codewords, scales and biases are
-    trained on the outputs of the whole network. No labels are needed.
+    Every weight becomes a code into a small codebook. Neurons whose weights have a similar standard deviation are
+    sorted into groups, and each group has a scale or a codebook; the order of the neurons encodes their groups without
+    a byte. Codes and codebooks are learned together, layer by layer, to keep the outputs of the layer for the inputs
+    that the compressed layers before it deliver. Finally codewords, scales and biases are trained on the outputs of
+    the whole network. No labels are needed.
 
     Parameters
     ----------
     estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
-        A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again. Inputs of an MLP that are of unlike units
-        should be scaled before it.
+        A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again. Scale the inputs of an MLP before it if
+        they have different units.
     bits : int or sequence of int, default=2
-        Bits of a packed code, 1 to 8, for all layers or one for each: a layer has at most ``2 ** bits`` codewords.
+        Bits of a packed code, 1 to 8, for all layers or for each layer: a layer has at most ``2 ** bits`` codewords.
     n_groups : int, default=4
-        Groups of neurons per layer, at most.
+        Largest number of groups of neurons in a layer, 1 or more.
     grouping : {"scales", "codebooks"}, default="scales"
-        Whether the groups of a layer share a codebook and have a scale each, or have a codebook each.
+        What each group of a layer has: a scale for a common codebook, or a codebook.
     solver : {"cd", "gradient", "kmeans"}, default="cd"
-        "cd": coordinate descent, exact in every step. "gradient": gradient descent with a soft mapping, then "cd".
-        "kmeans": the codewords nearest to the weights, whatever the outputs; for comparison.
-    proximal : {"neighbour", "inverse", "off"}, default="neighbour"
-        The gradient of the mapping; see `distill.compressors.codebook.mapping.mapping_backward`. Of "gradient" only.
+        "cd": coordinate descent, exact in every step. "gradient": gradient descent with a soft mapping, then "cd";
+        three to four times as slow, with a smaller error. "kmeans", for comparison: the codewords nearest to the
+        weights, without regard to the outputs.
+    proximal : {"neighbor", "inverse", "off"}, default="neighbor"
+        Gradient of the mapping, for ``solver="gradient"`` only: zero for all but the two neighboring codewords;
+        falling with the inverse of the distance; or the derivative ("off", for comparison). See
+        `distill.compressors.codebook.mapping.mapping_backward`.
+
+        .. deprecated:: 0.1
+           The value "neighbour" is deprecated and will be removed in 0.2; use "neighbor".
     entropy_coding : {"auto", "off"}, default="auto"
         Whether codes are entropy-coded where that is shorter, or always packed.
     rate_weight : float, default=0.0
-        What a bit is worth, 0 or more: learning minimises the relative error of a layer's outputs plus `rate_weight`
-        times the entropy of its codes in bits per weight. Codes then cost less than `bits`, fewest for the most
-        frequent codeword. Useful from 1e-4 to 1e-1. Not of "kmeans".
+        Price of a bit, 0 or more: learning minimizes the relative error of a layer's outputs plus `rate_weight` times
+        the entropy of its codes in bits per weight. Codes then take fewer than `bits` bits, the most frequent ones
+        fewest. Useful from 1e-4 to 1e-1. Not for ``solver="kmeans"``.
     max_bytes : int or None, default=None
-        The size that the file must not exceed. `bits` and `rate_weight` are then chosen, not taken.
+        Largest size of the file, in bytes. If given, `bits` and `rate_weight` are chosen on the validation samples and
+        the parameters of that name are ignored.
     max_iter : int, default=20
-        Passes of the last training over the calibration rows, 0 or more. Those of the best pass on held-out rows are
-        kept.
+        Number of epochs of the final training on the calibration samples, 0 or more. The result of the epoch with the
+        smallest validation loss is kept.
     learning_rate_init : float, default=1e-3
-        Its step size, for numbers relative to their size.
+        Step size at the start of the final training, above 0, in units of the size of what is trained.
     train_codes : bool, default=False
-        Whether codes move in the last training as well, to neighbouring codewords. Pays with one or two bits, many rows
-        (`n_calibration` of None) and 20 passes or more. Not together with `max_bytes` or a `rate_weight`, which it
-        would not heed.
+        Whether the final training moves codes too, to neighboring codewords. Useful with one or two bits, many samples
+        (``n_calibration=None``) and 20 epochs or more. Cannot be combined with `max_bytes` or a `rate_weight`, which
+        it ignores.
     temperature : float, default=4.0
-        What outputs are divided by before they become probabilities that the last training imitates, above 0. At 1 it
-        looks at likely labels only.
+        Divisor of logits before they become the probabilities that the final training imitates, above 0. At 1 only
+        the likely labels matter.
     n_calibration : int or None, default=10000
-        How many rows are looked at; None for all.
+        Largest number of samples used, 2 or more; None for all.
     validation_fraction : float, default=0.1
-        Share of them that is held out, between 0 and 1.
+        Fraction of them in the validation set, between 0 and 1.
     memory : str, joblib.Memory or None, default=None
-        Where the fitted wrapped estimator is kept, so that a grid over the parameters here fits it once.
+        Cache of the fitted wrapped estimator, so that a grid search over the parameters here fits it once.
     random_state : int, RandomState instance or None, default=None
-        Of the choice and order of rows, and of every `random_state` inside `estimator` that is None.
+        Seed of the choice and order of samples, and of every `random_state` inside `estimator` that is None.
     verbose : int, default=0
         1 prints a line for every step.
 
@@ -86,26 +93,34 @@ class CodebookCompressor(Compressor):
     network_ : Network
         The compressed network as NumPy arrays, decoded from the bytes of the student file.
     classes_ : ndarray of shape (n_classes,)
-        The labels, where the answers are labels.
+        Class labels; for classification only.
     labels_ : ndarray of shape (n_samples,)
-        Labels of the rows of the fit; where a clusterer is imitated.
+        Labels of the X of the fit; only if a clusterer is imitated.
     nbytes_ : int
-        Size of the student file.
+        Size of the student file, in bytes.
     report_ : dict
-        Where its bytes are, and in "layers", for each layer: "n_codewords"; "entropy", of its codes, in bits per
-        weight; "output_error", the squared error of its sums on held-out rows, as a share of their variance. In
-        "agreement": the share of held-out rows with the label that the wrapped network gives, or the explained variance
-        of its numbers. "rate_weight" and "bits" as used.
+        Sizes of the parts of the file in bytes, and measurements on the validation samples. "layers" has for each
+        layer "n_codewords"; "entropy", of its codes, in bits per weight; "output_error", the squared error of its
+        outputs before the activation as a fraction of their variance. "agreement" is the fraction of labels equal to
+        those of the wrapped network, or the R^2 of its outputs. "bits" and "rate_weight" are those used.
     n_iter_ : int
-        Passes of the last training.
+        Number of epochs of the final training that were run: `max_iter`, or fewer if a callback stopped it.
     n_features_in_ : int
+        Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Where X had names.
+        Names of the features; only if X has names that are all strings.
+
+    See Also
+    --------
+    distill.SpikeSlabCompressor : Prunes weights; for less than one bit per weight, wrap it in a `CodebookCompressor`.
+    distill.RandomCodeCompressor : Compresses to an exact number of bytes.
+    distill.MatrixGaussianCompressor : Quantizes weights by their posterior variances.
+    distill.AutoCompressor : Chooses a compressor and its settings.
 
     Notes
     -----
-    A network of which at least one weight in twenty is zero counts as pruned, and its zeros stay zeros: zero is then
-    one of the codewords. Inputs that never vary in the rows of the fit get no codes; their effect goes to the bias.
+    A network of which at least one weight in twenty is zero counts as pruned, and its zeros are kept: zero is then one
+    of the codewords. Inputs that are constant in the X of the fit have no codes; their effect is added to the bias.
 
     References
     ----------
@@ -116,8 +131,7 @@ class CodebookCompressor(Compressor):
     --------
     >>> from sklearn.cluster import KMeans
     >>> from sklearn.datasets import load_digits
-    >>> from distill import Distiller
-    >>> from distill.compressors.codebook.estimator import CodebookCompressor
+    >>> from distill import CodebookCompressor, Distiller
     >>> X, _ = load_digits(return_X_y=True)
     >>> teacher = KMeans(10, n_init=1, random_state=0)
     >>> student = Distiller(teacher, hidden_layer_sizes=(32,), max_iter=10, random_state=0)
@@ -127,6 +141,25 @@ class CodebookCompressor(Compressor):
     >>> small.save("digits.student")  # doctest: +SKIP
     """
 
+    _parameter_constraints: dict = {  # noqa: RUF012
+        **Compressor._parameter_constraints,
+        "bits": [Interval(Integral, 1, MOST_BITS, closed="both"), "array-like"],
+        "n_groups": [Interval(Integral, 1, None, closed="left")],
+        "grouping": [StrOptions({"scales", "codebooks"})],
+        "solver": [StrOptions({"cd", "gradient", "kmeans"})],
+        "proximal": [StrOptions({"neighbor", "inverse", "off", *_RENAMED_PROXIMAL}, deprecated={*_RENAMED_PROXIMAL})],
+        "entropy_coding": [StrOptions({"auto", "off"})],
+        "rate_weight": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "train_codes": ["boolean"],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    # For AutoCompressor: bits per weight of the narrower networks it tries, and whether it tries the network as it is
+    narrow_bits: tuple[float, ...] = (2.5, 4.0)
+    tries_unnarrowed: bool = True
+
     def __init__(
         self,
         estimator: BaseEstimator,
@@ -135,7 +168,7 @@ class CodebookCompressor(Compressor):
         n_groups: int = 4,
         grouping: str = "scales",
         solver: str = "cd",
-        proximal: str = "neighbour",
+        proximal: str = "neighbor",
         entropy_coding: str = "auto",
         rate_weight: float = 0.0,
         max_bytes: int | None = None,
@@ -168,69 +201,88 @@ class CodebookCompressor(Compressor):
         self.random_state = random_state
         self.verbose = verbose
 
+    @classmethod
+    def for_budget(
+        cls,
+        estimator: BaseEstimator,
+        max_bytes: int,
+        effort: float = 1.0,
+        hidden_layer_sizes: Sequence[int] | None = None,
+        random_state: int | None = None,
+    ) -> "CodebookCompressor":
+        """Return the unfitted compressor that `distill.AutoCompressor` tries.
+
+        Parameters
+        ----------
+        estimator : estimator
+            What it wraps.
+        max_bytes : int
+            Largest size of the file, in bytes.
+        effort : float
+            Multiplies the number of epochs, above 0.
+        hidden_layer_sizes : sequence of int or None
+            Ignored: a narrower network is wrapped instead.
+        random_state : int or None
+
+        Returns
+        -------
+        CodebookCompressor
+        """
+        max_iter = max(1, round(20 * float(effort)))
+        return cls(estimator, max_bytes=max_bytes, max_iter=max_iter, random_state=random_state)
+
     def _check_parameters(self) -> None:
-        for name, choices in (
-            ("grouping", _GROUPINGS),
-            ("solver", _SOLVERS),
-            ("proximal", PROXIMAL),
-            ("entropy_coding", _ENTROPY_CODINGS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
-        for bits in self.bits if isinstance(self.bits, (Sequence, np.ndarray)) else (self.bits,):
-            check_scalar(bits, "bits", Integral, min_val=1, max_val=MOST_BITS)
-        check_scalar(self.n_groups, "n_groups", Integral, min_val=1)
-        check_scalar(self.rate_weight, "rate_weight", Real, min_val=0)
-        if self.max_bytes is not None:
-            check_scalar(self.max_bytes, "max_bytes", Integral, min_val=1)
-        if self.n_calibration is not None:
-            check_scalar(self.n_calibration, "n_calibration", Integral, min_val=2)
-        check_scalar(self.max_iter, "max_iter", Integral, min_val=0)
-        check_scalar(self.learning_rate_init, "learning_rate_init", Real, min_val=0, include_boundaries="neither")
-        check_scalar(self.temperature, "temperature", Real, min_val=0, include_boundaries="neither")
+        if not isinstance(self.bits, Integral):
+            for bits in self.bits:
+                check_scalar(bits, "bits", Integral, min_val=1, max_val=MOST_BITS)
+        if self.proximal in _RENAMED_PROXIMAL:
+            warnings.warn(
+                f"proximal={self.proximal!r} was renamed in 0.1 and will be removed in 0.2; set it to "
+                f"{_RENAMED_PROXIMAL[self.proximal]!r}",
+                FutureWarning,
+                stacklevel=2,
+            )
         if self.train_codes and (self.rate_weight or self.max_bytes is not None):
             raise ValueError(
-                f"train_codes=True would undo rate_weight={self.rate_weight} and max_bytes={self.max_bytes}; set it to "
-                "False, or these to 0 and None"
+                f"train_codes=True cannot be combined with rate_weight={self.rate_weight} and max_bytes="
+                f"{self.max_bytes}, which it ignores; set it to False, or these to 0 and None"
             )
-        check_scalar(
-            self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
-        )
 
     def _n_steps(self) -> int:
         return int(self.max_iter)
 
     def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> Compressed:
-        n_layers = len(network.weights)
         settings = CodebookSettings(
-            _bits_of_layers(self.bits, n_layers),
-            int(self.n_groups),
-            self.grouping,
-            self.solver,
-            self.proximal,
-            float(self.rate_weight),
-            self.entropy_coding,
+            bits=_bits_of_layers(self.bits, len(network.weights)),
+            grouping=self.grouping,
+            solver=self.solver,
+            proximal=_RENAMED_PROXIMAL.get(self.proximal, self.proximal),
+            rate_weight=float(self.rate_weight),
+            entropy_coding=self.entropy_coding,
         )
-        ordered, groups = reorder_neurons(network, settings.n_groups)
-        problem = (ordered, groups, calibration)
+        network, groups = reorder_neurons(network, int(self.n_groups))
         if self.max_bytes is None:
-            layers = learn_layers(*problem, settings, stage)
+            layers = learn_layers(network, groups, calibration, settings, stage)
         else:
-            settings, layers = search_budget(*problem, settings, int(self.max_bytes), stage)
-        if self.max_iter:
-            tuning = TuningSettings(
-                int(self.max_iter), float(self.learning_rate_init), bool(self.train_codes), float(self.temperature)
-            )
-            layers = fine_tune(ordered, layers, calibration, tuning, stage)
-        data = pack(ordered, layers, settings.entropy_coding)
-        measured = measure(ordered, layers, calibration.validation)
-        report = {**measured, "bits": settings.bits, "rate_weight": settings.rate_weight}
-        return Compressed(data, report, {"n_iter_": int(self.max_iter)})
+            settings, layers = search_budget(network, groups, calibration, settings, int(self.max_bytes), stage)
+        tuning = TuningSettings(
+            max_iter=int(self.max_iter),
+            learning_rate=float(self.learning_rate_init),
+            train_codes=bool(self.train_codes),
+            temperature=float(self.temperature),
+        )
+        layers, n_iter = fine_tune(network, layers, calibration, tuning, stage)
+        report = measure(network, layers, calibration.validation)
+        return Compressed(
+            data=encode(network, layers, settings.entropy_coding),
+            report={**report, "bits": settings.bits, "rate_weight": settings.rate_weight},
+            attributes={"n_iter_": n_iter},
+        )
 
 
 def _bits_of_layers(bits: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
     if isinstance(bits, Integral):
         return (int(bits),) * n_layers
     if len(bits) != n_layers:
-        raise ValueError(f"bits must be one number or one for each of {n_layers} layers, got {bits!r}")
-    return tuple(int(number) for number in bits)
+        raise ValueError(f"bits must be an integer or one for each of {n_layers} layers, got {bits!r}")
+    return tuple(int(width) for width in bits)

@@ -1,4 +1,4 @@
-"""Networks of codebook layers that train: codewords, scales and biases, and codes as well if they may move."""
+"""Train the codewords, scales and biases of a compressed network, and its codes too if they may move."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.codecs.codebook import CodebookLayer, round_to_half
-from distill.compressors.codebook.layers import pack
+from distill.compressors.codebook.layers import encode
 from distill.network import Network
 from distill.runtime.forward import layer_outputs
 from distill.training.loop import History, train
@@ -18,13 +18,32 @@ from distill.training.samples import DenseRows
 from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
-_BATCH_SIZE, _LEAST_STEPS, _AVERAGING = 256, 32, 0.98
-_POSITION_PACE = 2.0  # positions have further to go than numbers relative to their size
+_BATCH_SIZE = 256
+# Steps of an epoch at least, so that a few hundred samples still give enough steps for codewords to move
+_MIN_STEPS = 32
+# Decay per step of the averaged values, which evens out the noise of batches: over about 50 steps, one to two epochs of
+# 9000 samples
+_AVERAGING = 0.98
+# Standard deviations of a codebook in a unit of position. Codewords and scales move by small fractions of their size;
+# a position has to cross half the gap between two codewords to change a code, so that its steps are twice as large
+_POSITION_UNIT = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TuningSettings:
-    """How the last training goes; see `CodebookCompressor`."""
+    """Settings of `fine_tune`.
+
+    Parameters
+    ----------
+    max_iter : int
+        Number of epochs, 0 or more.
+    learning_rate : float
+        Step size at the start, in units of the size of what is trained.
+    train_codes : bool
+        Whether codes move too.
+    temperature : float
+        Divisor of logits; see `distill.training.losses.DistillationLoss`.
+    """
 
     max_iter: int = 20
     learning_rate: float = 1e-3
@@ -38,70 +57,77 @@ def fine_tune(
     calibration: Calibration,
     settings: TuningSettings,
     stage: Stage | None = None,
-) -> tuple[CodebookLayer, ...]:
-    """Train codewords, scales and biases, and codes if they may move, to give the outputs of the network.
+) -> tuple[tuple[CodebookLayer, ...], int]:
+    """Train a compressed network to have the outputs of the original network.
 
     Parameters
     ----------
     network : Network
-        The network that is imitated.
+        The original network.
     layers : sequence of CodebookLayer
     calibration : Calibration
-        Those of the best pass on the held-out rows are kept, or `layers` if no pass is better.
     settings : TuningSettings
     stage : Stage or None
+        Reports every epoch; it can stop the training.
 
     Returns
     -------
-    tuple of CodebookLayer
+    layers : tuple of CodebookLayer
+        Those of the epoch with the smallest loss on the validation samples; those given if no epoch has a smaller one.
+    n_iter : int
+        Number of epochs that were run.
     """
+    if settings.max_iter == 0:
+        return tuple(layers), 0
     outputs = layer_outputs(network, calibration.train)[-1]
-    imitation = DistillationLoss(network, outputs, settings.temperature)
-    held_out = torch.from_numpy(calibration.validation)
-    expected = imitation.targets(layer_outputs(network, calibration.validation)[-1])
+    distillation = DistillationLoss(network, outputs, settings.temperature)
+    inputs = torch.from_numpy(calibration.validation)
+    targets = distillation.targets(layer_outputs(network, calibration.validation)[-1])
     module = (MovingPerceptron if settings.train_codes else CodebookPerceptron)(layers, network.activation)
 
-    def loss(module: CodebookPerceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return imitation(module(rows), targets)
+    def loss(module: CodebookPerceptron, inputs: Tensor, targets: Tensor) -> Tensor:
+        return distillation(module(inputs), targets)
 
-    def judge(module: CodebookPerceptron) -> tuple[float, float]:
-        value = float(loss(module, held_out, expected))
+    def validate(module: CodebookPerceptron) -> tuple[float, float]:
+        value = float(loss(module, inputs, targets))
         return -value, value
 
     def report(module: CodebookPerceptron, history: History) -> bool:
         return stage is not None and stage.step(
-            f"loss {history.loss_curve[-1]:.5f}, held out {-history.validation_scores[-1]:.5f}",
-            lambda: pack(network, module.layers()),
+            f"loss {history.loss_curve[-1]:.5f}, validation loss {-history.validation_scores[-1]:.5f}",
+            lambda: encode(network, module.layers()),
         )
 
     with torch.no_grad():
-        before = judge(module)
+        start_score, _ = validate(module)
     history = train(
         module,
         loss,
-        DenseRows(torch.from_numpy(calibration.train), imitation.targets(outputs)),
+        DenseRows(torch.from_numpy(calibration.train), distillation.targets(outputs)),
         batch_size=_BATCH_SIZE,
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,
-        min_steps=_LEAST_STEPS,
-        validate=judge,
+        min_steps=_MIN_STEPS,
+        validate=validate,
         n_iter_no_change=settings.max_iter,
         averaging=_AVERAGING,
         seed=calibration.seed,
         callback=report,
     )
-    return module.layers() if history.best_score > before[0] else tuple(layers)
+    return module.layers() if history.best_score > start_score else tuple(layers), history.n_iter
 
 
 class CodebookPerceptron(nn.Module):
-    """A fully connected network that computes with its numbers as a file stores them.
+    """A fully connected network whose codewords, scales and biases are trained.
 
-    Every pass rounds codewords, scales and biases to 16 bits and lets gradients through as if it had not, so what is
-    trained and judged is exactly what will be written. A codeword that is zero stays zero.
+    Every forward pass rounds them to 16 bits as a file does, and gradients pass through the rounding unchanged
+    (straight-through estimator), so that training and validation use exactly the values of the file. A codeword that
+    is zero stays zero.
 
     Parameters
     ----------
     layers : sequence of CodebookLayer
+        The codes, which stay, and the values that training starts from.
     activation : {"identity", "relu", "tanh", "logistic"}
 
     Examples
@@ -116,72 +142,73 @@ class CodebookPerceptron(nn.Module):
         super().__init__()
         self.start = tuple(layers)
         self.activate = TORCH_ACTIVATIONS[activation]
-        # numbers of about one, whatever the layer's size, so that one learning rate suits all
-        self.sizes = [[_size(numbers) for numbers in _numbers(layer)] for layer in layers]
-        self.numbers = nn.ModuleList(
-            nn.ParameterList(torch.tensor(np.float32(array / size)) for array, size in zip(_numbers(layer), sizes))
+        # Parameters are divided by their root mean square, so that one learning rate suits layers of any size
+        self.sizes = [[_size(values) for values in _trained(layer)] for layer in layers]
+        self.values = nn.ModuleList(
+            nn.ParameterList(torch.tensor(np.float32(values / size)) for values, size in zip(_trained(layer), sizes))
             for layer, sizes in zip(layers, self.sizes)
         )
         for index, layer in enumerate(layers):
-            place = layer.groups[None, :] * layer.codebooks.shape[1] + layer.codes
-            self.register_buffer(f"place_{index}", torch.tensor(np.ascontiguousarray(place.T)))
+            level = layer.groups[None, :] * layer.codebooks.shape[1] + layer.codes
+            self.register_buffer(f"level_{index}", torch.tensor(np.ascontiguousarray(level.T)))
             self.register_buffer(f"movable_{index}", torch.tensor((layer.codebooks != 0).astype(np.float32)))
             self.register_buffer(f"used_{index}", torch.tensor(np.flatnonzero(layer.used)))
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Return the last layer's sums, shape (n_samples, n_outputs)."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the outputs of the last layer, shape (n_samples, n_outputs), before any softmax or logistic."""
         for index, layer in enumerate(self.start):
             if index:
-                rows = self.activate(rows)
+                inputs = self.activate(inputs)
             if not layer.used.all():
-                rows = rows[:, getattr(self, f"used_{index}")]
-            codebooks, bias, *scales = self._stored(index)
+                inputs = inputs[:, getattr(self, f"used_{index}")]
+            codebooks, bias, *scales = self._rounded(index)
             weight = self._weight(index, codebooks * scales[0][:, None] if scales else codebooks)
-            rows = nn.functional.linear(rows, weight, bias)
-        return rows
+            inputs = nn.functional.linear(inputs, weight, bias)
+        return inputs
 
     @torch.no_grad()
     def layers(self) -> tuple[CodebookLayer, ...]:
-        """Return the layers as they are now, with the numbers that a file stores."""
-        learned = []
+        """Return the layers with the values trained so far, rounded as in a file."""
+        trained = []
         for index, layer in enumerate(self.start):
-            codebooks, bias, *scales = (np.array(number.cpu().numpy()) for number in self._stored(index))
-            learned.append(replace(layer, codebooks=codebooks, bias=bias, scales=scales[0] if scales else None))
-        return tuple(learned)
+            codebooks, bias, *scales = (np.array(values.cpu().numpy()) for values in self._rounded(index))
+            trained.append(replace(layer, codebooks=codebooks, bias=bias, scales=scales[0] if scales else None))
+        return tuple(trained)
 
     def _weight(self, index: int, levels: Tensor) -> Tensor:
-        """Return the matrix, shape (n_outputs, n_used), of these levels, shape (n_groups, n_codewords)."""
-        place = getattr(self, f"place_{index}")
-        return levels.flatten().index_select(0, place.flatten()).view(place.shape)
+        """Return the weights, shape (n_outputs, n_used), for levels of shape (n_groups, n_codewords)."""
+        level = getattr(self, f"level_{index}")
+        return levels.flatten().index_select(0, level.flatten()).view(level.shape)
 
-    def _stored(self, index: int) -> list[Tensor]:
-        numbers = [number * size for number, size in zip(self.numbers[index], self.sizes[index])]
-        numbers[0] = numbers[0] * getattr(self, f"movable_{index}")
-        return [_as_stored(number) for number in numbers]
+    def _rounded(self, index: int) -> list[Tensor]:
+        """Return codebooks, bias and, where there are any, scales of a layer, rounded as in a file."""
+        values = [values * size for values, size in zip(self.values[index], self.sizes[index])]
+        values[0] = values[0] * getattr(self, f"movable_{index}")
+        return [_round_straight_through(value) for value in values]
 
 
 class MovingPerceptron(CodebookPerceptron):
-    """A fully connected network whose codes train together with its codewords, scales and biases.
+    """A fully connected network whose codes are trained together with its codewords, scales and biases.
 
-    Beside its code every weight has a position on the line of its codewords, and its code is that of the nearest one.
-    A position takes the gradient of its weight as if there were no rounding, and stays between the outermost codewords,
-    so that a code only ever changes to that of a neighbour. Weights that are zero by their codeword, and start there,
-    stay zero.
+    Each weight has a position, a real number, besides its code, which is that of the nearest codeword. A position has
+    the gradient of its weight (straight-through estimator) and is clipped to the range of the codewords, so that codes
+    change to those of neighboring codewords. Weights whose codeword is zero at the start stay zero.
 
     Parameters
     ----------
     layers : sequence of CodebookLayer
+        What training starts from.
     activation : {"identity", "relu", "tanh", "logistic"}
 
     References
     ----------
     Bengio, Leonard, Courville, "Estimating or propagating gradients through stochastic neurons for conditional
-    computation" (arXiv 1308.3432), for gradients that go straight through. Courbariaux, Bengio, David, "BinaryConnect"
-    (NeurIPS 2015), for real positions behind coarse weights.
+    computation" (arXiv 1308.3432), for the straight-through estimator. Courbariaux, Bengio, David, "BinaryConnect"
+    (NeurIPS 2015), for real positions behind quantized weights.
 
     Examples
     --------
-    Here the second weight changes sides.
+    The code of the second weight changes.
 
     >>> layer = CodebookLayer(np.array([[0], [0]], np.uint8), np.array([[-1.0, 1.0]], np.float32), None,
     ...                       np.zeros(1, int), np.zeros(1, np.float32), np.array([True, True]))
@@ -197,11 +224,11 @@ class MovingPerceptron(CodebookPerceptron):
         positions = []
         for index, layer in enumerate(layers):
             levels = torch.tensor(layer.levels)
-            deviation = levels.std(dim=1, keepdim=True, correction=0)
-            deviation = torch.where(deviation > 0, deviation, 1.0)[torch.tensor(layer.groups)]
+            std = levels.std(dim=1, keepdim=True, correction=0)
+            std = torch.where(std > 0, std, 1.0)[torch.tensor(layer.groups)]
             weight = torch.tensor(np.ascontiguousarray(layer.weight[layer.used].T))
-            positions.append(nn.Parameter(weight / (_POSITION_PACE * deviation)))
-            self.register_buffer(f"deviation_{index}", _POSITION_PACE * deviation)
+            positions.append(nn.Parameter(weight / (_POSITION_UNIT * std)))
+            self.register_buffer(f"unit_{index}", _POSITION_UNIT * std)
             self.register_buffer(f"groups_{index}", torch.tensor(layer.groups))
             zero = (weight == 0) if (layer.codebooks == 0).any() else None
             self.register_buffer(f"zero_{index}", zero)
@@ -211,7 +238,7 @@ class MovingPerceptron(CodebookPerceptron):
 
     @torch.no_grad()
     def layers(self) -> tuple[CodebookLayer, ...]:
-        """Return the layers as they are now, with the numbers that a file stores."""
+        """Return the layers with the codes and values trained so far, rounded as in a file."""
         moved = []
         for index, layer in enumerate(super().layers()):
             codes = self._codes(index, torch.tensor(layer.levels))
@@ -227,29 +254,34 @@ class MovingPerceptron(CodebookPerceptron):
         return of_neurons.gather(1, codes) + (straight if zero is None else torch.where(zero, 0.0, straight))
 
     def _position(self, index: int) -> Tensor:
-        return self.positions[index] * getattr(self, f"deviation_{index}")
+        """Return the positions of a layer in units of its weights, shape (n_outputs, n_used)."""
+        return self.positions[index] * getattr(self, f"unit_{index}")
 
     @torch.no_grad()
     def _codes(self, index: int, levels: Tensor) -> Tensor:
+        """Return the codes of the levels nearest to the positions, shape (n_outputs, n_used), int64."""
         ordered, order = levels.sort(dim=1)
         groups, position = getattr(self, f"groups_{index}"), self._position(index)
-        between = ((ordered[:, 1:] + ordered[:, :-1]) / 2)[groups]
+        middles = ((ordered[:, 1:] + ordered[:, :-1]) / 2)[groups]
         rank = torch.zeros(position.shape, dtype=torch.int64)
-        for middle in between.unbind(dim=1):
+        for middle in middles.unbind(dim=1):
             rank += position > middle[:, None]
         codes = order[groups].gather(1, rank)
         zero = getattr(self, f"zero_{index}")
         return codes if zero is None else torch.where(zero, getattr(self, f"code_{index}"), codes)
 
 
-def _numbers(layer: CodebookLayer) -> list[np.ndarray]:
+def _trained(layer: CodebookLayer) -> list[np.ndarray]:
+    """Return the arrays of a layer that are trained: codebooks, bias and, where there are any, scales."""
     return [layer.codebooks, layer.bias] + ([] if layer.scales is None else [layer.scales])
 
 
 def _size(values: np.ndarray) -> float:
+    """Return the root mean square, or 1 where it is zero."""
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) or 1.0
 
 
-def _as_stored(values: Tensor) -> Tensor:
+def _round_straight_through(values: Tensor) -> Tensor:
+    """Round values as in a file; their gradient is that of the rounded values."""
     rounded = torch.from_numpy(round_to_half(values.detach().cpu().numpy())).to(values.device)
     return values + (rounded - values).detach()

@@ -1,4 +1,4 @@
-"""Neurons that look alike side by side, so that which group a neuron is in need not be written down."""
+"""Group the neurons of a layer and reorder them, so that groups are contiguous and membership needs no bytes."""
 
 from dataclasses import replace
 
@@ -9,19 +9,19 @@ from distill.network import Network
 
 
 def group_neurons(weight: np.ndarray, n_groups: int) -> np.ndarray:
-    """Group neurons by the spread of their weights.
+    """Group neurons by the standard deviation of their weights.
 
     Parameters
     ----------
     weight : ndarray of shape (n_inputs, n_outputs)
     n_groups : int
-        How many at most; there are fewer when fewer neurons differ.
+        Largest number of groups, 1 or more; there are fewer if fewer neurons differ.
 
     Returns
     -------
     ndarray of shape (n_outputs,), intp
-        The group of every neuron, ascending with the standard deviation of its weights; groups are those of the
-        optimal one-dimensional k-means of the deviations.
+        Group of every neuron, ascending with the standard deviation of its weights: the clusters of the optimal
+        one-dimensional k-means of the standard deviations.
 
     Examples
     --------
@@ -32,31 +32,37 @@ def group_neurons(weight: np.ndarray, n_groups: int) -> np.ndarray:
 
 
 def reorder_neurons(network: Network, n_groups: int) -> tuple[Network, tuple[np.ndarray, ...]]:
-    """Sort hidden neurons into contiguous groups of similar spread; the network computes the same.
+    """Sort hidden neurons into contiguous groups of similar standard deviation of their weights.
 
-    Of ``y = act(X W1 + b1) W2 + b2`` the columns of W1, the entries of b1 and the rows of W2 can be permuted together
-    and y does not change. The neurons of the last layer stay where they are.
+    In ``y = act(X W1 + b1) W2 + b2`` the columns of W1, the entries of b1 and the rows of W2 can be permuted together
+    without changing y. The neurons of the last layer keep their order.
 
     Parameters
     ----------
     network : Network
         Not modified.
     n_groups : int
-        Per layer, at most.
+        Largest number of groups of a layer.
 
     Returns
     -------
     network : Network
+        It has the same outputs, up to rounding.
     groups : tuple of ndarray of shape (n_outputs,), intp
-        The group of every neuron of every layer; ascending in all layers but the last.
+        Group of every neuron, for each layer; ascending in all layers but the last.
+
+    Raises
+    ------
+    ValueError
+        If `n_groups` is below 1.
 
     References
     ----------
     Yvinec, Dapogny, Bailly, "Network memory footprint compression through jointly learnable codebooks and mappings",
-    ICLR 2024 (arXiv 2309.17361): the re-ordering. The rule that groups are those of the standard deviations is ours.
+    ICLR 2024 (arXiv 2309.17361): the reordering. Grouping by standard deviations is our choice.
     """
     if n_groups < 1:
-        raise ValueError(f"n_groups must be at least 1, got {n_groups!r}.")
+        raise ValueError(f"n_groups must be at least 1, got {n_groups!r}")
     weights, biases, groups = list(network.weights), list(network.biases), []
     for index in range(len(weights) - 1):
         group = group_neurons(weights[index], n_groups)

@@ -1,4 +1,4 @@
-"""k-means of numbers, solved exactly: the best codebook for weights taken one by one."""
+"""Optimal one-dimensional k-means: the best codebook for scalar weights."""
 
 import numpy as np
 from numba import njit
@@ -7,27 +7,27 @@ from numba import njit
 def kmeans_1d(
     values: np.ndarray, n_clusters: int, sample_weight: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster numbers with the least sum of squared distances to the centres.
+    """Cluster scalars with the smallest sum of squared distances to the centers.
 
-    On a line the best clusters are intervals of the sorted values, so dynamic programming finds the global
-    optimum: no seed, no restarts. O(n log n) operations per cluster, and 4 bytes of memory per distinct value and
-    cluster.
+    In one dimension the optimal clusters are intervals of the sorted values, and dynamic programming finds the global
+    optimum: there is no seed and there are no restarts. It takes O(n log n) operations per cluster, and 4 bytes of
+    memory per distinct value and cluster.
 
     Parameters
     ----------
     values : ndarray of any shape
-        Finite numbers.
+        Finite.
     n_clusters : int
-        How many centres at most; there are fewer when there are fewer distinct values.
+        Largest number of centers, 1 or more; there are fewer if there are fewer distinct values.
     sample_weight : ndarray of the shape of `values`, optional
-        Non-negative weights of the squared distances, not all zero.
+        Weights of the squared distances, 0 or more, not all zero; by default all 1.
 
     Returns
     -------
     centers : ndarray of shape (<= n_clusters,), float64
         Ascending.
     labels : ndarray of the shape of `values`, intp
-        Index of every value's centre.
+        Position of every value's center.
 
     Raises
     ------
@@ -48,16 +48,16 @@ def kmeans_1d(
     """
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0 or not np.all(np.isfinite(values)):
-        raise ValueError(f"values must be finite numbers, at least one; got an array of shape {values.shape}.")
+        raise ValueError(f"values must be finite, and at least one; got an array of shape {values.shape}")
     if n_clusters < 1:
-        raise ValueError(f"n_clusters must be at least 1, got {n_clusters!r}.")
+        raise ValueError(f"n_clusters must be at least 1, got {n_clusters!r}")
     distinct, inverse = np.unique(values, return_inverse=True)
     weight = np.ones(values.size) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64).ravel()
     weight = np.bincount(inverse.ravel(), weights=weight, minlength=distinct.size)
     if n_clusters >= distinct.size:
         return distinct, inverse.reshape(values.shape)
 
-    shifted = distinct - np.average(distinct, weights=weight)  # small numbers keep the sums of squares exact
+    shifted = distinct - np.average(distinct, weights=weight)  # keeps differences of sums of squares precise
     sums = np.zeros((3, distinct.size + 1))
     np.cumsum([weight, weight * shifted, weight * shifted**2], axis=1, out=sums[:, 1:])
     starts = _interval_starts(sums, n_clusters)
@@ -70,7 +70,10 @@ def kmeans_1d(
 
 @njit(cache=True)
 def _interval_cost(sums, start, stop):
-    """Weighted sum of squared distances of values start..stop-1 to their mean."""
+    """Return the weighted sum of squared distances to their mean of the values from start to stop - 1.
+
+    `sums` is that of `_interval_starts`.
+    """
     mass = sums[0, stop] - sums[0, start]
     if mass <= 0.0:
         return 0.0
@@ -80,7 +83,15 @@ def _interval_cost(sums, start, stop):
 
 @njit(cache=True)
 def _interval_starts(sums, n_clusters):
-    """Where each interval of the best partition starts; prefix sums in, indices out."""
+    """Return the first position of each interval of the best partition into intervals.
+
+    ========== =================== ======= ================================================================
+    sums       (3, n + 1)          float64 cumulative sums of weights, weighted values and weighted squares
+    cost       (n + 1,)            float64 cost of the best partition of the first values
+    last_start (n_clusters, n + 1) int32   start of the last interval of that partition
+    starts     (n_clusters,)       int64   returned
+    ========== =================== ======= ================================================================
+    """
     n = sums.shape[1] - 1
     cost = np.empty(n + 1)
     for stop in range(n + 1):
@@ -89,8 +100,8 @@ def _interval_starts(sums, n_clusters):
     for cluster in range(1, n_clusters):
         previous = cost.copy()
         start_of = last_start[cluster]
-        cost[: cluster + 1] = np.inf  # every interval holds a value
-        # the best start never moves left as the stop moves right: halve the gaps, search between the neighbours
+        cost[: cluster + 1] = np.inf  # no interval is empty
+        # The best start is monotone in the stop: solve every other stop first, then between the starts of its neighbors
         stride = 1
         while stride < n:
             stride *= 2

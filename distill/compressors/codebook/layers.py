@@ -1,4 +1,4 @@
-"""Learn the codes of a network layer by layer, write them to a student file, measure the result."""
+"""Learn the codes of a network layer by layer, encode them, and measure the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,22 +14,37 @@ from distill.compressors.codebook.solver import coordinate_descent, nearest_code
 from distill.compressors.pruning import is_pruned
 from distill.network import Network
 from distill.runtime.forward import activated, layer_outputs
-from distill.training.losses import DistillationLoss
+from distill.training.fidelity import fidelity
 from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
+# A file has one byte for the number of codewords, less one
 MOST_BITS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CodebookSettings:
-    """What the codes of a network depend on besides the network and the rows; see `CodebookCompressor`."""
+    """Settings of `learn_layers`.
+
+    Parameters
+    ----------
+    bits : tuple of int in [1, 8]
+        For each layer; it has at most ``2 ** bits`` codewords.
+    grouping : {"scales", "codebooks"}
+        What each group of neurons has: a scale for a common codebook, or a codebook.
+    solver : {"cd", "gradient", "kmeans"}
+        Coordinate descent; gradient descent, then coordinate descent; the codewords nearest to the weights.
+    proximal : {"neighbor", "inverse", "off"}
+        Gradient of the mapping; for "gradient" only.
+    rate_weight : float
+        Price of a bit, 0 or more; see `distill.compressors.codebook.solver.coordinate_descent`.
+    entropy_coding : {"auto", "off"}
+    """
 
     bits: tuple[int, ...]
-    n_groups: int = 4
     grouping: str = "scales"
     solver: str = "cd"
-    proximal: str = "neighbour"
+    proximal: str = "neighbor"
     rate_weight: float = 0.0
     entropy_coding: str = "auto"
 
@@ -41,30 +56,32 @@ def learn_layers(
     settings: CodebookSettings,
     stage: Stage | None = None,
 ) -> tuple[CodebookLayer, ...]:
-    """Learn codes layer by layer, each for what the layers before it, already compressed, deliver.
+    """Learn the codes of every layer, for the inputs that the compressed layers before it deliver.
 
     Parameters
     ----------
     network : Network
-        Its neurons in the order in which they are to be stored.
+        Its neurons in the order of the file; see `distill.compressors.codebook.grouping.reorder_neurons`.
     groups : sequence of ndarray of shape (n_outputs,), intp
-        The group of every neuron of every layer.
+        Group of every neuron, for each layer.
     calibration : Calibration
+        The training samples are used.
     settings : CodebookSettings
     stage : Stage or None
+        Reports every layer.
 
     Returns
     -------
     tuple of CodebookLayer
-        With numbers as a file stores them.
+        With codebooks, scales and biases rounded as in a file.
     """
-    inputs, wanted = calibration.train, layer_outputs(network, calibration.train)
+    inputs, targets = calibration.train, layer_outputs(network, calibration.train)
     pruned = is_pruned(network)
     layers = []
     for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
         varies = calibration.varies if index == 0 else inputs.max(axis=0) > inputs.min(axis=0)
         used = _used_inputs(weight, varies, len(inputs))
-        start = nearest_codewords(
+        mapping = nearest_codewords(
             weight[used],
             groups[index],
             2 ** settings.bits[index],
@@ -73,66 +90,111 @@ def learn_layers(
         )
         if settings.solver == "kmeans":
             constant = np.where(used, 0.0, inputs.mean(axis=0, dtype=np.float64))
-            layer = stored_layer(start, bias + constant @ weight, used, settings.grouping)
+            layer = stored_layer(mapping, bias + constant @ weight, used, settings.grouping)
         else:
-            problem = layer_problem(inputs[:, used], wanted[index], weight[used])
+            problem = layer_problem(inputs[:, used], targets[index], weight[used])
             if settings.solver == "gradient":
-                start = gradient_descent(problem, start, proximal=settings.proximal)
-            mapping = coordinate_descent(problem, start, rate_weight=settings.rate_weight)
-            layer = _corrected(stored_layer(mapping, bias, used, settings.grouping), problem)
+                mapping = gradient_descent(problem, mapping, proximal=settings.proximal)
+            mapping = coordinate_descent(problem, mapping, rate_weight=settings.rate_weight)
+            layer = _with_best_bias(stored_layer(mapping, bias, used, settings.grouping), problem)
         layers.append(layer)
-        sums = inputs @ layer.weight + layer.bias
+        outputs = inputs @ layer.weight + layer.bias
         if stage is not None:
-            stage.say(
-                f"layer {index + 1}/{len(network.weights)}: output error {_relative_error(sums, wanted[index]):.5f}"
-            )
-        inputs = activated(sums, network.activation)
+            error = relative_error(outputs, targets[index])
+            stage.say(f"layer {index + 1}/{len(network.weights)}: relative output error {error:.5f}")
+        inputs = activated(outputs, network.activation)
     return tuple(layers)
 
 
-def pack(network: Network, layers: Sequence[CodebookLayer], entropy_coding: str = "auto") -> bytes:
-    """Write the student file of a network whose layers are codes."""
-    described = replace(
+def decoded_network(network: Network, layers: Sequence[CodebookLayer]) -> Network:
+    """Return the network with the weights and biases of its compressed layers."""
+    return replace(
         network, weights=tuple(layer.weight for layer in layers), biases=tuple(layer.bias for layer in layers)
     )
-    return container.pack(described, [codec.encode(layer, entropy_coding) for layer in layers])
 
 
-def measure(network: Network, layers: Sequence[CodebookLayer], rows: np.ndarray) -> dict:
-    """Say how far codes are from the network, layer by layer and at the end; see `CodebookCompressor.report_`."""
-    wanted, inputs, of_layers = layer_outputs(network, rows), rows, []
-    for layer, expected in zip(layers, wanted):
-        sums = inputs @ layer.weight + layer.bias
-        counts = np.bincount(layer.codes.ravel())
-        share = counts[counts > 0] / max(layer.codes.size, 1)
-        of_layers.append(
-            {
-                "n_codewords": layer.codebooks.shape[1],
-                "entropy": float(-share @ np.log2(share)) + 0.0,
-                "output_error": _relative_error(sums, expected),
-            }
-        )
-        inputs = activated(sums, network.activation)
-    agreement = DistillationLoss(network, wanted[-1]).fidelity(wanted[-1], sums)
-    return {"layers": of_layers, "agreement": agreement}
+def encode(network: Network, layers: Sequence[CodebookLayer], entropy_coding: str = "auto") -> bytes:
+    """Return the student file of a network with compressed layers.
+
+    Parameters
+    ----------
+    network : Network
+        The original network, its neurons in the order of the layers.
+    layers : sequence of CodebookLayer
+    entropy_coding : {"auto", "off"}
+        Whether codes are entropy-coded where that is shorter, or always packed.
+    """
+    sections = [codec.encode(layer, entropy_coding) for layer in layers]
+    return container.pack(decoded_network(network, layers), sections)
 
 
-def _used_inputs(weight: np.ndarray, varies: np.ndarray, n_rows: int) -> np.ndarray:
-    """Which inputs get codes: those with weights, and among many rows also only those that vary."""
+def measure(network: Network, layers: Sequence[CodebookLayer], samples: np.ndarray) -> dict:
+    """Measure the difference between a network and its compressed layers.
+
+    Parameters
+    ----------
+    network : Network
+        The original network.
+    layers : sequence of CodebookLayer
+    samples : ndarray of shape (n_samples, n_features), float32
+        As they enter the first layer.
+
+    Returns
+    -------
+    dict
+        "layers" and "agreement" of `CodebookCompressor.report_`.
+    """
+    targets, outputs = layer_outputs(network, samples), layer_outputs(decoded_network(network, layers), samples)
+    measured = [
+        {
+            "n_codewords": layer.codebooks.shape[1],
+            "entropy": _entropy(layer.codes),
+            "output_error": relative_error(of_layer, target),
+        }
+        for layer, of_layer, target in zip(layers, outputs, targets)
+    ]
+    return {"layers": measured, "agreement": fidelity(targets[-1], outputs[-1], network.classes is not None)}
+
+
+def relative_error(outputs: np.ndarray, targets: np.ndarray) -> float:
+    """Return the squared error of outputs as a fraction of the variance of their targets.
+
+    Parameters
+    ----------
+    outputs, targets : ndarray of shape (n_samples, n_outputs)
+
+    Returns
+    -------
+    float
+        Not negative. Constant targets: 1 if there is any error, else 0.
+
+    Examples
+    --------
+    >>> relative_error(np.array([[0.0], [1.0]]), np.array([[0.0], [2.0]]))
+    0.5
+    """
+    error = np.sum(np.square(outputs - targets, dtype=np.float64))
+    power = np.sum(np.square(targets - targets.mean(axis=0), dtype=np.float64))
+    return float(error / power) if power else float(error > 0)
+
+
+def _used_inputs(weight: np.ndarray, varies: np.ndarray, n_samples: int) -> np.ndarray:
+    """Return a mask of the inputs that get codes, shape (n_inputs,), bool: those with weights that vary."""
     used = weight.any(axis=1)
-    if n_rows >= len(used):
+    if n_samples >= len(used):  # fewer samples do not show which inputs are constant
         used &= varies
     if not used.any():
         used[0] = True
     return used
 
 
-def _corrected(layer: CodebookLayer, problem: LayerProblem) -> CodebookLayer:
-    """Return the layer with the bias that is best for its weights as they are stored."""
+def _with_best_bias(layer: CodebookLayer, problem: LayerProblem) -> CodebookLayer:
+    """Return the layer with the best bias for its rounded weights."""
     return replace(layer, bias=round_to_half(problem.bias(layer.weight[layer.used])))
 
 
-def _relative_error(sums: np.ndarray, expected: np.ndarray) -> float:
-    error = np.sum(np.square(sums - expected, dtype=np.float64))
-    power = np.sum(np.square(expected - expected.mean(axis=0), dtype=np.float64))
-    return float(error / power) if power else float(error > 0)
+def _entropy(codes: np.ndarray) -> float:
+    """Return the entropy of the frequencies of codes, in bits."""
+    counts = np.bincount(codes.ravel())
+    frequencies = counts[counts > 0] / max(codes.size, 1)
+    return float(-frequencies @ np.log2(frequencies)) + 0.0

@@ -1,10 +1,10 @@
-"""Codebook and mapping learned by gradient descent, with a gradient that looks near before it looks far.
+"""Learn the codebook and mapping of a layer by gradient descent, with a proximal gradient of the mapping.
 
-A weight is ``w = sum_k p_k c_k`` with ``p = softmax(logits)``. The chain rule moves logit k by ``p_k (c_k - w)`` times
-the gradient of w: the farther a codeword, the harder the pull, so that codes jump to extremes. A proximal gradient
-keeps the sign and lets the pull shrink with the distance, or gives it to the two neighbours of w alone.
+A weight is ``w = sum_k p_k c_k`` with ``p = softmax(logits)``. By the chain rule the gradient of logit k is
+``p_k (c_k - w)`` times the gradient of w: it grows with the distance of the codeword, so that codes jump to extremes.
+A proximal gradient keeps the sign and falls with the distance, or is zero for all but the two codewords next to w.
 
-The same thing on three levels: `mapping_forward` and `mapping_backward`, `SoftMapping`, `gradient_descent`.
+On three levels: `mapping_forward` and `mapping_backward`, `SoftMapping`, `gradient_descent`.
 """
 
 from dataclasses import replace
@@ -15,17 +15,18 @@ from torch import Tensor
 
 from distill.compressors.codebook.layer_problem import LayerProblem
 from distill.compressors.codebook.solver import Mapping, fit_levels
+from distill.utils.validation import check_choice
 
-PROXIMAL = ("inverse", "neighbour", "off")
+PROXIMAL = ("inverse", "neighbor", "off")
 
 
 def mapping_forward(logits: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix codewords.
+    """Mix codewords by the softmax of logits.
 
     Parameters
     ----------
     logits : Tensor of shape (..., n_codewords)
-    levels : Tensor of a shape that broadcasts to it
+    levels : Tensor of a shape that broadcasts to that of `logits`
         The codewords.
 
     Returns
@@ -38,47 +39,52 @@ def mapping_forward(logits: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mapping_backward(gradient: Tensor, probabilities: Tensor, levels: Tensor, weight: Tensor, proximal: str) -> Tensor:
-    """Return the gradient for the logits.
+    """Return the gradient of the logits.
 
     Parameters
     ----------
     gradient, weight : Tensor of shape (...)
-        The gradient for the weight, and the weight.
+        The gradient of the weight, and the weight.
     probabilities : Tensor of shape (..., n_codewords)
-    levels : Tensor of a shape that broadcasts to it
-    proximal : {"inverse", "neighbour", "off"}
+    levels : Tensor of a shape that broadcasts to that of `probabilities`
+        The codewords.
+    proximal : {"inverse", "neighbor", "off"}
         "off": the derivative, ``g p_k (c_k - w)``. "inverse": ``g p_k (c_k - w) h^2 / ((c_k - w)^2 + h^2)`` with h
-        half the smallest gap between codewords: near w the derivative, far from it as the inverse distance.
-        "neighbour": the derivative for the nearest codeword at or below w and the nearest above, zero for the others.
+        half the smallest gap between codewords: near w the derivative, far from it inverse to the distance.
+        "neighbor": the derivative for the nearest codeword at or below w and the nearest above, zero for the others.
 
     Returns
     -------
     Tensor of shape (..., n_codewords)
 
+    Raises
+    ------
+    ValueError
+        If `proximal` is another value.
+
     Examples
     --------
     >>> levels, p, one = torch.tensor([-3.0, -1.0, 1.0, 3.0]), torch.full((1, 4), 0.25), torch.ones(1)
-    >>> for proximal in PROXIMAL:  # the codeword that gets the strongest pull
+    >>> for proximal in PROXIMAL:  # the codeword with the largest gradient
     ...     mapping_backward(one, p, levels, torch.tensor([0.5]), proximal).abs().argmax().item()
     1
     1
     0
     """
+    check_choice("proximal", proximal, PROXIMAL)
     distance = levels - weight[..., None]
     if proximal == "inverse":
         square = torch.square(_gaps(levels)[1] / 2)
         distance = distance * (square / (torch.square(distance) + square))
-    elif proximal == "neighbour":
+    elif proximal == "neighbor":
         below = torch.where(distance <= 0, distance, -torch.inf).amax(dim=-1, keepdim=True)
         above = torch.where(distance > 0, distance, torch.inf).amin(dim=-1, keepdim=True)
         distance = torch.where((distance == below) | (distance == above), distance, 0.0)
-    elif proximal != "off":
-        raise ValueError(f"proximal must be one of {', '.join(map(repr, PROXIMAL))}, got {proximal!r}.")
     return gradient[..., None] * probabilities * distance
 
 
 class SoftMapping(torch.autograd.Function):
-    """`mapping_forward` with the gradient of `mapping_backward`; codewords get the true one."""
+    """`mapping_forward`, with `mapping_backward` as the gradient of the logits and the derivative for the codewords."""
 
     @staticmethod
     def forward(context, logits: Tensor, levels: Tensor, proximal: str) -> Tensor:
@@ -99,88 +105,125 @@ def gradient_descent(
     problem: LayerProblem,
     start: Mapping,
     *,
-    proximal: str = "neighbour",
+    proximal: str = "neighbor",
     n_steps: int = 300,
     learning_rate: float = 0.4,
     temperatures: tuple[float, float] = (1.0, 0.05),
 ) -> Mapping:
-    """Learn codes, codewords and scales together with Adam, the mapping soft at first and hard at the end.
+    """Learn codes, codewords and scales together with Adam, with a mapping that is soft at first and hard at the end.
 
     Parameters
     ----------
     problem : LayerProblem
     start : Mapping
         Not modified.
-    proximal : {"inverse", "neighbour", "off"}
+    proximal : {"inverse", "neighbor", "off"}
+        See `mapping_backward`.
     n_steps : int
+        Number of steps, 1 or more.
     learning_rate : float
-        Of the logits; codewords and scales, relative to their size, move a tenth as fast.
+        Of the logits; that of codewords and scales, relative to their size, is a tenth of it.
     temperatures : tuple of float
-        What the logits are divided by at the first and the last step; in between it falls geometrically.
+        Divisor of the logits at the first and the last step; it falls geometrically in between.
 
     Returns
     -------
     Mapping
-        The most probable codes, with codewords and scales of least squares; `start`, its codewords fitted likewise,
-        where that is better. Nothing is random.
+        The most probable codes, with codewords and scales of least squares; or the codes of `start` with their
+        codewords and scales of least squares, where those have the smaller error. Nothing is random.
+
+    Raises
+    ------
+    ValueError
+        If `proximal` is another value.
 
     Notes
     -----
-    A step needs memory for about ten numbers for each pair of weight and codeword.
+    A step needs memory for about ten float32 values per weight and codeword.
 
     References
     ----------
-    The proximal mapping gradient is the idea of Yvinec, Dapogny, Bailly (ICLR 2024, arXiv 2309.17361), whose exact
-    function we do not know. Softening and annealing the mapping: Cho et al., "DKM", ICLR 2022 (arXiv 2108.12659).
+    The proximal gradient of the mapping is the idea of Yvinec, Dapogny, Bailly (ICLR 2024, arXiv 2309.17361), whose
+    formula was not available to us. Soft mappings that are annealed: Cho et al., "DKM", ICLR 2022 (arXiv 2108.12659).
     """
-    if proximal not in PROXIMAL:
-        raise ValueError(f"proximal must be one of {', '.join(map(repr, PROXIMAL))}, got {proximal!r}.")
+    check_choice("proximal", proximal, PROXIMAL)
     refined = fit_levels(problem, start)
     if start.codebooks.shape[1] == 1:
         return refined
     unit = problem.power or 1.0
     gram, cross = (torch.tensor(array / unit, dtype=torch.float32) for array in (problem.gram, problem.cross.T))
-    groups = torch.tensor(start.groups)
-    size = float(np.abs(start.codebooks).max()) or 1.0
-    codebooks = torch.tensor(start.codebooks / size, dtype=torch.float32, requires_grad=True)
-    scales = torch.tensor(start.scales, dtype=torch.float32)
-    log_factors = torch.zeros(len(scales), requires_grad=True)
-    shared = len(start.codebooks) == 1
-    weight = torch.tensor(start.weight.T, dtype=torch.float32)
-    frozen = None if start.frozen is None else torch.tensor(start.frozen)
-    movable = torch.ones_like(codebooks)
-    if frozen is not None:
-        movable[:, 0] = 0
-
-    def levels() -> Tensor:
-        table = size * (codebooks * movable) * (scales * log_factors.exp())[:, None]
-        return table[groups][:, None, :]
-
-    with torch.no_grad():
-        gap, _ = _gaps(levels())
-        logits = -torch.square((levels() - weight[..., None]) / gap)
-    logits.requires_grad_(True)
-    slow = [codebooks, log_factors] if shared and len(scales) > 1 else [codebooks]
-    optimizer = torch.optim.Adam([{"params": [logits]}, {"params": slow, "lr": learning_rate / 10}], lr=learning_rate)
+    layer = _SoftLayer(start)
+    slow = {"params": layer.slow_parameters(), "lr": learning_rate / 10}
+    optimizer = torch.optim.Adam([{"params": [layer.logits]}, slow], lr=learning_rate)
     first, last = temperatures
     for step in range(n_steps):
         temperature = first * (last / first) ** (step / max(n_steps - 1, 1))
         optimizer.zero_grad()
-        mixed = SoftMapping.apply(logits / temperature, levels(), proximal)
-        if frozen is not None:
-            mixed = torch.where(frozen, 0.0, mixed)
-        (mixed * (mixed @ gram - 2 * cross)).sum().backward()
+        weight = layer.weight(temperature, proximal)
+        (weight * (weight @ gram - 2 * cross)).sum().backward()
         optimizer.step()
-    codes = logits.detach().argmax(dim=-1).numpy().astype(np.uint8)
-    if start.frozen is not None:
-        codes[start.frozen] = 0
-    learned = replace(
-        start,
-        codes=codes,
-        codebooks=(size * codebooks * movable).detach().numpy().astype(np.float64),
-        scales=(scales * log_factors.exp()).detach().numpy().astype(np.float64),
-    )
-    return min(fit_levels(problem, learned), refined, key=lambda mapping: problem.error(mapping.weight))
+    return min(fit_levels(problem, layer.mapping()), refined, key=lambda mapping: problem.error(mapping.weight))
+
+
+class _SoftLayer:
+    """Logits, codebooks and scales of a layer in training.
+
+    Parameters
+    ----------
+    start : Mapping
+
+    Attributes
+    ----------
+    logits : Tensor of shape (n_outputs, n_inputs, n_codewords), float32
+    codebooks : Tensor of shape (1 or n_groups, n_codewords), float32
+        In units of the largest codeword at the start.
+    log_factors : Tensor of shape (n_groups,), float32
+        Logarithms of the factors of the scales.
+    """
+
+    def __init__(self, start: Mapping):
+        self.start = start
+        self.groups = torch.tensor(start.groups)
+        self.size = float(np.abs(start.codebooks).max()) or 1.0
+        self.codebooks = torch.tensor(start.codebooks / self.size, dtype=torch.float32, requires_grad=True)
+        self.scales = torch.tensor(start.scales, dtype=torch.float32)
+        self.log_factors = torch.zeros(len(start.scales), requires_grad=True)
+        self.frozen = None if start.frozen is None else torch.tensor(start.frozen)
+        self.movable = torch.ones_like(self.codebooks)
+        if self.frozen is not None:
+            self.movable[:, 0] = 0
+        weight = torch.tensor(start.weight.T, dtype=torch.float32)
+        with torch.no_grad():
+            gap, _ = _gaps(self.levels())
+            self.logits = -torch.square((self.levels() - weight[..., None]) / gap)
+        self.logits.requires_grad_(True)
+
+    def slow_parameters(self) -> list[Tensor]:
+        """Return the parameters besides the logits: codebooks, and the scales of a common codebook."""
+        shared = len(self.start.codebooks) == 1 and len(self.scales) > 1
+        return [self.codebooks, self.log_factors] if shared else [self.codebooks]
+
+    def levels(self) -> Tensor:
+        """Return the possible weights of every neuron, shape (n_outputs, 1, n_codewords)."""
+        table = self.size * (self.codebooks * self.movable) * (self.scales * self.log_factors.exp())[:, None]
+        return table[self.groups][:, None, :]
+
+    def weight(self, temperature: float, proximal: str) -> Tensor:
+        """Return the mixed codewords, shape (n_outputs, n_inputs)."""
+        weight = SoftMapping.apply(self.logits / temperature, self.levels(), proximal)
+        return weight if self.frozen is None else torch.where(self.frozen, 0.0, weight)
+
+    def mapping(self) -> Mapping:
+        """Return the most probable codes with their codebooks and scales."""
+        codes = self.logits.detach().argmax(dim=-1).numpy().astype(np.uint8)
+        if self.start.frozen is not None:
+            codes[self.start.frozen] = 0
+        return replace(
+            self.start,
+            codes=codes,
+            codebooks=(self.size * self.codebooks * self.movable).detach().numpy().astype(np.float64),
+            scales=(self.scales * self.log_factors.exp()).detach().numpy().astype(np.float64),
+        )
 
 
 def _gaps(levels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Codebooks and mappings of one layer, learned so that its outputs, not its weights, are kept.
+"""Learn the codebook and mapping of a layer by coordinate descent on the error of its outputs.
 
-`nearest_codewords` is plain k-means of the weights. `coordinate_descent` starts there and minimises the output error
-over codes, codewords and scales in turn. Each of its steps solves its own small problem exactly, so the error never
-rises; there is no seed and no step size.
+`nearest_codewords` is k-means of the weights. `coordinate_descent` starts from it and minimizes the output error over
+codes, codewords and scales in turn. Each step is an exact minimization, so that the error never increases; there is no
+seed and no step size.
 """
 
 from collections.abc import Callable
@@ -15,23 +15,31 @@ from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.compressors.codebook.kmeans import kmeans_1d
 from distill.compressors.codebook.layer_problem import LayerProblem
 
-_ZERO = 0  # where a pinned zero stands in its codebook
+# Position of a pinned zero in its codebook
+_ZERO = 0
+# Rounds of codebook and scales for the same codes. Each is exact and cheap beside a sweep over the codes, whose next
+# round continues from here
+_N_ALTERNATIONS = 4
+# Singular values below this fraction of the largest count as zero: codewords that no weights tell apart stay small
+_RCOND = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Mapping:
-    """Weights as codes, while they are being learned; a weight is ``scales[group] * codebooks[.., code]``.
+    """Weights as codes in learning: a weight is ``scales[group] * codebooks[.., code]``.
 
     Parameters
     ----------
     codes : ndarray of shape (n_outputs, n_inputs), uint8
-        One row for each neuron.
+        Position of each weight's codeword; one row for each neuron.
     codebooks : ndarray of shape (1, n_codewords) or (n_groups, n_codewords), float64
+        One for all groups, or one for each.
     scales : ndarray of shape (n_groups,), float64
-        All one where every group has its own codebook.
+        All 1 where every group has a codebook.
     groups : ndarray of shape (n_outputs,), intp
+        Group of every neuron.
     frozen : ndarray of shape (n_outputs, n_inputs), bool, or None
-        Weights that stay at the first codeword, which is zero and stays zero; None where no zero is pinned.
+        Weights that stay at the first codeword, which is zero and stays zero; None if no zero is pinned.
     """
 
     codes: np.ndarray
@@ -42,30 +50,30 @@ class Mapping:
 
     @property
     def levels(self) -> np.ndarray:
-        """The weights that each group can have; ndarray of shape (n_groups, n_codewords)."""
+        """Possible weights of each group; ndarray of shape (n_groups, n_codewords)."""
         return self.scales[:, None] * self.codebooks
 
     @property
     def weight(self) -> np.ndarray:
-        """The matrix; ndarray of shape (n_inputs, n_outputs), float64."""
+        """The weights; ndarray of shape (n_inputs, n_outputs), float64."""
         return self.levels[self.groups[:, None], self.codes].T
 
 
 def nearest_codewords(
     weight: np.ndarray, groups: np.ndarray, n_codewords: int, *, grouping: str = "scales", pin_zero: bool = False
 ) -> Mapping:
-    """Quantise weights by optimal k-means: the nearest of the best codewords, whatever the inputs.
+    """Quantize weights by optimal k-means, without regard to the inputs.
 
     Parameters
     ----------
     weight : ndarray of shape (n_inputs, n_outputs)
     groups : ndarray of shape (n_outputs,), intp
     n_codewords : int in [1, 256]
-        At most; there are no more than distinct weights.
+        Largest number; there are no more than distinct weights.
     grouping : {"scales", "codebooks"}
-        Whether groups have scales, the root mean squares of their weights, and share a codebook, or have one each.
+        What each group has: a scale, the root mean square of its weights, for a common codebook; or a codebook.
     pin_zero : bool
-        Whether weights that are zero stay zero.
+        Whether zero is a codeword that the weights of zero keep.
 
     Returns
     -------
@@ -75,17 +83,12 @@ def nearest_codewords(
     n_groups = int(groups.max()) + 1
     frozen = rows == 0 if pin_zero else None
     codes = np.zeros(rows.shape, np.uint8)
-    scales = np.ones(n_groups)
     if grouping == "scales":
-        for group in range(n_groups):
-            values = rows[groups == group]
-            values = values[values != 0] if pin_zero else values
-            scales[group] = np.sqrt(np.mean(values**2)) if values.size and values.any() else 1.0
-        of_codebook = [np.arange(len(rows))]
+        scales, neurons_of_codebook = _root_mean_squares(rows, groups, pin_zero), [np.arange(len(rows))]
     else:
-        of_codebook = [np.flatnonzero(groups == group) for group in range(n_groups)]
+        scales, neurons_of_codebook = np.ones(n_groups), [np.flatnonzero(groups == group) for group in range(n_groups)]
     found = []
-    for neurons in of_codebook:
+    for neurons in neurons_of_codebook:
         scale = np.broadcast_to(scales[groups[neurons], None], rows[neurons].shape)
         values = rows[neurons] / scale
         learned = ~frozen[neurons] if pin_zero else np.ones(values.shape, bool)
@@ -96,9 +99,19 @@ def nearest_codewords(
         codes[neurons] = part
         found.append(np.concatenate([np.zeros(1), centers]) if pin_zero else centers)
     width = max(len(codebook) for codebook in found)
-    # a group with fewer distinct weights repeats its last codeword, which no code names twice
+    # A group with fewer distinct weights repeats its last codeword; no code uses the copies
     codebooks = np.array([np.pad(codebook, (0, width - len(codebook)), "edge") for codebook in found])
     return Mapping(codes, codebooks, scales, np.asarray(groups), frozen)
+
+
+def _root_mean_squares(rows: np.ndarray, groups: np.ndarray, skip_zero: bool) -> np.ndarray:
+    """Return the root mean square of the weights of each group, shape (n_groups,); 1 where all are zero."""
+    scales = np.ones(int(groups.max()) + 1)
+    for group in range(len(scales)):
+        values = rows[groups == group]
+        values = values[values != 0] if skip_zero else values
+        scales[group] = np.sqrt(np.mean(values**2)) if values.size and values.any() else 1.0
+    return scales
 
 
 def coordinate_descent(
@@ -118,17 +131,17 @@ def coordinate_descent(
     problem : LayerProblem
     start : Mapping
     rate_weight : float
-        What an ideal bit costs: the objective is the error as a share of the outputs' power plus `rate_weight` times
-        the entropy of the codes in bits per weight.
+        Price of a bit: the objective is the error as a fraction of the outputs' power plus `rate_weight` times the
+        entropy of the codes in bits per weight.
     max_rounds : int
-        Most rounds of one sweep over all codes and one fit of codewords and scales.
+        Largest number of rounds; a round is one sweep over all codes and one fit of codewords and scales.
     tol : float
-        Rounds end when one lowers the objective by less than this share of it.
+        Rounds end when one lowers the objective by less than this fraction of it.
     learn_codes : bool
-        False learns codewords and scales for the codes that there are.
+        If False, the codes stay; for comparison.
     callback : callable(step, objective), or None
-        Called after every step, "start", "codes", "codebooks", "scales" or "lengths", with the objective, which never
-        rises.
+        Called after every step, "start", "codes", "codebooks", "scales" or "lengths" (of codes), with the objective,
+        which never increases.
 
     Returns
     -------
@@ -137,50 +150,50 @@ def coordinate_descent(
 
     References
     ----------
-    The joint learning of codebooks and mapping against a layer's outputs is the idea of Yvinec, Dapogny, Bailly
-    (ICLR 2024, arXiv 2309.17361); the assignment at a price per bit is entropy-constrained vector quantisation (Chou,
-    Lookabaugh, Gray, IEEE Transactions on Acoustics, Speech and Signal Processing 37(1), 1989).
+    Joint learning of codebooks and mapping on a layer's outputs is the idea of Yvinec, Dapogny, Bailly (ICLR 2024,
+    arXiv 2309.17361); the assignment at a price per bit is entropy-constrained vector quantization (Chou, Lookabaugh,
+    Gray, IEEE Transactions on Acoustics, Speech and Signal Processing 37(1), 1989).
     """
     mapping = replace(start, codes=start.codes.copy(), codebooks=start.codebooks.copy(), scales=start.scales.copy())
     n_codewords = mapping.codebooks.shape[1]
     frozen = np.zeros((1, 1), bool) if mapping.frozen is None else mapping.frozen
-    per_bit = rate_weight * problem.power / mapping.codes.size
+    bit_price = rate_weight * problem.power / mapping.codes.size
     lengths = _code_lengths(mapping.codes, n_codewords)
     residual = _residual(problem, mapping)
 
     def objective() -> float:
         weight = mapping.weight.T
         error = float(np.sum(weight * (residual - problem.cross.T))) + problem.power
-        bits = float(np.bincount(mapping.codes.ravel(), minlength=n_codewords) @ lengths) if per_bit else 0.0
-        return error + per_bit * bits
+        bits = float(np.bincount(mapping.codes.ravel(), minlength=n_codewords) @ lengths) if bit_price else 0.0
+        return error + bit_price * bits
 
-    def tell(step: str) -> None:
+    def report(step: str) -> None:
         if callback is not None:
             callback(step, objective())
 
-    tell("start")
+    report("start")
     previous = objective()
     for _ in range(max_rounds):
         if learn_codes:
-            _sweep(mapping.codes, residual, problem.gram, mapping.levels, mapping.groups, per_bit * lengths, frozen)
-            tell("codes")
-            if per_bit:
+            _sweep(mapping.codes, residual, problem.gram, mapping.levels, mapping.groups, bit_price * lengths, frozen)
+            report("codes")
+            if bit_price:
                 lengths = _code_lengths(mapping.codes, n_codewords)
-                tell("lengths")
+                report("lengths")
         for step, codebooks, scales in _fit_levels(problem, mapping):
             mapping = replace(mapping, codebooks=codebooks, scales=scales)
             residual = _residual(problem, mapping) if callback is not None else residual
-            tell(step)
+            report(step)
         residual = _residual(problem, mapping)
-        reached = objective()
-        if previous - reached <= tol * abs(previous):
+        current = objective()
+        if previous - current <= tol * abs(previous):
             break
-        previous = reached
+        previous = current
     return mapping
 
 
 def fit_levels(problem: LayerProblem, mapping: Mapping) -> Mapping:
-    """Fit codewords and scales by least squares for the codes as they are; the error does not rise.
+    """Fit codewords and scales by least squares for given codes; the error does not increase.
 
     Parameters
     ----------
@@ -198,27 +211,28 @@ def fit_levels(problem: LayerProblem, mapping: Mapping) -> Mapping:
 
 
 def stored_layer(mapping: Mapping, bias: np.ndarray, used: np.ndarray, grouping: str) -> CodebookLayer:
-    """Return a mapping as a file stores it, without codewords that no code names.
+    """Return a mapping as a file stores it: rounded, without unused codewords.
 
     Parameters
     ----------
     mapping : Mapping
     bias : ndarray of shape (n_outputs,)
     used : ndarray of shape (n_inputs,), bool
-        The inputs that the mapping has codes for.
+        Inputs that have codes in the mapping.
     grouping : {"scales", "codebooks"}
+        That of `nearest_codewords`.
 
     Returns
     -------
     CodebookLayer
     """
-    named = np.zeros(mapping.codebooks.shape[1], bool)
-    named[mapping.codes] = True
-    codes = (np.cumsum(named) - 1).astype(np.uint8)[mapping.codes]
+    occurs = np.zeros(mapping.codebooks.shape[1], bool)
+    occurs[mapping.codes] = True
+    codes = (np.cumsum(occurs) - 1).astype(np.uint8)[mapping.codes]
     shared = grouping == "scales"
     return CodebookLayer(
         np.ascontiguousarray(codes.T),
-        round_to_half(mapping.codebooks[:, named] if shared else mapping.levels[:, named]),
+        round_to_half(mapping.codebooks[:, occurs] if shared else mapping.levels[:, occurs]),
         round_to_half(mapping.scales) if shared else None,
         mapping.groups,
         round_to_half(bias),
@@ -227,19 +241,32 @@ def stored_layer(mapping: Mapping, bias: np.ndarray, used: np.ndarray, grouping:
 
 
 def _residual(problem: LayerProblem, mapping: Mapping) -> np.ndarray:
-    """Half the gradient of the error; ndarray of shape (n_outputs, n_inputs)."""
+    """Return half the gradient of the error; ndarray of shape (n_outputs, n_inputs)."""
     return np.ascontiguousarray((problem.gram @ mapping.weight - problem.cross).T)
 
 
 def _code_lengths(codes: np.ndarray, n_codewords: int) -> np.ndarray:
-    """Ideal code lengths in bits; a codeword that is not used costs as much as one used once."""
+    """Return ideal code lengths in bits, shape (n_codewords,); an unused codeword costs as much as one used once."""
     counts = np.bincount(codes.ravel(), minlength=n_codewords)
     return np.log2(codes.size) - np.log2(np.maximum(counts, 1))
 
 
 @njit(cache=True, nogil=True)
 def _sweep(codes, residual, gram, levels, groups, prices, frozen):
-    """Give every weight in turn the codeword that is best while all others stay; updates codes and residual."""
+    """Assign to every weight in turn the best codeword while all others stay.
+
+    ======== ======================= ======= =================================================
+    codes    (n_outputs, n_inputs)   uint8   position of each weight's codeword; updated
+    residual (n_outputs, n_inputs)   float64 half the gradient of the error; updated
+    gram     (n_inputs, n_inputs)    float64 inner products of the inputs
+    levels   (n_groups, n_codewords) float64 possible weights of each group
+    groups   (n_outputs,)            intp    group of every neuron
+    prices   (n_codewords,)          float64 cost of each code, in units of the error
+    frozen   (n_outputs, n_inputs)   bool    weights that stay; shape (1, 1) if all may change
+    ======== ======================= ======= =================================================
+
+    The error of one weight is ``curvature * (level - ideal)**2`` plus a constant.
+    """
     n_outputs, n_inputs = codes.shape
     n_codewords = levels.shape[1]
     any_frozen = frozen.shape[0] == n_outputs and frozen.shape[1] == n_inputs
@@ -268,7 +295,7 @@ def _sweep(codes, residual, gram, levels, groups, prices, frozen):
 
 
 def _fit_levels(problem: LayerProblem, mapping: Mapping):
-    """Yield (step, codebooks, scales) of least squares for the codes as they are."""
+    """Yield (step, codebooks, scales) of least squares for given codes."""
     n_groups, n_codewords = len(mapping.scales), mapping.codebooks.shape[1]
     curvature, slope = np.zeros((n_groups, n_codewords, n_codewords)), np.zeros((n_groups, n_codewords))
     _accumulate(mapping.codes, problem.gram, np.ascontiguousarray(problem.cross.T), mapping.groups, curvature, slope)
@@ -279,7 +306,7 @@ def _fit_levels(problem: LayerProblem, mapping: Mapping):
             codebooks[group] = _least_squares(curvature[group], slope[group], codebooks[group], free)
         yield "codebooks", codebooks, scales
         return
-    for _ in range(4 if n_groups > 1 else 1):
+    for _ in range(_N_ALTERNATIONS if n_groups > 1 else 1):
         shared = np.einsum("g,gkl->kl", scales**2, curvature)
         codebooks = _least_squares(shared, scales @ slope, codebooks[0], free)[None]
         yield "codebooks", codebooks, scales
@@ -292,15 +319,24 @@ def _fit_levels(problem: LayerProblem, mapping: Mapping):
 
 
 def _least_squares(curvature: np.ndarray, slope: np.ndarray, codebook: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Minimise ``c' curvature c - 2 c' slope`` over the free entries that are in use; never worse than `codebook`."""
+    """Return the codebook that minimizes ``c' curvature c - 2 c' slope``.
+
+    Parameters
+    ----------
+    curvature : ndarray of shape (n_codewords, n_codewords), float64
+    slope : ndarray of shape (n_codewords,), float64
+    codebook : ndarray of shape (n_codewords,), float64
+        Returned where it is better, which rounding errors allow.
+    free : ndarray of shape (n_free,), intp
+        Entries that may change; those not in use stay too.
+    """
     free = free[np.diag(curvature)[free] > 0]
     if len(free) == 0:
         return codebook
-    held = codebook.copy()
-    held[free] = 0
-    right = slope[free] - curvature[free] @ held
-    solved = held
-    solved[free] = np.linalg.lstsq(curvature[np.ix_(free, free)], right, rcond=1e-12)[0]
+    solved = codebook.copy()
+    solved[free] = 0
+    right = slope[free] - curvature[free] @ solved
+    solved[free] = np.linalg.lstsq(curvature[np.ix_(free, free)], right, rcond=_RCOND)[0]
 
     def value(c: np.ndarray) -> float:
         return float(c @ curvature @ c - 2 * c @ slope)
@@ -310,7 +346,17 @@ def _least_squares(curvature: np.ndarray, slope: np.ndarray, codebook: np.ndarra
 
 @njit(cache=True, nogil=True)
 def _accumulate(codes, gram, cross, groups, curvature, slope):
-    """Add up gram and cross by group and code: what least squares for the codewords needs to know."""
+    """Add up gram and cross by group and code: the normal equations of the codewords.
+
+    ========= ==================================== ======= ===================================================
+    codes     (n_outputs, n_inputs)                uint8   position of each weight's codeword
+    gram      (n_inputs, n_inputs)                 float64 inner products of the inputs
+    cross     (n_outputs, n_inputs)                float64 inner products of targets and inputs
+    groups    (n_outputs,)                         intp    group of every neuron
+    curvature (n_groups, n_codewords, n_codewords) float64 gram, added up by the codes of both inputs; updated
+    slope     (n_groups, n_codewords)              float64 cross, added up by code; updated
+    ========= ==================================== ======= ===================================================
+    """
     n_outputs, n_inputs = codes.shape
     n_codewords = curvature.shape[1]
     sums = np.empty(n_codewords)
@@ -318,7 +364,7 @@ def _accumulate(codes, gram, cross, groups, curvature, slope):
         group = groups[neuron]
         code = codes[neuron]
         for i in range(n_inputs):
-            # gram is symmetric: half of it, with half of its diagonal, counts for both triangles
+            # Gram is symmetric: the lower triangle, with half of the diagonal, counts for both triangles
             sums[:] = 0.0
             row = gram[i]
             sums[code[i]] = 0.5 * row[i]
