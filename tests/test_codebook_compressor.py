@@ -268,11 +268,48 @@ def test_eight_bits_are_nearly_exact(classifier):
     )
 
 
+def test_n_iter_is_the_number_of_epochs_that_were_run(student):
+    assert compress(student, max_iter=0).n_iter_ == 0
+    assert compress(student, max_iter=3).n_iter_ == 3
+
+
+def test_n_iter_of_a_fit_that_a_callback_stops(student):
+    pytest.importorskip("sklearn.callback")
+    steps = []
+
+    class Stops:
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
+            steps.append(context.task_name)
+            return steps.count("compress-step") == 2
+
+    compressor = CodebookCompressor(FrozenEstimator(student), max_iter=5, random_state=0)
+    assert compressor.set_callbacks(Stops()).fit(DIGITS[TRAIN]).n_iter_ == 2
+
+
+def test_old_spelling_of_neighbor_is_deprecated(student):
+    new = compress(student, solver="gradient", max_iter=0, proximal="neighbor")
+    with pytest.warns(FutureWarning, match="proximal='neighbour' was renamed .* set it to 'neighbor'"):
+        old = compress(student, solver="gradient", max_iter=0, proximal="neighbour")
+    assert old.to_bytes() == new.to_bytes()
+    assert old.proximal == "neighbour"
+
+
+def test_compressor_for_a_budget(student):
+    compressor = CodebookCompressor.for_budget(FrozenEstimator(student), 1500, effort=0.1, random_state=3)
+    assert (compressor.max_bytes, compressor.max_iter, compressor.random_state) == (1500, 2, 3)
+    assert CodebookCompressor.for_budget(student, 1500, effort=1e-3).max_iter == 1
+    assert compressor.fit(DIGITS[TRAIN]).nbytes_ <= 1500
+
+
 # small and degenerate networks
 
 
 def degenerate_network(kind):
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     sizes = {"one weight": (1, 1), "one of each": (1, 1, 1)}.get(kind, (5, 4, 3))
     weights = [rng.normal(size=shape).astype(np.float32) for shape in itertools.pairwise(sizes)]
     if kind == "all zero":
@@ -338,7 +375,7 @@ def test_invalid_parameters_raise(classifier, parameters, message):
 
 @pytest.mark.parametrize("bits", [None, 2.0, "2", (2, 2, None)])
 def test_non_integer_bits_raise(classifier, bits):
-    with pytest.raises(TypeError, match="bits must be an instance of int"):
+    with pytest.raises(TypeError, match=r"bits must be an instance of int|'bits' parameter .* must be an int"):
         compress(classifier, bits=bits)
 
 

@@ -156,9 +156,9 @@ class CodebookCompressor(Compressor):
         "temperature": [Interval(Real, 0, None, closed="neither")],
     }
 
-    # For AutoCompressor: bits per weight of the narrower networks it tries, and whether it tries the network as it is
-    narrow_bits: tuple[float, ...] = (2.5, 4.0)
-    tries_unnarrowed: bool = True
+    # Where the network has less than a bit per weight, a narrower one with about three or four that imitates it agreed
+    # with it better than any compression of the wide one (docs/design.md)
+    narrow_bits = (2.5, 4.0)
 
     def __init__(
         self,
@@ -207,21 +207,20 @@ class CodebookCompressor(Compressor):
         estimator: BaseEstimator,
         max_bytes: int,
         effort: float = 1.0,
-        hidden_layer_sizes: Sequence[int] | None = None,
+        hidden_layer_sizes: tuple[int, ...] | None = None,
         random_state: int | None = None,
     ) -> "CodebookCompressor":
-        """Return the unfitted compressor that `distill.AutoCompressor` tries.
+        """Return an unfitted compressor for a file of at most `max_bytes`.
 
         Parameters
         ----------
-        estimator : estimator
-            What it wraps.
+        estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
         max_bytes : int
             Largest size of the file, in bytes.
         effort : float
-            Multiplies the number of epochs, above 0.
-        hidden_layer_sizes : sequence of int or None
-            Ignored: a narrower network is wrapped instead.
+            Factor of the default number of epochs, above 0.
+        hidden_layer_sizes : tuple of int or None
+            Ignored.
         random_state : int or None
 
         Returns

@@ -88,6 +88,7 @@ class SoftMapping(torch.autograd.Function):
 
     @staticmethod
     def forward(context, logits: Tensor, levels: Tensor, proximal: str) -> Tensor:
+        """Return the weights, shape (...); see `mapping_forward`."""
         weight, probabilities = mapping_forward(logits, levels)
         context.save_for_backward(probabilities, levels, weight)
         context.proximal = proximal
@@ -95,6 +96,7 @@ class SoftMapping(torch.autograd.Function):
 
     @staticmethod
     def backward(context, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of logits and levels; see `mapping_backward`."""
         probabilities, levels, weight = context.saved_tensors
         for_logits = mapping_backward(gradient, probabilities, levels, weight, context.proximal)
         for_levels = (gradient[..., None] * probabilities).sum_to_size(levels.shape)
