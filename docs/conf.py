@@ -5,7 +5,9 @@ import re
 
 from sphinx_gallery.sorting import ExplicitOrder
 
+import distill
 from distill import __version__
+from distill.compressors import COMPRESSORS
 
 os.environ["MPLBACKEND"] = "Agg"  # for examples that draw, and the processes they start
 
@@ -60,12 +62,45 @@ html_theme_options = {
 html_show_sphinx = False
 
 
+# Methods for subclasses and for other estimators, which are described in "Write a compressor"
+PROTOCOL = {
+    "get_metadata_routing",
+    "imitated_estimator",
+    "imitated_method",
+    "predict_imitated",
+    "student_output",
+    "scaled_network",
+}
+
+
+def public_methods(name):
+    """Return the names of the methods of an estimator that are not scikit-learn's own, in the order of definition."""
+    methods = {}
+    for base in getattr(distill, name).__mro__:
+        if base.__module__.startswith(("distill.", "mbn.")):
+            methods |= dict.fromkeys(member for member, value in vars(base).items() if hasattr(value, "__get__"))
+    return [
+        member
+        for member in methods
+        if not member.startswith(("_", "set_")) and not member.endswith("_") and member not in PROTOCOL
+    ]
+
+
+def fill_in_compressors(app, docname, source):
+    """Write the API page of the compressors from the registry."""
+    if docname == "api/compressors":
+        names = [*COMPRESSORS.values(), "AutoCompressor"]
+        entries = [(name, ", ".join(public_methods(name))) for name in names]
+        source[0] = app.builder.templates.render_string(source[0], {"compressors": entries})
+
+
 def setup(app):
-    """Escape the trailing underscore of fitted attributes in the text of docstrings, which reST reads as a link."""
+    """Write pages from the registry, and escape the trailing underscore of fitted attributes, a link in reST."""
 
     def escape(app, what, name, obj, options, lines):
         for index, line in enumerate(lines):
             if not line.lstrip().startswith((">>>", "...")):
                 lines[index] = re.sub(r"(?<![\w`*\\])(\w*\w)_(?![\w`*])", r"\1\\_", line)
 
+    app.connect("source-read", fill_in_compressors)
     app.connect("autodoc-process-docstring", escape, priority=900)
