@@ -33,7 +33,9 @@ from sklearn.cluster import KMeans
 from sklearn.pipeline import make_pipeline
 
 from distill import Distiller, load
-from mbn import MultilayerBootstrapNetwork, bottom, layers, output
+from mbn import MultilayerBootstrapNetwork, assign_direct, layers, output
+from mbn.layers import Layer, LayerSettings
+from mbn.neighbors import ExactSearch
 from mbn.rows import Rows
 
 STUDENTS = {"784-512-128-10": (512, 128), "784-256-64-10": (256, 64), "784-128-10": (128,), "784-64-10": (64,)}
@@ -126,13 +128,8 @@ def warm_up(X):
     """Let every kernel compile, which happens once per machine."""
     MultilayerBootstrapNetwork(n_estimators=8, n_jobs=-1, k=2000, max_samples=2500).fit(X[:6000]).transform(X[:20])
     MultilayerBootstrapNetwork(n_estimators=8, n_jobs=-1, k=200, assignment="direct").fit(X[:3000])
-    layers.assign_upper(
-        np.random.default_rng(0).integers(0, 4000, (9000, 64)).astype(np.uint16),
-        layers.fit_upper(
-            np.random.default_rng(0).integers(0, 4000, (9000, 64)).astype(np.uint16), 1, 2000, 8, 0.5, 0, 4000,
-            n_jobs=-1,
-        )[1], 4000, -1,
-    )  # fmt: skip
+    codes = np.random.default_rng(0).integers(0, 4000, (9000, 64)).astype(np.uint16)
+    layers.fit_upper(codes, 1, 2000, LayerSettings(8, 0.5, 0, "euclidean", "neighbors", 64, n_jobs=-1), 4000)
 
 
 def fit_teacher(X, seed):
@@ -141,7 +138,7 @@ def fit_teacher(X, seed):
         MultilayerBootstrapNetwork(n_jobs=-1, random_state=seed), KMeans(10, n_init=10, random_state=seed)
     )
     watched = (
-        (layers, "nearest"),
+        (ExactSearch, "candidates"),
         (layers, "assign_bottom"),
         (layers, "assign_upper"),
         (output, "principal_components"),
@@ -150,7 +147,7 @@ def fit_teacher(X, seed):
     with stopwatch(*watched) as times:
         teacher.fit(X)
     total = perf_counter() - began
-    neighbors = sum(times["nearest"]) / effective_n_jobs(-1)  # by several threads at a time
+    neighbors = sum(times["candidates"]) / effective_n_jobs(-1)  # by several threads at a time
     stages = {
         "neighbors": neighbors,
         "bottom": sum(times["assign_bottom"]) - neighbors,
@@ -214,15 +211,15 @@ def print_teachers(teachers):
 
 def exact_share(model, X, n_clusterings=40):
     """Share of bottom-layer codes that equal those of direct assignment."""
-    state = model._layers[0]
-    part = {
-        "reference": state["reference"],
-        "rows": state["rows"][:n_clusterings],
-        "used": state["used"][:n_clusterings],
-    }
-    X = Rows(X, model._preparation).whole()
-    near = layers.assign_bottom(X, part, "euclidean", "neighbors", model.n_neighbors, -1, "cpu")
-    direct = layers.assign_bottom(X, part, "euclidean", "direct", model.n_neighbors, -1, "cpu")
+    layer = model.layers_[0]
+    part = Layer(layer.reference, layer.rows[:n_clusterings], layer.used[:n_clusterings])
+    X = Rows(X, model.preparation_).whole()
+    near, direct = (
+        layers.assign_bottom(
+            X, part, LayerSettings(n_clusterings, 0.5, 0, "euclidean", assignment, model.n_neighbors, n_jobs=-1)
+        )
+        for assignment in ("neighbors", "direct")
+    )
     return float(np.mean(near == direct))
 
 
@@ -243,7 +240,7 @@ def direct_ratio(X, k=1428, n_clusterings=6, n_rows=16384):
                 a @ b.T
 
     with threadpool_limits(1):
-        whole = seconds(lambda: bottom.assign_direct(part, part, rows, used, "euclidean"), repeat=3)
+        whole = seconds(lambda: assign_direct.nearest_centroids(part, part, rows, used, "euclidean"), repeat=3)
         return whole / seconds(bare, repeat=3)
 
 

@@ -122,12 +122,13 @@ def fit_once(kind, n_rows, options):
         settings["max_samples"] = min(options.max_samples, n_rows)
     approximate = kind == "half" and n_rows >= options.approximate
     if kind == "half":
-        neighbors._EXACT_OPERATIONS = 0 if approximate else np.inf
+        neighbors.EXACT_OPERATIONS = 0 if approximate else np.inf
     warm_up()
     model = MultilayerBootstrapNetwork(n_jobs=options.n_jobs, random_state=0, **settings)
     watched = (
         (tree, "grow"),
-        (layers, "nearest"),
+        (neighbors.ExactSearch, "candidates"),
+        (tree.TreeSearch, "candidates"),
         (layers, "assign_bottom"),
         (layers, "assign_upper"),
         (output, "principal_components"),
@@ -141,7 +142,7 @@ def fit_once(kind, n_rows, options):
                 model.fit(X)
             fitted = clock()
             # neighbours are searched within the tasks of the bottom layer, by several threads at a time
-            nearest = sum(times["grow"]) + sum(times["nearest"]) / effective_n_jobs(options.n_jobs)
+            nearest = sum(times["grow"]) + sum(times["candidates"]) / effective_n_jobs(options.n_jobs)
             run = {
                 "rows": n_rows,
                 "k": model.k_,
@@ -192,7 +193,8 @@ def mnist_rows(n_rows, folder):
 
 def model_bytes(model, X):
     """Memory of the fitted network, each array once and X not at all."""
-    arrays = [value for layer in model._layers for value in layer.values() if not np.may_share_memory(value, X)]
+    arrays = [array for layer in model.layers_ for array in (layer.reference, layer.rows, layer.used)]
+    arrays = [array for array in arrays if not np.may_share_memory(array, X)]
     return sum({id(array): array.nbytes for array in [*arrays, model.components_]}.values())
 
 

@@ -1,14 +1,21 @@
-"""Multilayer bootstrap networks: clusterings of random data points, layer upon layer."""
+"""Multilayer bootstrap networks: clusterings of randomly drawn samples, layer upon layer."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-_HOMES = {"MultilayerBootstrapNetwork": "mbn.estimator", "in_blocks": "mbn.rows"}
+if TYPE_CHECKING:
+    from mbn.estimator import MultilayerBootstrapNetwork
+    from mbn.rows import in_blocks
+
 __all__ = ["MultilayerBootstrapNetwork", "in_blocks"]
 
+# Names are imported on first use, so that `import mbn` loads neither numba nor scikit-learn
+_MODULES = {"MultilayerBootstrapNetwork": "mbn.estimator", "in_blocks": "mbn.rows"}
 
-def __getattr__(name: str):
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'mbn' has no attribute {name!r}")
 
 

@@ -1,9 +1,9 @@
-"""Finished layers on disk, so that a fit that was killed goes on where it was.
+"""Finished layers on disk, so that a fit that was killed resumes after the last one.
 
-One file per layer: a magic word, a header in JSON, the codes, and a digest of all of it. Its name says which rows and
-which parameters the codes belong to. A file appears whole, by renaming, or not at all; one that does not check out is
-never used. Nothing here can stop a fit: what cannot be read is computed, what cannot be written is left, and a
-warning says why.
+One file per layer: a magic word, a header in JSON, the codes, and a digest of all these bytes. Its name is made of
+digests of the rows and of the parameters. A file appears whole, by renaming, or not at all; an invalid one is never
+used. No failure here stops a fit: a layer that cannot be read is computed, one that cannot be written is not kept, and
+a warning gives the reason.
 """
 
 import contextlib
@@ -12,20 +12,24 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from scipy import sparse
 
+from mbn.metrics import Matrix
 from mbn.parallel import blocks
 from mbn.rows import Rows
 
-# Raised whenever the same rows and parameters would get other codes than before.
+# To be raised whenever the codes of the same rows and parameters change
 VERSION = 3
 _MAGIC = b"mbn-layer\n"
+# A header takes a few hundred bytes; a longer one than this is damaged
 _LONGEST_HEADER = 1 << 16
+# Codes written at once, in bytes, since they are copied from Fortran to C order
 _COPIED_BYTES = 1 << 24
 _DIGEST_BYTES = 32
 
@@ -36,14 +40,14 @@ class Checkpoint:
     Parameters
     ----------
     memory : str, path, joblib.Memory or None
-        The folder; of a joblib.Memory its location. None keeps nothing.
+        The folder; of a joblib.Memory its location. With None no layer is kept.
     X : ndarray or CSR of shape (n_samples, n_features)
-        The rows of the fit. The same numbers of another type or layout are the same rows.
+        The rows of the fit. The same values in another dtype or memory layout are the same rows.
 
     Raises
     ------
     ValueError
-        If `memory` is something else.
+        If `memory` is of another type.
 
     Examples
     --------
@@ -57,7 +61,7 @@ class Checkpoint:
     [[1 2]] None
     """
 
-    def __init__(self, memory: Any, X: Any):
+    def __init__(self, memory: Any, X: Matrix):
         location = getattr(memory, "location", None) if hasattr(memory, "cache") else memory
         if location is not None and not isinstance(location, (str, os.PathLike)):
             raise ValueError(f"memory={memory!r} must be the path of a folder, a joblib.Memory with one, or None")
@@ -71,12 +75,16 @@ class Checkpoint:
         Parameters
         ----------
         parameters : dict
-            What the codes depend on besides the rows.
+            All that the codes depend on besides the rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_estimators), or None
 
         Warns
         -----
         UserWarning
-            If there is a file that cannot be used, or there are files of the same parameters for other rows only.
+            If the file cannot be used, or if files of the same parameters exist for other rows only.
         """
         if self.folder is None:
             return None
@@ -95,10 +103,16 @@ class Checkpoint:
     def save(self, parameters: dict, codes: np.ndarray) -> None:
         """Keep the codes of a finished layer.
 
+        Parameters
+        ----------
+        parameters : dict
+            As in `load`.
+        codes : ndarray of shape (n_samples, n_estimators)
+
         Warns
         -----
         UserWarning
-            If they cannot be written; no more is tried then.
+            If they cannot be written; further layers are not written then.
         """
         if not self.writes:
             return
@@ -108,35 +122,35 @@ class Checkpoint:
             _write_whole(path, self._header(parameters), codes)
         except OSError as error:
             warnings.warn(
-                f"memory={str(self.folder.parent)!r} cannot be written ({error}); the fit goes on without keeping its "
-                "layers.",
-                stacklevel=4,
+                f"memory={str(self.folder.parent)!r} cannot be written ({error}); the fit continues without keeping "
+                "its layers.",
+                stacklevel=6,  # the caller of fit
             )
             self.writes = False
 
-    def _path(self, parameters):
+    def _path(self, parameters: dict) -> Path:
         return self.folder / f"{_digest_of(parameters)}-{self.rows}.layer"
 
-    def _header(self, parameters):
+    def _header(self, parameters: dict) -> dict:
         return {"version": VERSION, "numpy": np.__version__, "rows": self.rows, "parameters": parameters}
 
-    def _mention_other_rows(self, parameters):
+    def _mention_other_rows(self, parameters: dict) -> None:
         if parameters.get("layer") == 0 and any(self.folder.glob(f"{_digest_of(parameters)}-*.layer")):
-            self._warn(parameters, "what is there was computed with the same parameters for other rows X")
+            self._warn(parameters, "the cached layers were computed for a different X")
 
-    def _warn(self, parameters, why):
+    def _warn(self, parameters: dict, reason: str) -> None:
         warnings.warn(
-            f"memory={str(self.folder.parent)!r}: layer {parameters.get('layer', 0) + 1} is computed again: {why}.",
-            stacklevel=5,
+            f"memory={str(self.folder.parent)!r}: layer {parameters.get('layer', 0) + 1} is computed again: {reason}.",
+            stacklevel=7,  # the caller of fit
         )
 
 
 class _UnusableError(Exception):
-    """Says what is wrong with a file."""
+    """The reason why a file cannot be used."""
 
 
-def digest_of_rows(X: Any) -> str:
-    """Name rows by their numbers, as float32."""
+def digest_of_rows(X: Matrix) -> str:
+    """Digest of the values of rows, as float32."""
     digest = hashlib.blake2b(repr(X.shape).encode(), digest_size=16)
     rows = Rows(X)
     for block in rows.blocks():
@@ -151,18 +165,19 @@ def digest_of_rows(X: Any) -> str:
     return digest.hexdigest()
 
 
-def _digest_of(parameters):
+def _digest_of(parameters: dict) -> str:
     return hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-def _write_whole(path, header, codes):
+def _write_whole(path: Path, header: dict, codes: np.ndarray) -> None:
+    """Write a file under a temporary name, and rename it."""
     dtype = codes.dtype.newbyteorder("<")
     head = json.dumps({**header, "dtype": dtype.str, "shape": codes.shape}, sort_keys=True).encode()
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".partial")
     try:
         with open(handle, "wb") as file:
             digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-            for part in chain((_MAGIC, len(head).to_bytes(4, "little"), head), _pieces(codes, dtype)):
+            for part in chain((_MAGIC, len(head).to_bytes(4, "little"), head), code_blocks(codes, dtype)):
                 digest.update(part)
                 file.write(part)
             file.write(digest.digest())
@@ -173,23 +188,41 @@ def _write_whole(path, header, codes):
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
-    for leftover in path.parent.glob(f"{path.stem}-*.partial"):  # of fits that were killed while writing
+    for leftover in path.parent.glob(f"{path.stem}-*.partial"):  # of fits that were killed while they wrote
         with contextlib.suppress(OSError):
             leftover.unlink()
 
 
-def _read(file, header):
+def _read(file: BinaryIO, header: dict) -> np.ndarray:
+    """Read the codes of a file and check all of it."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    shape, dtype, n_bytes = _read_header(file, header, digest)
+    if os.fstat(file.fileno()).st_size != file.tell() + n_bytes + _DIGEST_BYTES:
+        raise _UnusableError("is damaged: its size is not the one in its header")
+    codes = np.empty(shape, dtype.newbyteorder("="), order="F")
+    for block in _row_blocks(codes):
+        part = np.empty(codes[block].shape, dtype)
+        if file.readinto(memoryview(part).cast("B")) != part.nbytes:
+            raise _UnusableError("is damaged: it ends within the codes")
+        digest.update(part)
+        codes[block] = part
+    if file.read() != digest.digest():
+        raise _UnusableError("is damaged: its contents do not match its digest")
+    return codes
 
-    def read(n_bytes, what):
+
+def _read_header(file: BinaryIO, header: dict, digest: Any) -> tuple[tuple[int, int], np.dtype, int]:
+    """Read and check all before the codes, update the digest, and return the codes' shape, dtype and size in bytes."""
+
+    def read(n_bytes: int, where: str) -> bytes:
         data = file.read(n_bytes)
         if len(data) != n_bytes:
-            raise _UnusableError(f"is damaged: it ends within {what}")
+            raise _UnusableError(f"is damaged: it ends within {where}")
         digest.update(data)
         return data
 
     if read(len(_MAGIC), "its first word") != _MAGIC:
-        raise _UnusableError("is damaged, or no file of a layer")
+        raise _UnusableError("is damaged, or not the file of a layer")
     length = int.from_bytes(read(4, "its header"), "little")
     if length > _LONGEST_HEADER:
         raise _UnusableError("is damaged: its header has an impossible length")
@@ -204,29 +237,18 @@ def _read(file, header):
     if found.get("numpy") != header["numpy"]:
         raise _UnusableError(f"was written with NumPy {found.get('numpy')}, whose random numbers may differ")
     if found.get("rows") != header["rows"]:
-        raise _UnusableError("was computed for other rows X")
+        raise _UnusableError("was computed for a different X")
     if found != json.loads(json.dumps(header)):
         raise _UnusableError("was computed with other parameters")
     if dtype.kind != "u" or len(shape) != 2 or min(shape) < 1:
-        raise _UnusableError("is damaged: its header describes no codes")
-    if os.fstat(file.fileno()).st_size != file.tell() + n_bytes + _DIGEST_BYTES:
-        raise _UnusableError("is damaged: it has not the size its header says")
-    codes = np.empty(shape, dtype.newbyteorder("="), order="F")
-    for block in _row_blocks(codes):
-        part = np.empty(codes[block].shape, dtype)
-        if file.readinto(memoryview(part).cast("B")) != part.nbytes:
-            raise _UnusableError("is damaged: it ends within the codes")
-        digest.update(part)
-        codes[block] = part
-    if file.read() != digest.digest():
-        raise _UnusableError("is damaged: its contents do not match its digest")
-    return codes
+        raise _UnusableError("is damaged: its header does not describe codes")
+    return shape, dtype, n_bytes
 
 
-def _pieces(codes, dtype):
-    """The codes row after row, some rows at a time; in memory they stand in lines, one per clustering."""
+def code_blocks(codes: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Copy codes to C order, in which they are written, a block of rows at a time."""
     return (np.ascontiguousarray(codes[block], dtype) for block in _row_blocks(codes))
 
 
-def _row_blocks(codes):
+def _row_blocks(codes: np.ndarray) -> list[slice]:
     return blocks(len(codes), max(1, _COPIED_BYTES // codes[:1].nbytes))

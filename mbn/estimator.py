@@ -1,9 +1,12 @@
 """The multilayer bootstrap network as a scikit-learn transformer."""
 
+import dataclasses
 import functools
 import time
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -13,24 +16,24 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mbn import accelerator, layers, output
 from mbn.checkpoint import Checkpoint
+from mbn.metrics import Matrix
 from mbn.parallel import run
 from mbn.rows import Rows, fit_preparation
-from mbn.schedule import automatic_schedule, schedule_from
+from mbn.schedule import automatic_schedule, draw_landmarks, schedule_from
 
-# Direct assignment pays for every centroid of the bottom layer: the automatic schedule stays within this many
-# multiplications and additions there (a few minutes on two cores).
-_DIRECT_OPERATIONS = 5e13
-# Among this many drawn candidates the nearest centroid is found for about 99.6 % of all codes, among twice as many
-# (the defaults) for 99.8 %, and more where doubtful codes look further.
+# Multiplications and additions of direct assignment in the bottom layer, which limit the automatic schedule: accuracy
+# against time, a few minutes on two cores (docs/design.md).
+DIRECT_OPERATIONS = 5e13
+# Drawn candidates from which assignment "auto" is "neighbors". Time against exactness: on MNIST 99.6 % of the codes are
+# exact with this many, 99.8 % with twice as many (the defaults), more where doubtful codes have further candidates.
 _DRAWN_CANDIDATES = 16
-_LANDMARK_STREAM = 1 << 20
 
 
-def all_or_nothing(fit):
+def all_or_nothing(fit: Callable) -> Callable:
     """Make a fit that fails or is interrupted leave the estimator as it was."""
 
     @functools.wraps(fit)
-    def guarded(self, *args, **kwargs):
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = dict(vars(self))
         try:
             return fit(self, *args, **kwargs)
@@ -43,79 +46,95 @@ def all_or_nothing(fit):
 
 
 class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Layers of random clusterings whose shared codes reveal clusters of any shape.
+    """Multilayer bootstrap network: layers of random clusterings that reveal clusters of any shape.
 
-    Each layer holds `n_estimators` clusterings. A clustering draws k data points as centroids, nothing is
-    optimised, and gives every row the code of its nearest centroid in a random part of the inputs. The codes are
-    the next layer's input, with fewer centroids there, until k is about the number of clusters: small differences
-    are forgotten from layer to layer and large ones stay. Principal components of the top layer's codes are a
-    space in which k-means or agglomerative clustering finds the clusters.
+    Each layer holds `n_estimators` clusterings. A clustering draws k samples as its centroids, without any
+    optimization, and assigns to every sample the code of the nearest centroid in a random part of the inputs. The
+    codes are the input of the next layer, which has fewer centroids, until k is about the number of clusters: small
+    differences vanish from layer to layer and large ones remain. The principal components of the top layer's codes
+    span a space in which k-means or agglomerative clustering finds the clusters.
 
     Parameters
     ----------
     n_components : int, default=None
-        Width of the output; `n_clusters` if None.
+        Number of principal components in the output; `n_clusters` if None.
     n_clusters : int, default=10
-        A rough guess of the number of clusters. Sets the smallest layer (1.5 times as many centroids, or more)
-        and the default width of the output; the clusters themselves are left to the estimator that follows.
+        A rough guess of the number of clusters. It sets the smallest layer, of at least 1.5 times as many centroids,
+        and the default of `n_components`; the clusters themselves are found by the estimator that follows.
     n_estimators : int, default=400
-        Clusterings per layer; V in the paper.
+        Number of clusterings in each layer; V in the paper.
     k : "auto", int or sequence of int, default="auto"
-        Centroids per layer, bottom first. An integer sets the bottom layer, the others follow by `delta`. "auto"
-        starts at half of the rows, or, with direct assignment, at what a budget of 5e13 operations allows.
+        Number of centroids in each layer, bottom first. An integer sets the bottom layer, and the others follow by
+        `delta`. "auto" starts at half of the samples, or, with direct assignment, at the k that a budget of 5e13
+        operations allows.
     delta : float, default=0.5
-        Ratio of the numbers of centroids in successive layers, in (0, 1). The most sensitive setting.
+        Ratio of the numbers of centroids in successive layers, in (0, 1). The most sensitive parameter.
     max_features : float, default=0.5
-        Share of the inputs that each clustering looks at, in (0, 1]; a in the paper.
+        Fraction of the inputs that each clustering uses, in (0, 1]; a in the paper.
     metric : {"euclidean", "cosine", "linear"}, default="euclidean"
-        What "nearest" means in the bottom layer. Cosine and linear (the largest inner product) suit text.
+        Distance in the bottom layer. "cosine" and "linear" (the largest inner product is nearest) suit text.
     assignment : {"auto", "direct", "neighbors"}, default="auto"
-        "direct" compares every row with every centroid of the bottom layer. "neighbors" looks for the centroid
-        among the drawn ones of the row's nearest rows, which is far cheaper while k is a large share of the rows.
-        "auto" takes "neighbors" where at least 16 candidates can be expected to be drawn, "direct" elsewhere.
+        "direct" compares every sample with every centroid of the bottom layer. "neighbors" compares it with the
+        centroids among its nearest samples, which is far cheaper if k is a large fraction of the samples. "auto" is
+        "neighbors" if at least 16 centroids are expected among the nearest samples, and "direct" otherwise.
     n_neighbors : int, default=64
-        Nearest rows that serve as candidates; only for assignment by neighbours. Three times as many where the nearest
-        drawn one is not clearly nearer than a row beyond would be. Past some 2e13 operations the search is approximate.
+        Number of nearest samples for assignment by neighbors; three times as many where the nearest centroid among
+        them is not clearly nearer than a sample beyond them would be. The search is approximate if an exact one would
+        take more than 2e13 operations.
     output : {"pca", "codes"}, default="pca"
-        What `transform` returns: principal components, or the one-hot codes of the top layer as CSR.
+        Output of `transform`: principal components, or the one-hot codes of the top layer as a CSR array.
     max_samples : int or float, default=None
-        Rows, or share of the rows, that may become centroids; all if None. With it, fit draws these rows and computes
-        with them only, so that its cost does not grow with the rows of X.
+        Number or fraction of the samples that may become centroids; all if None. Otherwise `fit` draws these samples
+        and computes with them alone, so that its time does not grow with the samples in X.
     n_jobs : int, default=None
-        Threads; under ``joblib.parallel_config(backend=...)`` None means that backend's workers, such as the processes
-        of a Dask cluster. The result does not depend on it.
+        Number of threads. Under ``joblib.parallel_config(backend=...)`` None means the workers of that backend, such
+        as the processes of a Dask cluster. The result does not depend on it.
     device : str, default="cpu"
-        Where the bottom layer's products run: "cpu", or a torch device such as "cuda".
+        Device for the products of the bottom layer: "cpu", or a torch device such as "cuda".
     memory : str, path or joblib.Memory, default=None
-        Folder in which each finished layer is kept, so that a fit that was killed goes on after the last one. Files are
-        looked up by rows and parameters and checked; what cannot be used or written is computed, with a warning.
+        Folder in which each finished layer is kept, so that a fit that was killed resumes after the last one. Needs a
+        `random_state`. Files are found by samples and parameters, and checked; a layer whose file cannot be used is
+        computed again, with a warning.
     random_state : int, RandomState instance or None, default=None
+        Seed of all random draws: of the samples that may become centroids, of the centroids and inputs of every
+        clustering, and of the start vectors of iterations. Pass an int for reproducible output across calls of `fit`.
     verbose : int, default=0
-        One line per layer if 1.
+        Verbosity: 1 prints one line per layer.
 
     Attributes
     ----------
     k_ : tuple of int
-        Centroids per layer.
+        Number of centroids in each layer, bottom first.
     components_ : ndarray of shape (n_components, n_estimators * k_[-1]), float32
-        Principal directions of the top layer's one-hot codes; only for output "pca", as the next two.
+        Principal directions of the top layer's one-hot codes. Only for output "pca".
     mean_ : ndarray of shape (n_estimators * k_[-1],), float32
+        Mean of the top layer's one-hot codes. Only for output "pca".
     explained_variance_ratio_ : ndarray of shape (n_components,)
+        Fraction of the codes' variance explained by each component. Only for output "pca".
     assignment_ : {"direct", "neighbors"}
-        The assignment in use.
+        Assignment in use.
+    seed_ : int
+        Seed of all random draws, taken from `random_state`.
+    preparation_ : mbn.rows.Preparation
+        Transformation of samples before distances are computed.
+    layers_ : list of mbn.layers.Layer
+        Centroids and inputs of the clusterings of each layer, bottom first.
     n_features_in_ : int
+        Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Only if X had string column names in fit.
+        Names of features seen during `fit`. Only if all names are strings.
 
     See Also
     --------
-    distill.Distiller : Imitates the fitted network, or a pipeline that ends in a clusterer, by a small student.
+    distill.Distiller : Distills the fitted network, or a pipeline that ends in a clusterer, into a small student.
+    mbn.in_blocks : Calls a method with blocks of rows, for rows or outputs that are too large for memory.
+    sklearn.ensemble.RandomTreesEmbedding : One-hot codes of random trees, fitted without targets.
 
     Notes
     -----
-    A row's code depends on that row alone: batches, chunks, workers and backends do not change it. Among centroids
-    at equal distance, or with equally many shared codes, the one drawn first wins, in every clustering by its own
-    order.
+    The code of a sample depends on that sample alone: batches, chunks, workers and backends do not change it. Of
+    centroids at equal distance, or with equally many shared codes, the one drawn first is chosen, in the order of each
+    clustering.
 
     References
     ----------
@@ -136,7 +155,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     True
     """
 
-    # `out` and `one_hot` are no metadata that a pipeline could route
+    # `out` is an argument of `transform`, not metadata for a pipeline to route
     __metadata_request__transform = {"out": metadata_routing.UNUSED}  # noqa: RUF012
 
     _parameter_constraints = {  # noqa: RUF012
@@ -162,7 +181,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         "verbose": ["verbose"],
     }
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - scikit-learn requires a parameter for each setting
         self,
         n_components=None,
         *,
@@ -200,24 +219,25 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.verbose = verbose
 
     @all_or_nothing
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> "MultilayerBootstrapNetwork":
         """Draw the centroids of every layer.
 
         Parameters
         ----------
         X : array-like, memory-mapped array or sparse matrix of shape (n_samples, n_features)
-            Read in blocks. With `max_samples`, only the rows that may become centroids are computed with.
-        y : ignored
+            Read in blocks. With `max_samples`, only the samples that may become centroids are used.
+        y : Ignored
+            Not used, present for API consistency by convention.
 
         Returns
         -------
-        self
-            A fit that fails or is interrupted leaves it as it was.
+        self : MultilayerBootstrapNetwork
+            A fit that fails or is interrupted leaves the estimator as it was.
 
         Raises
         ------
         ValueError
-            If X is not finite, or has fewer rows than 1.5 times `n_clusters` or than the largest k.
+            If X is not finite, or has fewer samples than 1.5 times `n_clusters` or than the largest k.
 
         Warns
         -----
@@ -228,70 +248,90 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         return self
 
     @all_or_nothing
-    def fit_transform(self, X, y=None):
-        """Fit, and transform the same rows; equal to ``fit(X).transform(X)``.
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
+        """Fit, and transform the same samples; equal to ``fit(X).transform(X)``.
 
-        Without `max_samples` the transformation costs nothing, since all rows have gone through the layers.
+        Without `max_samples` the transformation takes no time, since the codes of all samples have been computed.
 
         Parameters
         ----------
         X : array-like, memory-mapped array or sparse matrix of shape (n_samples, n_features)
-        y : ignored
+            As in `fit`.
+        y : Ignored
+            Not used, present for API consistency by convention.
 
         Returns
         -------
         ndarray of shape (n_samples, n_components), float32, or CSR array as from `encode`
+            According to `output`.
         """
         X, codes = self._fit(X)
-        return self._stream(X, self._answer_kind()) if self.max_samples is not None else self._answer(codes)
+        if self.max_samples is not None:
+            return self._stream(X, self._kind())
+        if self.output == "codes":
+            return output.one_hot(codes, self.k_[-1])
+        return output.project(codes, self.k_[-1], self.components_, self.mean_)
 
-    def transform(self, X, out=None):
-        """Send rows through the layers, a block at a time.
+    def transform(self, X: Any, out: np.ndarray | None = None) -> Any:
+        """Send samples through the layers, a block at a time.
 
         Parameters
         ----------
         X : array-like, memory-mapped array or sparse matrix of shape (n_samples, n_features)
+            Read in blocks.
         out : ndarray of shape (n_samples, n_components), float32, optional
-            Where the answer is written, such as a memory-mapped file; only for output "pca".
+            Array for the output, such as a memory-mapped file. Only for output "pca".
 
         Returns
         -------
         ndarray of shape (n_samples, n_components), float32, or CSR array as from `encode`
             According to `output`; `out` if it was given.
+
+        Raises
+        ------
+        ValueError
+            If X is not finite or has other features than in `fit`, or if `out` does not fit.
         """
         X = self._check(X)
-        kind = self._answer_kind()
+        kind = self._kind()
         if out is not None and kind == "one-hot":
             raise ValueError(
-                "out= cannot hold the sparse matrix that output='codes' gives; use encode(X, one_hot=False, out=out)"
+                "out= cannot hold the sparse matrix that output='codes' returns; use encode(X, one_hot=False, out=out)"
             )
         return self._stream(X, kind, out)
 
-    def encode(self, X, one_hot=True, out=None):
+    def encode(self, X: Any, one_hot: bool = True, out: np.ndarray | None = None) -> Any:
         """Codes of the top layer.
 
         Parameters
         ----------
         X : array-like, memory-mapped array or sparse matrix of shape (n_samples, n_features)
+            Read in blocks.
         one_hot : bool, default=True
-            Whether a code is a row of zeros and ones; else it is the number of the nearest centroid in every
-            clustering, in the smallest type of integers.
+            Whether to return one-hot vectors; otherwise the index of the nearest centroid in every clustering, in the
+            smallest type of unsigned integers.
         out : ndarray of shape (n_samples, n_estimators), optional
-            Where the numbers are written, such as a memory-mapped file; only with ``one_hot=False``.
+            Array for the indices, such as a memory-mapped file. Only with ``one_hot=False``.
 
         Returns
         -------
-        CSR array of shape (n_samples, n_estimators * k_[-1]), float32
-            Exactly n_estimators ones in every row. Or, with ``one_hot=False``:
-        ndarray of shape (n_samples, n_estimators)
+        CSR array of shape (n_samples, n_estimators * k_[-1]), float32, if `one_hot`
+            Exactly n_estimators ones in every row.
+        ndarray of shape (n_samples, n_estimators) otherwise
             Integers from 0 to k_[-1] - 1; `out` if it was given.
+
+        Raises
+        ------
+        ValueError
+            As in `transform`.
         """
         X = self._check(X)
         if out is not None and one_hot:
             raise ValueError("out= cannot hold a sparse matrix; set one_hot=False to write the codes as integers")
         return self._stream(X, "one-hot" if one_hot else "codes", out)
 
-    def _fit(self, X):
+    def _fit(self, X: Any) -> tuple[Matrix, np.ndarray]:
+        """Fit, and return the validated samples and the top layer's codes of those that may become centroids."""
         self._validate_params()
         X = validate_data(self, X, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
         n_samples, n_features = X.shape
@@ -303,66 +343,82 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         if self.device != "cpu":
             accelerator.resolve_device(self.device)
         rng = check_random_state(self.random_state)
-        entropy = int(rng.randint(np.iinfo(np.int32).max))
-        landmarks = self._draw_landmarks(n_samples, entropy)
-        # everything else depends on these rows only
-        sample = X if landmarks is None else X[landmarks]
-        n_landmarks = sample.shape[0]
-        schedule = self._schedule(n_landmarks, n_features)
-        assignment = self._choose_assignment(schedule[0], n_landmarks)
-        n_components = self._n_components(n_landmarks, schedule[-1])
-
-        report = _Report(self.verbose, type(self).__name__, len(schedule))
-        kept = Checkpoint(self._memory(), sample)
-        preparation = fit_preparation(sample, self.metric)
-        rows = Rows(sample, preparation)
-        settings = {
-            "n_estimators": int(self.n_estimators), "max_features": float(self.max_features), "entropy": entropy,
-            "metric": self.metric, "assignment": assignment, "n_neighbors": int(self.n_neighbors),
-        }  # fmt: skip
-        codes, fitted = None, []
-        for index, k in enumerate(schedule):
-            report.start(index, k)
-            parameters = {"layer": index, "k": list(schedule[: index + 1]), **settings}
-            known = kept.load(parameters)
-            arguments = (index, k, self.n_estimators, self.max_features, entropy)
-            if index == 0:
-                codes, layer = layers.fit_bottom(
-                    rows, *arguments, self.metric, assignment, self.n_neighbors,
-                    n_jobs=self.n_jobs, device=self.device, codes=known,
-                )  # fmt: skip
-            else:
-                codes, layer = layers.fit_upper(
-                    codes, *arguments, schedule[index - 1], n_jobs=self.n_jobs, codes_above=known
-                )
-            if known is None:
-                kept.save(parameters, codes)
-            fitted.append(layer)
-            report.end(known is not None)
+        self.seed_ = int(rng.randint(np.iinfo(np.int32).max))
+        n_landmarks = self._n_landmarks(n_samples)
+        # All that follows depends on these samples only
+        sample = X if self.max_samples is None else X[draw_landmarks(n_samples, n_landmarks, self.seed_)]
+        self.k_ = self._schedule(n_landmarks, n_features)
+        self.assignment_ = self._choose_assignment(self.k_[0], n_landmarks)
+        n_components = self._n_components(n_landmarks, self.k_[-1])
+        codes = self._fit_layers(sample)
         if self.output == "pca":
             self.components_, self.mean_, self.explained_variance_ratio_ = output.principal_components(
-                codes, schedule[-1], n_components, entropy
+                codes, self.k_[-1], n_components, self.seed_
             )
-        self.k_ = schedule
-        self.assignment_ = assignment
-        self._preparation = preparation
-        self._layers = fitted
-        self._n_features_out = self.n_estimators * schedule[-1] if self.output == "codes" else n_components
+        self._n_features_out = self.n_estimators * self.k_[-1] if self.output == "codes" else n_components
         return X, codes
 
-    def _memory(self):
+    def _fit_layers(self, sample: Matrix) -> np.ndarray:
+        """Draw and assign all layers, or read their codes from `memory`; returns the codes of the top layer."""
+        report = _Report(self.verbose, type(self).__name__, len(self.k_))
+        kept = Checkpoint(self._memory(), sample)
+        self.preparation_ = fit_preparation(sample, self.metric)
+        self.layers_ = []
+        settings = self._settings()
+        codes: Any = Rows(sample, self.preparation_)  # of the input of the next layer
+        for index, k in enumerate(self.k_):
+            report.start(index, k)
+            parameters = self._file_parameters(index, settings)
+            known = kept.load(parameters)
+            if index == 0:
+                codes, layer = layers.fit_bottom(codes, k, settings, known)
+            else:
+                codes, layer = layers.fit_upper(codes, index, k, settings, self.k_[index - 1], known)
+            if known is None:
+                kept.save(parameters, codes)
+            self.layers_.append(layer)
+            report.end(known is not None)
+        return codes
+
+    def _settings(self) -> layers.LayerSettings:
+        return layers.LayerSettings(
+            n_estimators=int(self.n_estimators),
+            max_features=float(self.max_features),
+            seed=self.seed_,
+            metric=self.metric,
+            assignment=self.assignment_,
+            n_neighbors=int(self.n_neighbors),
+            n_jobs=self.n_jobs,
+            device=self.device,
+        )
+
+    def _file_parameters(self, index: int, settings: layers.LayerSettings) -> dict:
+        """Return the parameters on which the codes of a layer depend, under the names that its file has for them."""
+        return {
+            "layer": index,
+            "k": list(self.k_[: index + 1]),
+            "n_estimators": settings.n_estimators,
+            "max_features": settings.max_features,
+            "entropy": settings.seed,
+            "metric": settings.metric,
+            "assignment": settings.assignment,
+            "n_neighbors": settings.n_neighbors,
+        }
+
+    def _memory(self) -> Any:
         if self.memory is not None and self.random_state is None:
             warnings.warn(
                 "memory= keeps nothing without a random_state: every fit draws other centroids. Set random_state to "
                 "an integer.",
-                stacklevel=5,
+                stacklevel=6,
             )
             return None
         return self.memory
 
-    def _draw_landmarks(self, n_samples, entropy):
+    def _n_landmarks(self, n_samples: int) -> int:
+        """Return the number of samples that may become centroids."""
         if self.max_samples is None:
-            return None
+            return n_samples
         n_landmarks = (
             self.max_samples if isinstance(self.max_samples, Integral) else max(2, int(self.max_samples * n_samples))
         )
@@ -375,10 +431,10 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
                 f"max_samples={self.max_samples} leaves {n_landmarks} rows to draw centroids from, less than "
                 f"1.5 * n_clusters with n_clusters={self.n_clusters}; raise max_samples or lower n_clusters"
             )
-        rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(_LANDMARK_STREAM,)))
-        return np.sort(rng.permutation(n_samples)[:n_landmarks])
+        return n_landmarks
 
-    def _schedule(self, n_landmarks, n_features):
+    def _schedule(self, n_landmarks: int, n_features: int) -> tuple[int, ...]:
+        """Return the number of centroids in each layer."""
         if not isinstance(self.k, (str, Integral)):
             schedule = tuple(int(k) for k in np.asarray(self.k).reshape(-1))
             if not schedule or not all(isinstance(k, (Integral, np.integer)) for k in np.asarray(self.k).reshape(-1)):
@@ -389,70 +445,75 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             k_max = None
             if self.assignment == "direct":
                 per_centroid = n_landmarks * max(1, round(self.max_features * n_features)) * self.n_estimators * 2
-                k_max = max(int(_DIRECT_OPERATIONS / per_centroid), int(np.ceil(1.5 * self.n_clusters)))
+                k_max = max(int(DIRECT_OPERATIONS / per_centroid), int(np.ceil(1.5 * self.n_clusters)))
             schedule = automatic_schedule(n_landmarks, self.n_clusters, delta=self.delta, k_max=k_max)
         if min(schedule) < 1 or max(schedule) > n_landmarks:
             raise ValueError(
-                f"k={self.k!r} asks for {max(schedule)} centroids in a layer, but only {n_landmarks} rows can become "
+                f"k={self.k!r} requires {max(schedule)} centroids in a layer, but only {n_landmarks} rows can become "
                 f"centroids; use values from 1 to {n_landmarks}"
             )
         return schedule
 
-    def _choose_assignment(self, k, n_landmarks):
+    def _choose_assignment(self, k: int, n_landmarks: int) -> str:
         if self.assignment != "auto":
             return self.assignment
         n_neighbors = min(self.n_neighbors, n_landmarks)
-        expected = n_neighbors * k / n_landmarks
-        return "neighbors" if expected >= min(_DRAWN_CANDIDATES, k) else "direct"
+        n_drawn = n_neighbors * k / n_landmarks
+        return "neighbors" if n_drawn >= min(_DRAWN_CANDIDATES, k) else "direct"
 
-    def _n_components(self, n_samples, k):
+    def _n_components(self, n_samples: int, k: int) -> int:
         most = min(n_samples, self.n_estimators * k)
         if self.n_components is None:
             return min(self.n_clusters, most)
         if self.n_components > most:
             raise ValueError(
                 f"n_components={self.n_components} is more than min(n_samples, n_estimators * k)={most}; "
-                "ask for fewer components or give more rows"
+                "set fewer components or give more rows"
             )
         return self.n_components
 
-    def _check(self, X):
+    def _check(self, X: Any) -> Matrix:
         check_is_fitted(self)
         return validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False)
 
-    def _answer_kind(self):
+    def _kind(self) -> str:
+        """Return the kind of output of `transform`: "one-hot" or "components"."""
         return "one-hot" if self.output == "codes" else "components"
 
-    def _stream(self, X, kind, out=None):
-        """Answer for rows that were checked: each task takes a block of them through all layers."""
+    def _stream(self, X: Matrix, kind: str, out: np.ndarray | None = None) -> Any:
+        """Send validated samples through all layers, a block of them in each task.
+
+        Parameters
+        ----------
+        X : ndarray or CSR of shape (n_samples, n_features)
+        kind : {"components", "codes", "one-hot"}
+        out : ndarray, optional
+            Array for components or codes.
+        """
         n_samples = X.shape[0]
         if kind == "components":
-            out = _output_array(out, (n_samples, len(self.components_)), np.float32)
+            found = _output_array(out, (n_samples, len(self.components_)), np.float32)
+            projection = self.components_, self.mean_
         else:
-            codes = out if kind == "codes" else None
-            codes = _output_array(codes, (n_samples, self.n_estimators), np.min_scalar_type(self.k_[-1] - 1))
-        projection = (self.components_, self.mean_) if kind == "components" else None
-        model = (self._layers, self.k_, self.metric, self.assignment_, self.n_neighbors, self.device, projection)
-        rows = Rows(X, self._preparation)
+            found = _output_array(out, (n_samples, self.n_estimators), np.min_scalar_type(self.k_[-1] - 1))
+            projection = None
+        settings = dataclasses.replace(self._settings(), n_jobs=1)  # within a task
+        rows = Rows(X, self.preparation_)
         keys = layers.transform_blocks(n_samples, X.shape[1], self.n_estimators, self.n_neighbors, self.n_jobs)
-        for block, answer in run(layers.transform_block, model, keys, lambda block: (rows[block],), n_jobs=self.n_jobs):
-            (out if kind == "components" else codes)[block] = answer
-        return output.one_hot(codes, self.k_[-1]) if kind == "one-hot" else out if out is not None else codes
+        shared = (self.layers_, self.k_, settings, projection)
+        for block, part in run(layers.transform_block, shared, keys, lambda block: (rows[block],), n_jobs=self.n_jobs):
+            found[block] = part
+        return output.one_hot(found, self.k_[-1]) if kind == "one-hot" else found
 
-    def _answer(self, codes):
-        if self.output == "codes":
-            return output.one_hot(codes, self.k_[-1])
-        return output.project(codes, self.k_[-1], self.components_, self.mean_)
-
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
 
-def _output_array(out, shape, dtype):
-    """Check what the user gave to write to, or make it."""
+def _output_array(out: np.ndarray | None, shape: tuple[int, int], dtype: Any) -> np.ndarray:
+    """Check the array of the user, or allocate one."""
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.shape != shape or not np.can_cast(dtype, out.dtype, "same_kind"):
@@ -466,14 +527,14 @@ def _output_array(out, shape, dtype):
 class _Report:
     """One line per layer on standard output."""
 
-    def __init__(self, verbose, name, n_layers):
+    def __init__(self, verbose: int, name: str, n_layers: int):
         self.verbose, self.name, self.n_layers = verbose, name, n_layers
 
-    def start(self, index, k):
+    def start(self, index: int, k: int) -> None:
         self.began = time.perf_counter()
         if self.verbose:
             print(f"[{self.name}] layer {index + 1} of {self.n_layers}, k={k} ...", end=" ", flush=True)
 
-    def end(self, known):
+    def end(self, known: bool) -> None:
         if self.verbose:
             print("from memory" if known else f"{time.perf_counter() - self.began:.1f} s", flush=True)

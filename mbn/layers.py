@@ -1,39 +1,112 @@
-"""The layers of a network: drawn, fitted, and sent rows through, a block of rows or some clusterings to a task."""
+"""Draw and assign whole layers; each task has a block of rows, or some clusterings."""
 
 import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
 from sklearn import get_config
 
-from mbn import accelerator, bottom, neighbors, output, tree, upper
+from mbn import accelerator, assign_direct, assign_neighbors, neighbors, output, tree, upper
+from mbn.metrics import Matrix
+from mbn.neighbors import NeighborSearch
 from mbn.parallel import blocks, n_workers, run
+from mbn.rows import Rows
 from mbn.schedule import draw
 
-# A worker gets so many tasks, if that leaves them no fewer rows than the least, no more than the most, and no more
-# operations than take a core some ten seconds.
-_TASKS_PER_WORKER, _LEAST_ROWS, _MOST_ROWS, _MOST_OPERATIONS = 6, 128, 8192, 5e11
-_TRANSFORM_LEAST_ROWS = 1024
-# Rows go through all layers so many at a time at most, which bounds the memory for their codes.
-_TRANSFORM_ROWS = 1 << 16
-# Where a code is doubtful, so many times as many nearest rows are looked at.
+# Tasks of a worker: more of them balance the load better, and each costs a message. A task has from LEAST_ROWS to
+# MOST_ROWS rows, and operations for some ten seconds of a core at most, so that little is lost with a worker.
+_TASKS_PER_WORKER, LEAST_ROWS, MOST_ROWS, _MOST_OPERATIONS = 6, 128, 8192, 5e11
+# Rows of a block that goes through all layers: small blocks build indices more often, large ones take memory for their
+# codes, which is why memory does not grow past 65536 rows (docs/scale.md).
+TRANSFORM_LEAST_ROWS, TRANSFORM_ROWS = 1024, 1 << 16
+# Candidates for each of the first ones; the further ones are compared where a code is doubtful. Time against exactness:
+# on MNIST 99.94 % of the codes are exact with three times as many, for a third more time, and 99.8 % without them
+# (docs/design.md).
 _FURTHER = 3
-# Which kernel of the upper layers is fastest where; they all give the same codes.
-_COMPARED_ROWS = 8
-_DENSE_CENTROIDS = 64
-_RANKED_LENGTH = 0.2  # drawn rows of one code, for each input looked at
-_LISTED_CENTROIDS = 25  # likewise
-# Ranking needs an index of all codes, which may take so much memory: enough for MNIST at 400 clusterings.
-_INDEX_BYTES = 1 << 28
+# Choice of the fastest kernel of the upper layers, which all give the same codes. COMPARED_ROWS: building an index for
+# so few rows takes longer than comparing them. DENSE_CENTROIDS: bytes are compared up to this k. The other two are per
+# input that a clustering uses, measured on MNIST at 400, 100 and 50 clusterings and on synthetic rows (docs/design.md).
+# RANKED_LENGTH: mean number of drawn rows with the same code below which ranking was the fastest. LISTED_CENTROIDS: k
+# from which lists are faster than an index.
+COMPARED_ROWS = 8
+DENSE_CENTROIDS = 64
+RANKED_LENGTH = 0.2
+LISTED_CENTROIDS = 25
+# Largest index of all codes for ranking, in bytes: enough for MNIST at 400 clusterings (docs/design.md).
+INDEX_BYTES = 1 << 28
+
+# Indices of rows (and of clusterings, in the upper layers) and the codes there
+Parts: TypeAlias = Iterator[tuple[Any, np.ndarray]]
 
 
-def _draw_layer(layer, k, n_estimators, max_features, entropy, n_rows, n_inputs):
-    """Draw all clusterings of a layer; rows are numbered within the sorted `drawn` ones."""
-    n_used = max(1, round(max_features * n_inputs))
+@dataclass(frozen=True)
+class LayerSettings:
+    """Settings of all layers, named as the parameters of `mbn.MultilayerBootstrapNetwork`.
+
+    Parameters
+    ----------
+    n_estimators : int
+    max_features : float
+    seed : int
+        Of all draws.
+    metric : {"euclidean", "cosine", "linear"}
+    assignment : {"direct", "neighbors"}
+    n_neighbors : int
+    n_jobs : int or None
+    device : str
+    """
+
+    n_estimators: int
+    max_features: float
+    seed: int
+    metric: str
+    assignment: str
+    n_neighbors: int
+    n_jobs: int | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The draws of a fitted layer.
+
+    Parameters
+    ----------
+    reference : ndarray or CSR of shape (n_drawn, n_inputs)
+        The rows that any clustering drew: prepared features in the bottom layer, float32, and codes of the layer below
+        in the others, unsigned integers.
+    rows : ndarray of shape (n_estimators, k)
+        Rows of the reference that are the centroids of each clustering, in the order drawn.
+    used : ndarray of shape (n_estimators, n_used)
+        Inputs of each clustering, ascending.
+    """
+
+    reference: Matrix
+    rows: np.ndarray
+    used: np.ndarray
+
+
+def _draw_layer(
+    index: int, k: int, n_rows: int, n_inputs: int, settings: LayerSettings
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw all clusterings of a layer.
+
+    Returns
+    -------
+    drawn : ndarray of shape (n_drawn,), int64
+        The rows that any clustering drew, ascending.
+    rows : ndarray of shape (n_estimators, k)
+        Indices into `drawn`.
+    used : ndarray of shape (n_estimators, n_used)
+    """
+    n_estimators, n_used = settings.n_estimators, max(1, round(settings.max_features * n_inputs))
     rows = np.empty((n_estimators, k), np.min_scalar_type(n_rows))
     used = np.empty((n_estimators, n_used), np.min_scalar_type(n_inputs))
     for v in range(n_estimators):
-        rows[v], used[v] = draw(entropy, layer, v, n_rows=n_rows, k=k, n_inputs=n_inputs, n_used=n_used)
+        rows[v], used[v] = draw(settings.seed, index, v, n_rows=n_rows, k=k, n_inputs=n_inputs, n_used=n_used)
     flags = np.zeros(n_rows, bool)
     for v in range(n_estimators):
         flags[rows[v]] = True
@@ -43,192 +116,359 @@ def _draw_layer(layer, k, n_estimators, max_features, entropy, n_rows, n_inputs)
     return np.flatnonzero(flags), rows, used
 
 
-def fit_bottom(
-    X, layer, k, n_estimators, max_features, entropy, metric, assignment, n_neighbors, *, n_jobs, device, codes=None
-):
-    """Draw the bottom layer from the rows X, and compute its codes if they are not known."""
-    drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, *X.shape)
+def fit_bottom(X: Rows, k: int, settings: LayerSettings, codes: np.ndarray | None = None) -> tuple[np.ndarray, Layer]:
+    """Draw the bottom layer from the rows X, and compute its codes if they are not given.
+
+    Parameters
+    ----------
+    X : Rows of shape (n_samples, n_features)
+    k : int
+        Centroids of a clustering.
+    settings : LayerSettings
+    codes : ndarray of shape (n_samples, n_estimators), default=None
+        The codes, if they are known from an earlier fit.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_estimators)
+    layer : Layer
+    """
+    drawn, rows, used = _draw_layer(0, k, *X.shape, settings)
     complete = len(drawn) == X.shape[0]
-    state = {"reference": X.whole() if complete else X[drawn], "rows": rows, "used": used}
+    layer = Layer(X.whole() if complete else X[drawn], rows, used)
     if codes is None:
-        codes = assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy, complete)
-    return codes, state
+        codes = assign_bottom(X, layer, settings, complete)
+    return codes, layer
 
 
-def assign_bottom(X, state, metric, assignment, n_neighbors, n_jobs, device, entropy=0, complete=False):
-    """Codes of the rows X, which are a matrix or `Rows`; `complete` says that the reference is all of them."""
-    reference, rows, used = state["reference"], state["rows"], state["used"]
-    n_samples, k = X.shape[0], rows.shape[1]
-    codes = _no_codes(n_samples, len(rows), k)
-    if device != "cpu":
-        device = accelerator.resolve_device(device)
-        on_device = metric == "euclidean" and not sparse.issparse(reference)
+def assign_bottom(X: Matrix | Rows, layer: Layer, settings: LayerSettings, complete: bool = False) -> np.ndarray:
+    """Codes of rows in the bottom layer.
+
+    Parameters
+    ----------
+    X : ndarray, CSR or Rows of shape (n_samples, n_features), float32
+    layer : Layer
+    settings : LayerSettings
+    complete : bool, default=False
+        Whether the reference of the layer is all rows of X. Only then is the search for neighbors approximate where an
+        exact one would take too long.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_estimators)
+        In Fortran order, since most kernels read the codes of one clustering for many rows.
+    """
+    codes = _empty_codes(X.shape[0], *layer.rows.shape)
+    device = None if settings.device == "cpu" else accelerator.resolve_device(settings.device)
+    if device is not None and settings.metric == "euclidean" and not sparse.issparse(layer.reference):
+        parts = _assign_on_device(X, layer, settings, device)
+    elif settings.assignment == "direct":
+        parts = _assign_direct(X, layer, settings)
+    elif complete and settings.metric != "linear" and neighbors.is_large(X.shape[0], layer.reference):
+        parts = _assign_leaves(layer, settings)
     else:
-        on_device = False
-    if assignment == "direct":
-        if on_device:
-            for block in blocks(n_samples, _TRANSFORM_ROWS):
-                codes[block] = accelerator.assign_direct(X[block], reference, rows, used, device).T
-            return codes
-        shared = (reference, rows, used, metric)
-        tasks = _tasks(n_samples, n_jobs, 2 * k * used.size)
-        for block, found in run(_assign_direct, shared, tasks, lambda b: (X[b],), n_jobs=n_jobs):
-            codes[block] = found
-        return codes
-    n_neighbors = min(n_neighbors, reference.shape[0])
-    masks = np.zeros((X.shape[1], len(rows)), np.float32)
-    np.put_along_axis(masks, used.T.astype(np.int64), 1, axis=0)
-    if on_device:
-        positions = bottom.position_table(rows, reference.shape[0])
-        for block in blocks(n_samples, _TRANSFORM_ROWS):
-            near = nearest(X[block], reference, device, "euclidean", n_neighbors)
-            codes[block] = accelerator.assign_neighbors(
-                X[block], reference, near, positions, rows, masks, n_neighbors, device
-            )
-        return codes
-    small = reference.shape[0] * len(rows) * codes.itemsize <= bottom.TABLE_BYTES
-    positions = bottom.position_table(rows, reference.shape[0]) if small else None
-    further = 2 * min(_FURTHER * n_neighbors, reference.shape[0]) * masks.size
-    if complete and metric != "linear" and neighbors.is_large(n_samples, reference):
-        grown = tree.grow(reference, entropy)
-        starts = tree.bounds(n_samples, grown[1].shape[1])
-        shared = (reference, grown, positions, rows, masks, metric, n_neighbors)
-        n_leaves = _tasks(n_samples, n_jobs, 2 * tree.n_compared(n_samples) * X.shape[1] + further)[0].stop // starts[1]
-        tasks = blocks(len(starts) - 1, max(1, int(n_leaves)))
-        for leaves, found in run(_assign_leaves, shared, tasks, lambda leaves: (leaves,), n_jobs=n_jobs):
-            codes[grown[0][starts[leaves.start] : starts[leaves.stop]]] = found
-        return codes
-    norms = np.concatenate([neighbors.row_squares(reference[b]) for b in blocks(reference.shape[0], _TRANSFORM_ROWS)])
-    shared = (reference, norms, positions, rows, masks, metric, n_neighbors)
-    tasks = _tasks(n_samples, n_jobs, 2 * reference.shape[0] * X.shape[1] + further)
-    for block, found in run(_assign_neighbors, shared, tasks, lambda b: (X[b],), n_jobs=n_jobs):
-        codes[block] = found
+        parts = _assign_neighbors(X, layer, settings)
+    for rows, part in parts:
+        codes[rows] = part
     return codes
 
 
-def _no_codes(n_samples, n_estimators, k):
-    """Where codes go: they stand in lines, one per clustering, as most kernels read them."""
+def _empty_codes(n_samples: int, n_estimators: int, k: int) -> np.ndarray:
+    """Return an array for codes, of shape (n_samples, n_estimators)."""
     return np.empty((n_samples, n_estimators), np.min_scalar_type(k - 1), order="F")
 
 
-def _assign_direct(reference, rows, used, metric, X):
-    return bottom.assign_direct(X, reference, rows, used, metric).T
+def _assign_on_device(X: Matrix | Rows, layer: Layer, settings: LayerSettings, device: Any) -> Parts:
+    """Assign the rows X with products on a device; as the other generators, yields rows and their codes."""
+    reference, rows = layer.reference, layer.rows
+    n_reference = len(reference)
+    search = accelerator.DeviceSearch(reference, "euclidean", _n_candidates(settings, n_reference), device)
+    positions, masks = assign_neighbors.position_table(rows, n_reference), _masks(layer)
+    n_first = min(settings.n_neighbors, n_reference)
+    for block in blocks(X.shape[0], TRANSFORM_ROWS):
+        if settings.assignment == "direct":
+            yield block, accelerator.direct_codes(X[block], reference, rows, layer.used, device).T
+        else:
+            part, near = search.candidates(X[block])
+            yield block, accelerator.neighbor_codes(part, reference, near, positions, rows, masks, n_first, device)
 
 
-def _assign_neighbors(reference, norms, positions, rows, masks, metric, n_neighbors, X):
-    near = nearest(X, reference, norms, metric, n_neighbors)
-    return bottom.assign_neighbors(X, reference, near, positions, rows, masks, metric, n_neighbors)
+def _assign_direct(X: Matrix | Rows, layer: Layer, settings: LayerSettings) -> Parts:
+    """Assign the rows X by comparing each with all centroids."""
+    tasks = row_blocks(X.shape[0], settings.n_jobs, 2 * layer.rows.shape[1] * layer.used.size)
+    return run(_direct_codes, (layer, settings.metric), tasks, lambda block: (X[block],), n_jobs=settings.n_jobs)
 
 
-def _assign_leaves(reference, grown, positions, rows, masks, metric, n_neighbors, leaves):
-    near = nearest(leaves, reference, grown, metric, n_neighbors)
-    X = reference[tree.rows_of(grown, leaves)]
-    return bottom.assign_neighbors(X, reference, near, positions, rows, masks, metric, n_neighbors)
+def _direct_codes(layer: Layer, metric: str, X: Matrix) -> np.ndarray:
+    """Task of `_assign_direct`."""
+    return assign_direct.nearest_centroids(X, layer.reference, layer.rows, layer.used, metric).T
 
 
-def nearest(X, reference, known, metric, n_neighbors):
-    """The nearest rows of every row, more than are always looked at.
+def _assign_neighbors(X: Matrix | Rows, layer: Layer, settings: LayerSettings) -> Parts:
+    """Assign the rows X by comparing each with centroids among its exact neighbors."""
+    reference = layer.reference
+    n_reference, n_candidates = reference.shape[0], _n_candidates(settings, reference.shape[0])
+    squares = np.concatenate([neighbors.row_squares(reference[b]) for b in blocks(n_reference, TRANSFORM_ROWS)])
+    search = neighbors.ExactSearch(reference, _nearness(settings), n_candidates, squares)
+    tasks = row_blocks(X.shape[0], settings.n_jobs, 2 * X.shape[1] * (n_reference + n_candidates * len(layer.rows)))
+    shared = (search, *_clusterings(layer, settings))
+    return run(_neighbor_codes, shared, tasks, lambda block: (X[block],), n_jobs=settings.n_jobs)
 
-    How they are searched follows from what is known of the reference: the squared lengths of its rows, a tree whose
-    leaves are then asked for in place of X, or a device.
+
+def _assign_leaves(layer: Layer, settings: LayerSettings) -> Parts:
+    """Assign all rows of the reference by comparing each with centroids among its approximate neighbors."""
+    reference = layer.reference
+    (n_samples, n_features), n_candidates = reference.shape, _n_candidates(settings, reference.shape[0])
+    search = tree.TreeSearch(reference, _nearness(settings), n_candidates, tree.grow(reference, settings.seed))
+    operations = 2 * n_features * (tree.n_compared(n_samples) + n_candidates * len(layer.rows))
+    n_rows = row_blocks(n_samples, settings.n_jobs, operations)[0].stop
+    tasks = blocks(search.tree.n_leaves, max(1, int(n_rows // search.tree.starts[1])))
+    shared = (search, *_clusterings(layer, settings))
+    for leaves, codes in run(_neighbor_codes, shared, tasks, lambda leaves: (leaves,), n_jobs=settings.n_jobs):
+        yield search.tree.rows_of(leaves), codes
+
+
+def _neighbor_codes(
+    search: NeighborSearch,
+    positions: np.ndarray | None,
+    rows: np.ndarray,
+    masks: np.ndarray,
+    metric: str,
+    n_first: int,
+    queries: Any,
+) -> np.ndarray:
+    """Task of `_assign_neighbors` and `_assign_leaves`."""
+    X, near = search.candidates(queries)
+    return assign_neighbors.nearest_centroids(X, search.reference, near, positions, rows, masks, metric, n_first)
+
+
+def _clusterings(layer: Layer, settings: LayerSettings) -> tuple:
+    """Return the arguments of `_neighbor_codes` that describe the clusterings."""
+    n_reference, (n_estimators, k) = layer.reference.shape[0], layer.rows.shape
+    small = n_reference * n_estimators * np.min_scalar_type(k - 1).itemsize <= assign_neighbors.TABLE_BYTES
+    positions = assign_neighbors.position_table(layer.rows, n_reference) if small else None
+    return positions, layer.rows, _masks(layer), settings.metric, min(settings.n_neighbors, n_reference)
+
+
+def _masks(layer: Layer) -> np.ndarray:
+    """Return an array of shape (n_features, n_estimators), float32: one where a clustering uses a feature."""
+    masks = np.zeros((layer.reference.shape[1], len(layer.rows)), np.float32)
+    np.put_along_axis(masks, layer.used.T.astype(np.int64), 1, axis=0)
+    return masks
+
+
+def _n_candidates(settings: LayerSettings, n_reference: int) -> int:
+    """Return the number of candidates of a row."""
+    return min(_FURTHER * settings.n_neighbors, n_reference)
+
+
+def _nearness(settings: LayerSettings) -> str:
+    """Return the metric of the search: rows have length one if the metric is cosine."""
+    return "euclidean" if settings.metric == "euclidean" else "linear"
+
+
+def fit_upper(
+    codes: np.ndarray,
+    index: int,
+    k: int,
+    settings: LayerSettings,
+    n_codes: int,
+    codes_above: np.ndarray | None = None,
+) -> tuple[np.ndarray, Layer]:
+    """Draw an upper layer from the codes below it, and compute its codes if they are not given.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_inputs)
+        Codes of the layer below.
+    index : int
+        Of the layer, from 1 on.
+    k : int
+        Centroids of a clustering.
+    settings : LayerSettings
+    n_codes : int
+        Number of different codes below: k of that layer.
+    codes_above : ndarray of shape (n_samples, n_estimators), default=None
+        The codes of this layer, if they are known from an earlier fit.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_estimators)
+    layer : Layer
     """
-    nearness = "euclidean" if metric == "euclidean" else "linear"
-    n_neighbors = min(_FURTHER * n_neighbors, reference.shape[0])
-    if isinstance(X, slice):
-        return tree.nearest_rows(reference, known, X, n_neighbors, nearness)
-    if isinstance(known, np.ndarray):
-        return neighbors.nearest_rows(X, reference, n_neighbors, nearness, known)
-    return accelerator.nearest_rows(X, reference, n_neighbors, nearness, known)
-
-
-def fit_upper(codes, layer, k, n_estimators, max_features, entropy, n_codes, *, n_jobs, codes_above=None):
-    """Draw an upper layer from the codes below it, and compute its codes if they are not known."""
-    drawn, rows, used = _draw_layer(layer, k, n_estimators, max_features, entropy, *codes.shape)
-    below = codes if len(drawn) == len(codes) else np.take(codes.T, drawn, axis=1).T
-    state = {"codes": below, "rows": rows, "used": used}
+    drawn, rows, used = _draw_layer(index, k, *codes.shape, settings)
+    layer = Layer(codes if len(drawn) == len(codes) else np.take(codes.T, drawn, axis=1).T, rows, used)
     if codes_above is None:
-        codes_above = assign_upper(codes, state, n_codes, n_jobs)
-    return codes_above, state
+        codes_above = assign_upper(codes, layer, n_codes, settings.n_jobs)
+    return codes_above, layer
 
 
-def assign_upper(codes, state, n_codes, n_jobs):
-    centroid_codes, rows, used = state["codes"], state["rows"], state["used"]
-    n_samples, n_inputs = codes.shape
-    k = rows.shape[1]
-    centroid_lines = np.ascontiguousarray(centroid_codes.T)
-    if n_samples <= _COMPARED_ROWS:
-        bits = upper.pack_used(used, n_inputs)
-        return upper.match_compared(np.ascontiguousarray(codes), centroid_lines, rows, bits)
-    found = _no_codes(n_samples, len(rows), k)
-    index_bytes = upper.index_bytes(*centroid_lines.shape, n_codes) + len(centroid_codes) * len(rows) * found.itemsize
-    if index_bytes <= _INDEX_BYTES and upper.mean_list(centroid_codes) < _RANKED_LENGTH * used.shape[1]:
-        bits = upper.pack_used(used, n_inputs)
-        index = upper.index_all(centroid_lines, n_codes)
-        positions = bottom.position_table(rows, len(centroid_codes))
-        shared = (index, positions, k, bits)
-        for block, part in run(
-            _match_ranked, shared, _tasks(n_samples, n_jobs), lambda b: (np.ascontiguousarray(codes[b]),), n_jobs=n_jobs
-        ):
-            found[block] = part
-        return found
-    if k <= _DENSE_CENTROIDS and n_codes <= 256 and used.shape[1] <= 255:
-        kernel, dtype = "dense", np.uint8
+def assign_upper(codes: np.ndarray, layer: Layer, n_codes: int, n_jobs: int | None) -> np.ndarray:
+    """Codes of rows in an upper layer, by the kernel that is the fastest for them.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_inputs)
+        Codes of the layer below.
+    layer : Layer
+    n_codes : int
+        Number of different codes below.
+    n_jobs : int or None
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_estimators)
+        In Fortran order, but for few rows.
+    """
+    reference, rows, used = layer.reference, layer.rows, layer.used
+    reference_codes = np.ascontiguousarray(reference.T)
+    if len(codes) <= COMPARED_ROWS:
+        bits = upper.pack_used(used, codes.shape[1])
+        return upper.match_compared(np.ascontiguousarray(codes), reference_codes, rows, bits)
+    found = _empty_codes(len(codes), *rows.shape)
+    index_bytes = upper.index_bytes(*reference_codes.shape, n_codes) + len(reference) * len(rows) * found.itemsize
+    if index_bytes <= INDEX_BYTES and upper.mean_list(reference) < RANKED_LENGTH * used.shape[1]:
+        parts = _match_ranked(codes, reference_codes, layer, n_codes, n_jobs)
     else:
-        kernel, dtype = "listed" if k > _LISTED_CENTROIDS * used.shape[1] else "indexed", codes.dtype
-    centroid_lines = centroid_lines.astype(dtype, copy=False)
-    shared = (centroid_lines, rows, used, n_codes, kernel)
-    groups = blocks(len(rows), -(-len(rows) // (_TASKS_PER_WORKER * n_workers(n_jobs))))
-    keys = [(block, group) for block in blocks(n_samples, _TRANSFORM_ROWS) for group in groups]
-
-    @functools.lru_cache(maxsize=1)
-    def lines(first, last):
-        same = codes is centroid_codes and last - first == n_samples
-        return centroid_lines if same else np.ascontiguousarray(codes[first:last].T, dtype)
-
-    for (block, group), part in run(
-        _match_lines, shared, keys, lambda key: (lines(key[0].start, key[0].stop), key[1]), n_jobs=n_jobs
-    ):
-        found[block, group] = part
+        parts = _match_lists(codes, reference_codes, layer, n_codes, n_jobs)
+    for which, part in parts:
+        found[which] = part
     return found
 
 
-def _match_ranked(index, positions, k, bits, codes):
+def _match_ranked(
+    codes: np.ndarray, reference_codes: np.ndarray, layer: Layer, n_codes: int, n_jobs: int | None
+) -> Parts:
+    """Yield rows and their codes by ranking; `reference_codes` is the transposed reference of the layer."""
+    index = upper.index_all(reference_codes, n_codes)
+    positions = assign_neighbors.position_table(layer.rows, reference_codes.shape[1])
+    shared = (index, positions, layer.rows.shape[1], upper.pack_used(layer.used, codes.shape[1]))
+    tasks = row_blocks(len(codes), n_jobs)
+    return run(_ranked_codes, shared, tasks, lambda block: (np.ascontiguousarray(codes[block]),), n_jobs=n_jobs)
+
+
+def _ranked_codes(index: tuple, positions: np.ndarray, k: int, bits: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Task of `_match_ranked`."""
     return upper.match_ranked(codes, index, positions, k, bits)
 
 
-def _match_lines(centroid_lines, rows, used, n_codes, kernel, lines, group):
-    """Codes of some clusterings, for codes below that stand in one line per clustering."""
-    found = _no_codes(lines.shape[1], group.stop - group.start, rows.shape[1])
-    for place, v in enumerate(range(group.start, group.stop)):
-        arguments = lines, centroid_lines, rows[v], used[v]
+def _match_lists(
+    codes: np.ndarray, reference_codes: np.ndarray, layer: Layer, n_codes: int, n_jobs: int | None
+) -> Parts:
+    """Yield indices and codes of some rows and clusterings by the kernels for one clustering."""
+    rows, used, n_samples = layer.rows, layer.used, len(codes)
+    k, n_used = rows.shape[1], used.shape[1]
+    if k <= DENSE_CENTROIDS and n_codes <= 256 and n_used <= 255:
+        kernel, dtype = "dense", np.dtype(np.uint8)
+    else:
+        kernel, dtype = "listed" if k > LISTED_CENTROIDS * n_used else "indexed", codes.dtype
+    reference_codes = reference_codes.astype(dtype, copy=False)
+    groups = blocks(len(rows), -(-len(rows) // (_TASKS_PER_WORKER * n_workers(n_jobs))))
+    keys = [(block, group) for block in blocks(n_samples, TRANSFORM_ROWS) for group in groups]
+
+    @functools.lru_cache(maxsize=1)
+    def transposed(first: int, last: int) -> np.ndarray:
+        same = codes is layer.reference and last - first == n_samples
+        return reference_codes if same else np.ascontiguousarray(codes[first:last].T, dtype)
+
+    shared = (reference_codes, rows, used, n_codes, kernel)
+    return run(match_group, shared, keys, lambda key: (transposed(key[0].start, key[0].stop), key[1]), n_jobs=n_jobs)
+
+
+def match_group(
+    reference_codes: np.ndarray,
+    rows: np.ndarray,
+    used: np.ndarray,
+    n_codes: int,
+    kernel: str,
+    codes: np.ndarray,
+    group: slice,
+) -> np.ndarray:
+    """Codes of a group of clusterings by one kernel; task of `assign_upper`.
+
+    Parameters
+    ----------
+    reference_codes : ndarray of shape (n_inputs, n_drawn)
+    rows : ndarray of shape (n_estimators, k)
+    used : ndarray of shape (n_estimators, n_used)
+    n_codes : int
+    kernel : {"dense", "listed", "indexed"}
+    codes : ndarray of shape (n_inputs, n_samples)
+        Codes of the layer below.
+    group : slice
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_clusterings)
+    """
+    found = _empty_codes(codes.shape[1], group.stop - group.start, rows.shape[1])
+    for column, v in enumerate(range(group.start, group.stop)):
+        arguments = codes, reference_codes, rows[v], used[v]
         if kernel == "dense":
-            found[:, place] = upper.match_dense(*arguments)
+            found[:, column] = upper.match_dense(*arguments)
         elif kernel == "listed":
-            found[:, place] = upper.match_listed(*arguments, n_codes)
+            found[:, column] = upper.match_listed(*arguments, n_codes)
         else:
-            found[:, place] = upper.match_indexed(*arguments, n_codes)
+            found[:, column] = upper.match_indexed(*arguments, n_codes)
     return found
 
 
-def transform_block(layers, n_centroids, metric, assignment, n_neighbors, device, projection, X):
-    """Send prepared rows through all layers; on to the principal components if there is a projection."""
-    if sparse.issparse(layers[0]["reference"]) != sparse.issparse(X):  # fitted on rows of the other kind
+def transform_block(
+    layers: Sequence[Layer],
+    n_centroids: tuple[int, ...],
+    settings: LayerSettings,
+    projection: tuple[np.ndarray, np.ndarray] | None,
+    X: Matrix,
+) -> np.ndarray:
+    """Send prepared rows through all layers, and on to the principal components if there is a projection.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    n_centroids : tuple of int
+        Centroids per layer.
+    settings : LayerSettings
+    projection : tuple of (components, mean), or None
+        As in `mbn.output.project`.
+    X : ndarray or CSR of shape (n_samples, n_features), float32
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_estimators) or (n_samples, n_components)
+    """
+    if sparse.issparse(layers[0].reference) != sparse.issparse(
+        X
+    ):  # dense rows for a fit on sparse ones, or the reverse
         X = X.toarray() if sparse.issparse(X) else sparse.csr_array(X)
-    codes = assign_bottom(X, layers[0], metric, assignment, n_neighbors, 1, device)
+    codes = assign_bottom(X, layers[0], settings)
     for n_codes, layer in zip(n_centroids, layers[1:]):
-        codes = assign_upper(codes, layer, n_codes, 1)
+        codes = assign_upper(codes, layer, n_codes, settings.n_jobs)
     return codes if projection is None else output.project(codes, n_centroids[-1], *projection)
 
 
-def _tasks(n_samples, n_jobs, operations=1):
-    """Blocks of rows, each of which takes so many operations, for all workers."""
+def row_blocks(n_samples: int, n_jobs: int | None, operations: int = 1) -> list[slice]:
+    """Cut rows into tasks for all workers.
+
+    Parameters
+    ----------
+    n_samples : int
+    n_jobs : int or None
+    operations : int, default=1
+        Multiplications and additions for each row.
+
+    Returns
+    -------
+    list of slice
+    """
     size = -(-n_samples // (_TASKS_PER_WORKER * n_workers(n_jobs)))
-    most = min(_MOST_ROWS, int(_MOST_OPERATIONS / operations))
-    return blocks(n_samples, max(_LEAST_ROWS, min(size, most)))
+    most = min(MOST_ROWS, int(_MOST_OPERATIONS / operations))
+    return blocks(n_samples, max(LEAST_ROWS, min(size, most)))
 
 
-def transform_blocks(n_samples, n_features, n_estimators, n_neighbors, n_jobs):
+def transform_blocks(
+    n_samples: int, n_features: int, n_estimators: int, n_neighbors: int, n_jobs: int | None
+) -> list[slice]:
     """Cut rows for `transform_block`: a block for each worker, within a quarter of scikit-learn's working_memory."""
     per_row = 12 * n_estimators + 8 * n_features + 16 * _FURTHER * n_neighbors
-    most = np.clip(get_config()["working_memory"] * 2**18 // per_row, _LEAST_ROWS, _TRANSFORM_ROWS)
-    return blocks(n_samples, min(max(_TRANSFORM_LEAST_ROWS, -(-n_samples // n_workers(n_jobs))), int(most)))
+    most = np.clip(get_config()["working_memory"] * 2**18 // per_row, LEAST_ROWS, TRANSFORM_ROWS)
+    return blocks(n_samples, min(max(TRANSFORM_LEAST_ROWS, -(-n_samples // n_workers(n_jobs))), int(most)))

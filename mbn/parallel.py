@@ -1,15 +1,16 @@
-"""Running pure tasks on several workers: threads, processes or machines, whatever joblib's backend is.
+"""Run pure tasks on several workers: threads, processes or machines, according to joblib's backend.
 
-Tasks depend on their arguments only, so that each may run anywhere, in any order, and a second time when the worker
-that ran it is gone.
+Tasks depend on their arguments only, so that each may run anywhere, in any order, and a second time if its worker is
+lost.
 """
 
+import dataclasses
 import multiprocessing
 import os
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -19,15 +20,16 @@ from joblib.parallel import get_active_backend
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-# How often tasks are handed out, when workers are lost, before giving up; any result in between starts anew. The pause,
-# each three times as long as the one before, gives the backend time to notice who is gone and to start others.
+# Attempts to run the remaining tasks when workers are lost; any result in between resets the count. The pauses
+# between them, each three times as long as the one before, give the backend time to notice the loss and to start other
+# workers (6.5 s in all).
 _ATTEMPTS = 4
-_PAUSE_SECONDS = 0.5
-# Some backends wait for ever for what was on its way to a worker that died. Tasks take seconds: after so long without
-# a result they are handed out again, and the next time twice as long is waited.
-_PATIENCE_SECONDS = 60
-# Smaller arrays travel within the task they belong to.
-_LARGE_BYTES = 1 << 18
+PAUSE_SECONDS = 0.5
+# Timeout without a result, in seconds, on backends without shared memory, some of which wait forever for a task on its
+# way to a worker that died. Tasks take some ten seconds at most; each further timeout is twice as long.
+PATIENCE_SECONDS = 60
+# Arrays of a task that together have fewer bytes are sent within it: an argument of its own costs a message.
+LARGE_BYTES = 1 << 18
 
 
 def run(
@@ -40,7 +42,7 @@ def run(
 ) -> Iterator[tuple[Any, Any]]:
     """Yield ``key, function(*shared, *take(key))`` for every key, in their order.
 
-    Workers are threads unless a joblib backend is set from outside, in which case ``n_jobs=None`` means its workers.
+    Workers are threads unless the caller has set a joblib backend, in which case ``n_jobs=None`` means its workers.
     The kernels release the interpreter lock, and the linear algebra library gets ``cores // workers`` threads
     meanwhile.
 
@@ -49,22 +51,25 @@ def run(
     function : callable
         A pure function of a module.
     shared : sequence
-        Arguments of every task: arrays, sparse matrices, scalars, and lists, tuples and dicts of them. Each array is
-        one object for the backend, which sends it to a worker once.
+        Arguments of every task: arrays, sparse matrices, scalars, and lists, tuples, dicts and dataclasses of them.
+        Each array is one object for the backend, which sends it to a worker once.
     keys : sequence
+        One for each task.
     take : callable
-        Gives the arguments of one task. Called when the task is handed out, so that only a few tasks' rows are in
-        memory at a time. An array that is shared, or that the task before was given, is not sent again.
+        Returns the arguments of the task of a key. Called when the task is submitted, so that only a few tasks' rows
+        are in memory at a time. An array that is shared, or was an argument of the task before, is not sent again.
     n_jobs : int, optional
+        Number of workers, as in joblib.
 
     Yields
     ------
-    key, result
+    key : object
+    result : object
 
     Raises
     ------
     Exception
-        What a task raised; or what the backend raised, if workers are lost again and again without any result.
+        The exception of a task; or that of the backend, if workers are lost four times without any result.
 
     Warns
     -----
@@ -79,15 +84,15 @@ def run(
     [1, 16, 256]
     """
     keys = list(keys)
-    backend, n_outside = get_active_backend(prefer="threads")
-    n_asked = n_jobs if n_jobs is not None else n_outside if n_outside is not None else backend.default_n_jobs
-    if len(keys) < 2 or n_asked == 1:
-        shared = _read_only(shared)
+    backend, n_active = get_active_backend(prefer="threads")
+    n_requested = n_jobs if n_jobs is not None else n_active if n_active is not None else backend.default_n_jobs
+    if len(keys) < 2 or n_requested == 1:
+        shared = read_only(shared)
         for key in keys:
-            yield key, function(*shared, *_read_only(take(key)))
+            yield key, function(*shared, *read_only(take(key)))
         return
     n_threads = max(1, cpu_count() // min(n_workers(n_jobs), len(keys)))
-    patience = None if getattr(backend, "supports_sharedmem", False) else _PATIENCE_SECONDS
+    patience = None if getattr(backend, "supports_sharedmem", False) else PATIENCE_SECONDS
     arrays: list[np.ndarray] = []
     form = _take_apart(shared, arrays, 0)
     views = _Views(arrays)
@@ -128,7 +133,7 @@ def run(
                     "are run again. The result does not change.",
                     stacklevel=2,
                 )
-                time.sleep(_PAUSE_SECONDS * 3 ** (n_failures - 1))
+                time.sleep(PAUSE_SECONDS * 3 ** (n_failures - 1))
 
 
 def blocks(n_rows: int, size: int) -> list[slice]:
@@ -145,38 +150,38 @@ def n_workers(n_jobs: int | None) -> int:
 
 
 class _TaskError(Exception):
-    """Carries what a task raised past the handling of what the backend raises."""
+    """Wraps the exception of a task, to tell it from those of the backend."""
 
-    def __init__(self, error):
+    def __init__(self, error: Exception):
         self.error = error
 
 
 class _Views:
-    """Read-only views of arrays: the same object for the same array, by which backends know that they have it.
+    """Read-only views of arrays: the same object for the same array, since backends recognize arrays by identity.
 
     Parameters
     ----------
     shared : list of ndarray
-        Known for ever; of a task's own arrays only those of the task before.
+        Kept until the end; of the arrays of single tasks only those of the last task are kept.
     """
 
-    def __init__(self, shared):
-        self.shared = {id(array): (array, _read_only(array)) for array in shared}
-        self.last = {}
+    def __init__(self, shared: list[np.ndarray]):
+        self.shared = {id(array): (array, read_only(array)) for array in shared}
+        self.last: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.of_shared = self.of(shared)
 
-    def of(self, arrays):
+    def of(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         known = {**self.last, **self.shared}
-        self.last = {id(array): known.get(id(array)) or (array, _read_only(array)) for array in arrays}
+        self.last = {id(array): known.get(id(array)) or (array, read_only(array)) for array in arrays}
         return [self.last[id(array)][1] for array in arrays]
 
 
-def _results(tasks, n_jobs, patience):
-    # tasks are large enough to go alone; batches of them would leave workers idle at the end
-    settings = {"n_jobs": n_jobs, "prefer": "threads", "batch_size": 1}
+def _results(tasks: Iterator, n_jobs: int | None, patience: float | None) -> Generator:
+    # One task a batch: tasks take seconds, and larger batches leave workers idle at the end
+    settings: dict[str, Any] = {"n_jobs": n_jobs, "prefer": "threads", "batch_size": 1}
     try:
         workers = Parallel(timeout=patience, return_as="generator", **settings)
-    except ValueError:  # a backend that returns lists only
+    except ValueError:  # the backend returns lists only
         workers = Parallel(**settings)
     results = workers(tasks)
     if isinstance(results, list):
@@ -184,17 +189,20 @@ def _results(tasks, n_jobs, patience):
     return results
 
 
-def _task(n_threads, function, form, views, own):
+def _task(n_threads: int, function: Callable, form: Sequence, views: _Views, own: Sequence) -> tuple:
+    """Return a task for joblib whose large arrays are separate arguments."""
     own_arrays: list[np.ndarray] = []
     own_form = _take_apart(own, own_arrays, len(views.of_shared))
-    if sum(array.nbytes for array in own_arrays) < _LARGE_BYTES:
+    if sum(array.nbytes for array in own_arrays) < LARGE_BYTES:
         own_form, own_arrays = own, []
     return delayed(_call)(os.getpid(), n_threads, function, form, own_form, *views.of_shared, *views.of(own_arrays))
 
 
-def _call(parent, n_threads, function, form, own_form, *arrays):
-    """Call the function in a worker; an error is returned, so that it is not taken for one of the backend."""
-    shared, own = (_read_only(_put_together(part, arrays)) for part in (form, own_form))
+def _call(
+    parent: int, n_threads: int, function: Callable, form: Sequence, own_form: Sequence, *arrays: np.ndarray
+) -> tuple[Any, Exception | None]:
+    """Call the function in a worker; its exception is returned, to tell it from those of the backend."""
+    shared, own = (read_only(_put_together(part, arrays)) for part in (form, own_form))
     try:
         if os.getpid() == parent:
             return function(*shared, *own), None
@@ -206,54 +214,62 @@ def _call(parent, n_threads, function, form, own_form, *arrays):
         return None, error
 
 
-def _read_only(values):
-    """The same values, arrays as views that cannot be written to, as workers of every backend may see them.
+def read_only(values: Any) -> Any:
+    """Return the same values with arrays as read-only views.
 
-    A compiled kernel exists once for arrays of either kind; this way one is enough.
+    Workers of some backends receive read-only arrays. A kernel is compiled for each kind of array; with read-only
+    arguments everywhere once is enough.
     """
     if isinstance(values, np.ndarray):
         view = np.asarray(values).view()
         view.flags.writeable = False
         return view
     if sparse.issparse(values):
-        parts = tuple(map(_read_only, (values.data, values.indices, values.indptr)))
+        parts = tuple(map(read_only, (values.data, values.indices, values.indptr)))
         return type(values)(parts, shape=values.shape, copy=False)
-    if isinstance(values, dict):
-        return {key: _read_only(value) for key, value in values.items()}
-    return tuple(map(_read_only, values)) if isinstance(values, (list, tuple)) else values
+    if isinstance(values, (list, tuple)):
+        return tuple(map(read_only, values))
+    return _rebuild(values, read_only)
 
 
-class _Place(int):
-    """Where an array that was taken out stands in the list of arrays."""
+class _Index(int):
+    """Stands for an array: its index in the list of arrays."""
 
 
-class _Rows(tuple):
-    """A CSR matrix taken apart: its class, shape and three arrays."""
+class _Csr(tuple):
+    """Stands for a CSR matrix: its class, shape and three arrays."""
 
 
-def _take_apart(value, arrays, first):
-    """Move arrays from a nested value to a list: backends know a shared array by its identity as an argument."""
+def _take_apart(value: Any, arrays: list[np.ndarray], first: int) -> Any:
+    """Move arrays from a nested value to a list: backends recognize a shared array by its identity as an argument."""
     if isinstance(value, np.ndarray):
         arrays.append(value)
-        return _Place(first + len(arrays) - 1)
+        return _Index(first + len(arrays) - 1)
     if sparse.issparse(value):
         parts = _take_apart([value.data, value.indices, value.indptr], arrays, first)
-        return _Rows((type(value), value.shape, parts))
+        return _Csr((type(value), value.shape, parts))
     if isinstance(value, (list, tuple)):
         return type(value)(_take_apart(item, arrays, first) for item in value)
-    if isinstance(value, dict):
-        return {key: _take_apart(item, arrays, first) for key, item in value.items()}
-    return value
+    return _rebuild(value, lambda item: _take_apart(item, arrays, first))
 
 
-def _put_together(form, arrays):
-    if isinstance(form, _Place):
+def _put_together(form: Any, arrays: Sequence[np.ndarray]) -> Any:
+    """Undo `_take_apart`."""
+    if isinstance(form, _Index):
         return arrays[form]
-    if isinstance(form, _Rows):
-        kind, shape, parts = form
-        return kind(tuple(_put_together(parts, arrays)), shape=shape, copy=False)
+    if isinstance(form, _Csr):
+        csr, shape, parts = form
+        return csr(tuple(_put_together(parts, arrays)), shape=shape, copy=False)
     if isinstance(form, (list, tuple)):
         return type(form)(_put_together(item, arrays) for item in form)
-    if isinstance(form, dict):
-        return {key: _put_together(item, arrays) for key, item in form.items()}
-    return form
+    return _rebuild(form, lambda item: _put_together(item, arrays))
+
+
+def _rebuild(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """Return a dict or dataclass with its items converted; other values as they are."""
+    if isinstance(value, dict):
+        return {key: convert(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = {field.name: convert(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return type(value)(**items)
+    return value

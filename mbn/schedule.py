@@ -1,11 +1,16 @@
-"""How many centroids each layer has, and which rows and inputs each clustering draws."""
+"""Number of centroids per layer, and the random draws: landmarks, and rows and inputs of each clustering."""
 
 import warnings
 
 import numpy as np
 
+# Key of the landmarks' random stream, larger than the index of any layer
+_LANDMARK_STREAM = 1 << 20
 
-def automatic_schedule(n_rows, n_clusters, *, delta=0.5, k_max=None):
+
+def automatic_schedule(
+    n_rows: int, n_clusters: int, *, delta: float = 0.5, k_max: int | None = None
+) -> tuple[int, ...]:
     """Number of centroids per layer, bottom first.
 
     Starts at half of the rows (or at `k_max`, if that is less), shrinks by `delta` and stops before the first
@@ -26,6 +31,11 @@ def automatic_schedule(n_rows, n_clusters, *, delta=0.5, k_max=None):
     -------
     tuple of int
         Never empty.
+
+    Warns
+    -----
+    UserWarning
+        If there is room for a single layer only.
 
     References
     ----------
@@ -51,7 +61,7 @@ def automatic_schedule(n_rows, n_clusters, *, delta=0.5, k_max=None):
     return schedule
 
 
-def schedule_from(k, n_clusters, delta):
+def schedule_from(k: int, n_clusters: int, delta: float) -> tuple[int, ...]:
     """Number of centroids per layer, bottom first, from k on down; see `automatic_schedule`.
 
     Examples
@@ -66,19 +76,33 @@ def schedule_from(k, n_clusters, delta):
     return tuple(schedule)
 
 
-def draw(entropy, layer, clustering, *, n_rows, k, n_inputs, n_used):
+def draw_landmarks(n_samples: int, n_landmarks: int, seed: int) -> np.ndarray:
+    """Draw the rows that may become centroids, without replacement.
+
+    Returns
+    -------
+    ndarray of shape (n_landmarks,), int64
+        Ascending.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_LANDMARK_STREAM,)))
+    return np.sort(rng.permutation(n_samples)[:n_landmarks])
+
+
+def draw(
+    seed: int, layer: int, clustering: int, *, n_rows: int, k: int, n_inputs: int, n_used: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw the centroids and the inputs of one clustering, each without replacement.
 
-    Every (layer, clustering) has a random stream of its own, so the draw depends on nothing else.
+    Every pair of layer and clustering has its own random stream, so that the draw depends on nothing else.
 
     Returns
     -------
     rows : ndarray of shape (k,), int64
-        In the order drawn, which is also the order in which ties between centroids are decided.
+        In the order drawn, which also decides ties between centroids.
     used : ndarray of shape (n_used,), int64
         Ascending.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(layer, clustering)))
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(layer, clustering)))
     rows = rng.permutation(n_rows)[:k]
     used = np.sort(rng.permutation(n_inputs)[:n_used])
     return rows, used

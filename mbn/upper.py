@@ -1,42 +1,61 @@
-"""The upper layers: the drawn row that shares the most codes, each clustering looking at some of the clusterings below.
+"""Kernels of the upper layers: the drawn row that shares the most codes with a row, in the inputs of each clustering.
 
-Five exact kernels with one answer (the most shared codes; among equals the centroid drawn first), for five shapes
-of the same work:
+Five exact kernels with the same result (the most shared codes; of equal counts the centroid drawn first), for
+different shapes of the problem. Rows *meet* if they share a code in at least one input.
 
-- `match_ranked`: few of the drawn rows share one code with a row. One index for all clusterings ranks the rows near a
-  row by codes shared over *all* inputs. No clustering can share more than that, so each scans the ranks only until
-  its best is out of reach.
-- `match_listed`: many centroids, of which a row meets few. Each clustering indexes its centroids by the codes they
-  carry; a row lists those it meets and counts these alone, so that its time does not grow with their number.
-- `match_indexed`: moderately many centroids. The same index, but a row has a counter for each of them; rows go in
+- `match_ranked`: few of the drawn rows share one code with a row. One index for all clusterings ranks the drawn rows
+  that a row meets by the codes shared over *all* inputs. No clustering can share more than that, so each scans the
+  ranks only until its best is out of reach.
+- `match_listed`: many centroids, of which a row meets few. Each clustering indexes its centroids by their codes; a row
+  lists and counts only those that it meets, so that its time does not grow with their number.
+- `match_indexed`: moderately many centroids. The same index, with a counter for each centroid; rows are processed in
   blocks whose counters stay in the cache.
-- `match_dense`: at most 256 different codes and few centroids. A line of centroids is compared with a row's code at
-  once, as bytes.
-- `match_compared`: few rows. No index is worth building; rows are compared with all that were drawn.
+- `match_dense`: at most 256 different codes and few centroids. Codes of many rows are compared with that of a centroid
+  at once, as bytes.
+- `match_compared`: few rows, which are compared with all drawn rows without an index.
+
+Unless stated otherwise, codes are in C order with a line for each input.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import int64, njit, types, uint8, uint64
 from numba.extending import intrinsic
 
+# Counters of a block of rows in `match_indexed`, in bytes, so that they stay in the cache
 _COUNTER_BYTES = 1 << 18
-_LISTED_VALUES = 1 << 24
+# Values of the lists of a block of rows in `match_listed`: time against memory, since each block chains the centroids
+# anew; with the other arrays some 70 MB (docs/scale.md)
+LISTED_VALUES = 1 << 24
+# Inputs from which `mean_list` estimates the length of lists
 _LISTS_SAMPLED = 16
+# Spare counters in `match_indexed`: see `_fill_slots`
+_SPARE = 64
+# Counters compared with the largest at once in `_first_largest`; a multiple of the vector length
+_CHUNK = 64
+# Rows, or drawn rows, compared at once in `match_dense` and `match_compared`
+_DENSE_ROWS = 1024
+# Count of the end of lists, which must never be the largest
+_NEVER = -(1 << 30)
 
 
-def match_indexed(codes, centroid_codes, rows, used, n_codes):
+def match_indexed(
+    codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndarray, used: np.ndarray, n_codes: int
+) -> np.ndarray:
     """Codes of one clustering for many rows, by an inverted index of its centroids.
 
     Parameters
     ----------
     codes : ndarray of shape (n_inputs, n_samples)
-        Codes of the layer below, a line per clustering.
-    centroid_codes : ndarray of shape (n_inputs, n_drawn)
-        Codes of the rows drawn by any clustering of the layer.
+        Codes of the layer below.
+    reference_codes : ndarray of shape (n_inputs, n_drawn)
+        Codes of the rows that any clustering of the layer drew.
     rows : ndarray of shape (k,)
-        Columns of `centroid_codes` that this clustering drew.
+        Columns of `reference_codes` that this clustering drew.
     used : ndarray of shape (n_used,)
-        Inputs that this clustering looks at.
+        Inputs of this clustering.
     n_codes : int
         Number of different codes of an input.
 
@@ -46,13 +65,13 @@ def match_indexed(codes, centroid_codes, rows, used, n_codes):
         Position in `rows` of the centroid that shares the most codes.
     """
     k = len(rows)
-    ids = np.min_scalar_type(k + _TRASH)
+    ids = np.min_scalar_type(k + _SPARE)
     starts = np.zeros((len(used), n_codes + 1), np.min_scalar_type(k))
     items = np.empty((len(used), k), ids)
     slots = np.empty((len(used), n_codes, 2), ids)
-    width = -(-k // _CHUNK) * _CHUNK + _TRASH
-    _index(centroid_codes, rows, used, starts, items)
-    _fill_slots(starts, items, width - _TRASH, slots)
+    width = -(-k // _CHUNK) * _CHUNK + _SPARE
+    _index(reference_codes, rows, used, starts, items)
+    _fill_slots(starts, items, width - _SPARE, slots)
     out = np.empty(codes.shape[1], np.min_scalar_type(k - 1))
     counters = np.uint8 if len(used) < 256 else np.uint16
     n_rows = min(max(_COUNTER_BYTES // (width * np.dtype(counters).itemsize), 8), 2048)
@@ -60,37 +79,51 @@ def match_indexed(codes, centroid_codes, rows, used, n_codes):
     return out
 
 
-# Every code has two slots for centroids; an empty slot counts into one of a few spare counters, so that the common
-# case has no branch. Lists longer than two are marked and walked.
-_TRASH = 64
-_CHUNK = 64
-_DENSE_ROWS = 1024
-
-
 @njit(cache=True, nogil=True, boundscheck=False)
-def _index(centroid_codes, rows, used, starts, items):
-    """For each used input: the centroids sorted by code, and where each code starts."""
+def _index(
+    reference_codes: np.ndarray, rows: np.ndarray, used: np.ndarray, starts: np.ndarray, items: np.ndarray
+) -> None:
+    """For each used input, sort the centroids by code.
+
+    =============== ===================== ======== ===================================
+    reference_codes (n_inputs, n_drawn)   unsigned
+    rows            (k,)                  integers columns of reference_codes
+    used            (n_used,)             integers lines of reference_codes
+    starts          (n_used, n_codes + 1) unsigned written: start of each code's items
+    items           (n_used, k)           unsigned written: centroids 0 .. k - 1
+    =============== ===================== ======== ===================================
+    """
     k = len(rows)
     n_codes = starts.shape[1] - 1
     ends = np.empty(n_codes + 1, np.int64)
     for a in range(len(used)):
-        line = centroid_codes[used[a]]
+        input_codes = reference_codes[used[a]]
         ends[:] = 0
         for j in range(k):
-            ends[uint64(line[rows[j]]) + uint64(1)] += 1
+            ends[uint64(input_codes[rows[j]]) + uint64(1)] += 1
         start = starts[a]
         for c in range(n_codes):
             ends[c + 1] += ends[c]
             start[c + 1] = ends[c + 1]
         item = items[a]
         for j in range(k):
-            c = uint64(line[rows[j]])
+            c = uint64(input_codes[rows[j]])
             item[ends[c]] = j
             ends[c] += 1
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _fill_slots(starts, items, spare, slots):
+def _fill_slots(starts: np.ndarray, items: np.ndarray, spare: int, slots: np.ndarray) -> None:
+    """Write the centroids of each code to two slots, so that the common case in `_match` has no branch.
+
+    An empty slot has one of the 64 spare counters, from `spare` on; longer lists are marked by the largest value.
+
+    ====== ===================== ======== =============
+    starts (n_used, n_codes + 1) unsigned from `_index`
+    items  (n_used, k)           unsigned from `_index`
+    slots  (n_used, n_codes, 2)  unsigned written
+    ====== ===================== ======== =============
+    """
     n_used, n_codes, _ = slots.shape
     marked = slots.dtype.type(-1)
     for a in range(n_used):
@@ -108,20 +141,41 @@ def _fill_slots(starts, items, spare, slots):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _match(codes, used, starts, items, slots, counters, width, out):
+def _match(
+    codes: np.ndarray,
+    used: np.ndarray,
+    starts: np.ndarray,
+    items: np.ndarray,
+    slots: np.ndarray,
+    counters: np.ndarray,
+    width: int,
+    out: np.ndarray,
+) -> None:
+    """Count the codes that rows share with all centroids.
+
+    ======== ===================== ======== ===============================================
+    codes    (n_inputs, n_samples) unsigned
+    used     (n_used,)             integers
+    starts   (n_used, n_codes + 1) unsigned from `_index`
+    items    (n_used, k)           unsigned from `_index`
+    slots    (n_used, n_codes, 2)  unsigned from `_fill_slots`
+    counters (n_rows * width,)     unsigned memory; width is k, rounded up, and the spare ones
+    out      (n_samples,)          unsigned written: the centroid that shares the most codes
+    ======== ===================== ======== ===============================================
+    """
     n_rows = len(counters) // width
     n_samples = codes.shape[1]
-    n_counted = width - _TRASH
+    n_counted = width - _SPARE
     marked = slots.dtype.type(-1)
     one = counters.dtype.type(1)
     for first in range(0, n_samples, n_rows):
         last = min(first + n_rows, n_samples)
         counters[:] = 0
         for a in range(len(used)):
-            line, slot = codes[used[a]], slots[a]
+            input_codes, slot = codes[used[a]], slots[a]
             base = uint64(0)
             for r in range(first, last):
-                c = uint64(line[r])
+                c = uint64(input_codes[r])
                 centroid = slot[c, 0]
                 if centroid == marked:
                     for t in range(uint64(starts[a, c]), uint64(starts[a, c + uint64(1)])):
@@ -135,7 +189,8 @@ def _match(codes, used, starts, items, slots, counters, width, out):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _first_largest(counts):
+def _first_largest(counts: np.ndarray) -> int:
+    """Index of the first of the largest counts, of shape (n_counts,), a multiple of 64."""
     largest = counts[0]
     for j in range(len(counts)):
         largest = max(largest, counts[j])
@@ -152,46 +207,76 @@ def _first_largest(counts):
     return left
 
 
-def match_listed(codes, centroid_codes, rows, used, n_codes, places=8):
-    """Codes of one clustering for many rows, by lists of the centroids each row meets; as `match_indexed`.
+def match_listed(
+    codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndarray, used: np.ndarray, n_codes: int, places: int = 8
+) -> np.ndarray:
+    """Codes of one clustering for many rows, by lists of the centroids that each row meets.
 
-    The first two centroids of a list have places of their own; a row has `places` for each input for the others, and
-    rows that need more are done again with as many as that takes.
+    Parameters and result as in `match_indexed`. The first two centroids of a list have fixed places; a row has
+    `places` for each input for the others on average, and rows that need more are computed again with enough.
     """
     k, n_used, n_samples = len(rows), len(used), codes.shape[1]
     ids = np.min_scalar_type(k)
-    n_rows = min(max(_LISTED_VALUES // (places * n_used), 1), n_samples)
+    n_rows = min(max(LISTED_VALUES // (places * n_used), 1), n_samples)
     heads, following = np.empty(n_codes, ids), np.empty(k + 1, ids)
-    # 32 more, so that the places of one row do not compete for the same part of the cache
+    # 32 more, so that the places of one row are not mapped to the same set of the cache
     met, more = np.empty((n_used, 2, n_rows + 32), ids), np.empty((n_rows, places * n_used), ids)
     sizes = np.empty(n_samples, np.int64)
     out = np.empty(n_samples, np.min_scalar_type(k - 1))
-    _match_listed(codes, centroid_codes, rows, used, heads, following, ids.type(k), met, more, sizes, out)
+    _match_listed(codes, reference_codes, rows, used, heads, following, ids.type(k), met, more, sizes, out)
     long = np.flatnonzero(sizes > more.shape[1])
     if len(long):
         enough = -(-int(sizes.max()) // n_used)
-        out[long] = match_listed(np.ascontiguousarray(codes[:, long]), centroid_codes, rows, used, n_codes, enough)
+        out[long] = match_listed(np.ascontiguousarray(codes[:, long]), reference_codes, rows, used, n_codes, enough)
     return out
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _match_listed(codes, centroid_codes, rows, used, heads, following, none, met, more, sizes, out):
+def _match_listed(
+    codes: np.ndarray,
+    reference_codes: np.ndarray,
+    rows: np.ndarray,
+    used: np.ndarray,
+    heads: np.ndarray,
+    following: np.ndarray,
+    none: int,
+    met: np.ndarray,
+    more: np.ndarray,
+    sizes: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """List and count the centroids that each row meets.
+
+    =============== ======================== ======== ===============================================
+    codes           (n_inputs, n_samples)    unsigned
+    reference_codes (n_inputs, n_drawn)      unsigned
+    rows            (k,)                     integers columns of reference_codes
+    used            (n_used,)                integers
+    heads           (n_codes,)               unsigned memory; see `_chain`
+    following       (k + 1,)                 unsigned memory; see `_chain`
+    none            scalar                   unsigned k: the end of a list
+    met             (n_used, 2, n_rows + 32) unsigned memory: the first two centroids of each input
+    more            (n_rows, capacity)       unsigned memory: the other centroids
+    sizes           (n_samples,)             int64    written: number of other centroids
+    out             (n_samples,)             unsigned written; wrong where sizes exceeds the capacity
+    =============== ======================== ======== ===============================================
+    """
     n_rows, capacity = more.shape
     n_samples, n_used = len(out), len(used)
     counters = np.zeros(uint64(none) + uint64(1), np.int32)
-    counters[uint64(none)] = -(1 << 30)  # never the largest
+    counters[uint64(none)] = _NEVER
     for first in range(0, n_samples, n_rows):
         last = min(first + n_rows, n_samples)
         size = sizes[first:last]
         size[:] = 0
         for a in range(n_used):
-            _chain(centroid_codes[used[a]], rows, none, heads, following)
-            line, nearest, second = codes[used[a], first:last], met[a, 0], met[a, 1]
-            for r in range(len(line)):
-                nearest[r] = heads[uint64(line[r])]
-            for r in range(len(line)):
-                second[r] = following[uint64(nearest[r])]
-            for r in range(len(line)):
+            _chain(reference_codes[used[a]], rows, none, heads, following)
+            input_codes, head, second = codes[used[a], first:last], met[a, 0], met[a, 1]
+            for r in range(len(input_codes)):
+                head[r] = heads[uint64(input_codes[r])]
+            for r in range(len(input_codes)):
+                second[r] = following[uint64(head[r])]
+            for r in range(len(input_codes)):
                 j = following[uint64(second[r])]
                 while j != none:
                     if size[r] < capacity:
@@ -211,35 +296,43 @@ def _match_listed(codes, centroid_codes, rows, used, heads, following, none, met
                 counters[uint64(met[a, 1, r])] = 0
             for t in range(n_more):
                 counters[uint64(more[r, t])] = 0
-            counters[uint64(none)] = -(1 << 30)
+            counters[uint64(none)] = _NEVER
             out[first + r] = -best & int64(0xFFFFFFFF)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _chain(line, rows, none, heads, following):
-    """For each code the first centroid that carries it, and for each centroid the next one; `none` follows itself."""
+def _chain(input_codes: np.ndarray, rows: np.ndarray, none: int, heads: np.ndarray, following: np.ndarray) -> None:
+    """Write the first centroid of each code, and for each centroid the next one; `none` follows itself.
+
+    =========== ========== ======== ===================================
+    input_codes (n_drawn,) unsigned codes of the drawn rows in one input
+    rows        (k,)       integers
+    heads       (n_codes,) unsigned written
+    following   (k + 1,)   unsigned written
+    =========== ========== ======== ===================================
+    """
     heads[:] = none
     following[uint64(none)] = none
     for j in range(len(rows) - 1, -1, -1):
-        code = uint64(line[rows[j]])
+        code = uint64(input_codes[rows[j]])
         following[j] = heads[code]
         heads[code] = j
 
 
 @njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _count(j, counters, best):
-    """Count a centroid once more; the best is the highest count, and among equals the first centroid."""
+def _count(j: int, counters: np.ndarray, best: int) -> int:
+    """Count centroid j once more, and return the best key: the count in the high half, less the centroid."""
     counters[j] += 1
     return max(best, (int64(counters[j]) << 32) - int64(j))
 
 
-def match_dense(codes, centroid_codes, rows, used):
-    """Codes of one clustering by comparing bytes; for few centroids and at most 255 inputs looked at.
+def match_dense(codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Codes of one clustering by comparing bytes; for few centroids and at most 255 inputs of a clustering.
 
     Parameters
     ----------
     codes : ndarray of shape (n_inputs, n_samples), uint8
-    centroid_codes : ndarray of shape (n_inputs, n_drawn), uint8
+    reference_codes : ndarray of shape (n_inputs, n_drawn), uint8
     rows : ndarray of shape (k,)
     used : ndarray of shape (n_used,)
 
@@ -248,12 +341,15 @@ def match_dense(codes, centroid_codes, rows, used):
     ndarray of shape (n_samples,), uint8
     """
     out = np.empty(codes.shape[1], np.uint8)
-    _match_dense(codes, centroid_codes, rows, used, out)
+    _match_dense(codes, reference_codes, rows, used, out)
     return out
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _match_dense(codes, centroid_codes, rows, used, out):
+def _match_dense(
+    codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndarray, used: np.ndarray, out: np.ndarray
+) -> None:
+    """Compare rows with one centroid after another; arrays as in `match_dense`, `out` of shape (n_samples,), uint8."""
     n_used, n_samples = len(used), codes.shape[1]
     counts = np.empty(_DENSE_ROWS, np.uint8)
     most = np.empty(_DENSE_ROWS, np.uint8)
@@ -266,16 +362,16 @@ def _match_dense(codes, centroid_codes, rows, used, out):
             counts[:] = 0
             for a in range(0, n_used - 3, 4):
                 _count_equal(
-                    codes[used[a], first : first + n_rows], centroid_codes[used[a], rows[j]],
-                    codes[used[a + 1], first : first + n_rows], centroid_codes[used[a + 1], rows[j]],
-                    codes[used[a + 2], first : first + n_rows], centroid_codes[used[a + 2], rows[j]],
-                    codes[used[a + 3], first : first + n_rows], centroid_codes[used[a + 3], rows[j]],
+                    codes[used[a], first : first + n_rows], reference_codes[used[a], rows[j]],
+                    codes[used[a + 1], first : first + n_rows], reference_codes[used[a + 1], rows[j]],
+                    codes[used[a + 2], first : first + n_rows], reference_codes[used[a + 2], rows[j]],
+                    codes[used[a + 3], first : first + n_rows], reference_codes[used[a + 3], rows[j]],
                     counts,
                 )  # fmt: skip
             for a in range(n_used - n_used % 4, n_used):
-                line, code = codes[used[a], first : first + n_rows], centroid_codes[used[a], rows[j]]
+                input_codes, code = codes[used[a], first : first + n_rows], reference_codes[used[a], rows[j]]
                 for r in range(n_rows):
-                    counts[r] += uint8(line[r] == code)
+                    counts[r] += uint8(input_codes[r] == code)
             for r in range(n_rows):
                 better = counts[r] > most[r]
                 choice[r] = uint8(j) if better else choice[r]
@@ -283,63 +379,83 @@ def _match_dense(codes, centroid_codes, rows, used, out):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _count_equal(line0, code0, line1, code1, line2, code2, line3, code3, counts):
-    for r in range(len(line0)):
-        low = uint8(line0[r] == code0) + uint8(line1[r] == code1)
-        high = uint8(line2[r] == code2) + uint8(line3[r] == code3)
+def _count_equal(
+    codes0: np.ndarray,
+    code0: int,
+    codes1: np.ndarray,
+    code1: int,
+    codes2: np.ndarray,
+    code2: int,
+    codes3: np.ndarray,
+    code3: int,
+    counts: np.ndarray,
+) -> None:
+    """Count equal codes in four inputs, so that counts are read once; arrays of shape (n_rows,), uint8."""
+    for r in range(len(codes0)):
+        low = uint8(codes0[r] == code0) + uint8(codes1[r] == code1)
+        high = uint8(codes2[r] == code2) + uint8(codes3[r] == code3)
         counts[r] += low + high
 
 
-def index_all(centroid_codes, n_codes):
-    """Index of all drawn rows by every input, as `match_ranked` needs it.
+def index_all(reference_codes: np.ndarray, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Index of all drawn rows by every input, for `match_ranked`.
+
+    Parameters
+    ----------
+    reference_codes : ndarray of shape (n_inputs, n_drawn)
+    n_codes : int
 
     Returns
     -------
     starts : ndarray of shape (n_inputs, n_codes + 1)
     items : ndarray of shape (n_inputs, n_drawn)
+        Drawn rows, sorted by code.
     """
-    n_inputs, n_drawn = centroid_codes.shape
+    n_inputs, n_drawn = reference_codes.shape
     starts = np.zeros((n_inputs, n_codes + 1), np.min_scalar_type(n_drawn))
     items = np.empty((n_inputs, n_drawn), np.min_scalar_type(n_drawn))
-    _index(centroid_codes, np.arange(n_drawn), np.arange(n_inputs), starts, items)
+    _index(reference_codes, np.arange(n_drawn), np.arange(n_inputs), starts, items)
     return starts, items
 
 
-def index_bytes(n_inputs, n_drawn, n_codes):
-    """Memory that the index of `index_all` takes."""
+def index_bytes(n_inputs: int, n_drawn: int, n_codes: int) -> int:
+    """Memory of the index of `index_all`, in bytes."""
     return n_inputs * (n_codes + 1 + n_drawn) * np.min_scalar_type(n_drawn).itemsize
 
 
-def mean_list(centroid_codes):
-    """How many drawn rows have the same code of an input as a row, on average over rows and some inputs.
+def mean_list(codes: np.ndarray) -> float:
+    """Mean number of drawn rows with the same code in an input as a drawn row, over rows and some inputs.
 
     Parameters
     ----------
-    centroid_codes : ndarray of shape (n_drawn, n_inputs)
+    codes : ndarray of shape (n_drawn, n_inputs)
+        Codes of the drawn rows.
 
     Returns
     -------
     float
     """
-    n_drawn, n_inputs = centroid_codes.shape
-    sizes = [np.bincount(centroid_codes[:, u]) for u in range(0, n_inputs, -(-n_inputs // _LISTS_SAMPLED))]
+    n_drawn, n_inputs = codes.shape
+    sizes = [np.bincount(codes[:, u]) for u in range(0, n_inputs, -(-n_inputs // _LISTS_SAMPLED))]
     return float(np.mean([np.square(size, dtype=np.float64).sum() for size in sizes])) / n_drawn
 
 
-def match_ranked(codes, index, positions, k, bits):
+def match_ranked(
+    codes: np.ndarray, index: tuple[np.ndarray, np.ndarray], positions: np.ndarray, k: int, bits: np.ndarray
+) -> np.ndarray:
     """Codes of all clusterings for a block of rows, by ranking the drawn rows once per row.
 
     Parameters
     ----------
     codes : ndarray of shape (n_samples, n_inputs)
-        Codes of the layer below, a line per row.
+        Codes of the layer below, with a line for each row.
     index : tuple of ndarray
         From `index_all`.
     positions : ndarray of shape (n_drawn, n_estimators)
         For each drawn row and clustering: its position among the centroids, or k if it was not drawn.
     k : int
     bits : ndarray of shape (n_estimators, n_words), uint64
-        The inputs each clustering looks at, from `pack_used`.
+        The inputs of each clustering, from `pack_used`.
 
     Returns
     -------
@@ -351,20 +467,51 @@ def match_ranked(codes, index, positions, k, bits):
     return out
 
 
-def pack_used(used, n_inputs):
-    """The inputs each clustering looks at as bits, 64 to a word."""
+def pack_used(used: np.ndarray, n_inputs: int) -> np.ndarray:
+    """Pack the inputs of each clustering as bits, 64 to a word.
+
+    Parameters
+    ----------
+    used : ndarray of shape (n_estimators, n_used)
+    n_inputs : int
+
+    Returns
+    -------
+    ndarray of shape (n_estimators, n_words), uint64
+    """
     flags = np.zeros((len(used), -(-n_inputs // 64) * 64), np.uint8)
     np.put_along_axis(flags, used, 1, axis=1)
     return np.packbits(flags, axis=1, bitorder="little").view(np.uint64)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _match_ranked(codes, starts, items, n_drawn, positions, none, bits, out):
+def _match_ranked(
+    codes: np.ndarray,
+    starts: np.ndarray,
+    items: np.ndarray,
+    n_drawn: int,
+    positions: np.ndarray,
+    none: int,
+    bits: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Rank the drawn rows that each row meets, and scan the ranks for each clustering.
+
+    ========= ========================= ======== ================================================
+    codes     (n_samples, n_inputs)     unsigned
+    starts    (n_inputs, n_codes + 1)   unsigned from `index_all`
+    items     (n_inputs, n_drawn)       unsigned from `index_all`
+    positions (n_drawn, n_estimators)   unsigned positions of the centroids, `none` where not drawn
+    none      scalar                    unsigned k
+    bits      (n_estimators, n_words)   uint64   from `pack_used`
+    out       (n_samples, n_estimators) unsigned written
+    ========= ========================= ======== ================================================
+    """
     n_samples, n_inputs = codes.shape
     n_estimators, n_words = bits.shape
     places = np.full(n_drawn, -1, np.int32)  # of a drawn row among those met
     met = np.empty(n_drawn, np.uint32)
-    shared = np.empty((n_drawn, n_words), np.uint64)  # the inputs in which a met row has the code of this row
+    shared = np.empty((n_drawn, n_words), np.uint64)  # inputs in which a drawn row has the code of this row
     totals = np.empty(n_drawn, np.int64)
     order = np.empty(n_drawn + 64, np.uint32)
     drawn = np.empty((-(-n_drawn // 64), n_estimators), np.uint64)  # a bit for each of 64 ranks
@@ -413,8 +560,15 @@ def _match_ranked(codes, starts, items, n_drawn, positions, none, bits, out):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _rank(shared, n_met, n_inputs, totals, order):
-    """Order the rows met by the number of codes shared, most first."""
+def _rank(shared: np.ndarray, n_met: int, n_inputs: int, totals: np.ndarray, order: np.ndarray) -> None:
+    """Order the drawn rows that a row meets by the number of codes shared, most first, by counting sort.
+
+    ====== ================== ====== ========================================
+    shared (n_drawn, n_words) uint64 the first n_met in use, as the next two
+    totals (n_drawn,)         int64  written: number of codes shared
+    order  (n_drawn + 64,)    uint32 written: places in the order of the ranks
+    ====== ================== ====== ========================================
+    """
     histogram = np.zeros(n_inputs + 2, np.int64)
     for place in range(n_met):
         total = 0
@@ -433,44 +587,81 @@ def _rank(shared, n_met, n_inputs, totals, order):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _mark_drawn(order, chunk, n_met, met, positions, none, drawn):
+def _mark_drawn(
+    order: np.ndarray, chunk: int, n_met: int, met: np.ndarray, positions: np.ndarray, none: int, drawn: np.ndarray
+) -> None:
+    """Mark which of 64 consecutive ranks each clustering drew.
+
+    ========= ======================= ======== ======================
+    order     (n_drawn + 64,)         uint32   from `_rank`
+    met       (n_drawn,)              uint32   drawn row of each place
+    positions (n_drawn, n_estimators) unsigned
+    drawn     (n_estimators,)         uint64   written: a bit per rank
+    ========= ======================= ======== ======================
+    """
     drawn[:] = 0
     for b in range(min(64, n_met - chunk * 64)):
-        line = positions[met[order[chunk * 64 + b]]]
+        position = positions[met[order[chunk * 64 + b]]]
         for v in range(len(drawn)):
-            drawn[v] |= uint64(line[v] != none) << uint64(b)
+            drawn[v] |= uint64(position[v] != none) << uint64(b)
 
 
 @intrinsic
-def popcount(typing_context, x):
+def popcount(typing_context: Any, x: Any) -> tuple[Any, Callable]:
     """Number of ones in a 64-bit word."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), generate
 
 
 @intrinsic
-def trailing_zeros(typing_context, x):
+def trailing_zeros(typing_context: Any, x: Any) -> tuple[Any, Callable]:
     """Place of the lowest one in a 64-bit word that is not zero."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
 
     return types.uint64(types.uint64), generate
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
-def _compare(line, code, bit, words):
-    for j in range(len(line)):
-        words[j] |= uint64(line[j] == code) << bit
+def match_compared(codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Codes of all clusterings for a few rows, by comparing each with all drawn rows.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_inputs)
+        Codes of the layer below, with a line for each row.
+    reference_codes : ndarray of shape (n_inputs, n_drawn)
+    rows : ndarray of shape (n_estimators, k)
+        The columns of `reference_codes` that each clustering drew.
+    bits : ndarray of shape (n_estimators, n_words), uint64
+        From `pack_used`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_estimators)
+    """
+    out = np.empty((len(codes), len(rows)), np.min_scalar_type(rows.shape[1] - 1))
+    _match_compared(codes, reference_codes, rows, bits, out)
+    return out
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _match_compared(codes, centroid_codes, rows, bits, out):
+def _compare(input_codes: np.ndarray, code: int, bit: int, words: np.ndarray) -> None:
+    """Mark where codes, of shape (n_rows,), equal a code: one bit of each word, of shape (n_words,), uint64."""
+    for j in range(len(input_codes)):
+        words[j] |= uint64(input_codes[j] == code) << bit
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _match_compared(
+    codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndarray, bits: np.ndarray, out: np.ndarray
+) -> None:
+    """Compare rows with all drawn rows; arrays as in `match_compared`, `out` of shape (n_samples, n_estimators)."""
     n_samples = len(codes)
-    n_inputs, n_drawn = centroid_codes.shape
+    n_inputs, n_drawn = reference_codes.shape
     n_estimators, n_words = bits.shape
     equal = np.empty((n_drawn, n_words), np.uint64)
     words = np.empty(_DENSE_ROWS, np.uint64)
@@ -480,7 +671,7 @@ def _match_compared(codes, centroid_codes, rows, bits, out):
             for w in range(n_words):
                 words[:] = 0
                 for u in range(w * 64, min(w * 64 + 64, n_inputs)):
-                    _compare(centroid_codes[u, first:last], codes[i, u], uint64(u) & uint64(63), words)
+                    _compare(reference_codes[u, first:last], codes[i, u], uint64(u) & uint64(63), words)
                 for j in range(last - first):
                     equal[first + j, w] = words[j]
         for v in range(n_estimators):
@@ -494,24 +685,3 @@ def _match_compared(codes, centroid_codes, rows, bits, out):
                     best = count
                     choice = j
             out[i, v] = choice
-
-
-def match_compared(codes, centroid_codes, rows, bits):
-    """Codes of all clusterings for a few rows, by comparing each with all drawn rows.
-
-    Parameters
-    ----------
-    codes : ndarray of shape (n_samples, n_inputs)
-    centroid_codes : ndarray of shape (n_inputs, n_drawn)
-    rows : ndarray of shape (n_estimators, k)
-        The columns of `centroid_codes` that each clustering drew.
-    bits : ndarray of shape (n_estimators, n_words), uint64
-        From `pack_used`.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_estimators)
-    """
-    out = np.empty((len(codes), len(rows)), np.min_scalar_type(rows.shape[1] - 1))
-    _match_compared(codes, centroid_codes, rows, bits, out)
-    return out

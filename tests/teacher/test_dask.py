@@ -1,4 +1,4 @@
-"""Fits on a cluster: the same bits as here, each large array sent once, and workers that die."""
+"""Fits on a Dask cluster: the same bits as in this process, each large array sent once, and workers that die."""
 
 import os
 import signal
@@ -17,12 +17,12 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from mbn import MultilayerBootstrapNetwork, bottom, layers, neighbors, parallel, tree
+from mbn import MultilayerBootstrapNetwork, assign_direct, assign_neighbors, layers, neighbors, parallel, tree
 
 distributed = pytest.importorskip("distributed")
 
 DIGITS = load_digits().data.astype(np.float32)
-# a cluster's own remarks while its workers start, die and stop are none of ours
+# Warnings of the cluster itself while its workers start, die and stop
 pytestmark = pytest.mark.filterwarnings("ignore:::distributed", "ignore::ResourceWarning", "ignore::RuntimeWarning")
 
 
@@ -41,22 +41,22 @@ def a_network(**settings):
 
 
 @pytest.mark.parametrize("settings", [{}, {"assignment": "direct", "k": [60, 20]}, {"max_samples": 700}])
-def test_a_cluster_gives_the_same_bits(client, settings, monkeypatch):
+def test_cluster_gives_the_same_bits(client, settings, monkeypatch):
     X = sparse.csr_array(DIGITS) if "k" in settings else DIGITS
     here = a_network(**settings).fit(X)
     Z, codes = here.transform(X), here.encode(X, one_hot=False)
     threads = a_network(n_jobs=2, **settings).fit(X)
     assert_array_equal(threads.transform(X), Z)
-    for kernel in ("assign_neighbors", "assign_direct"):  # tasks that ran in this process would fail
-        monkeypatch.setattr(bottom, kernel, None)
+    for module in (assign_neighbors, assign_direct):  # tasks that ran in this process would fail
+        monkeypatch.setattr(module, "nearest_centroids", None)
     with parallel_config(backend="dask"):
         there = a_network(**settings).fit(X)
         assert_array_equal(there.transform(X), Z)
         assert_array_equal(there.encode(X, one_hot=False), codes)
 
 
-def test_the_approximate_search_on_a_cluster(client, monkeypatch):
-    monkeypatch.setattr(neighbors, "_EXACT_OPERATIONS", 0)
+def test_approximate_search_on_cluster(client, monkeypatch):
+    monkeypatch.setattr(neighbors, "EXACT_OPERATIONS", 0)
     Z = a_network().fit_transform(DIGITS)
     monkeypatch.setattr(tree, "nearest_rows", None)  # as above
     with parallel_config(backend="dask"):
@@ -80,28 +80,28 @@ def sent(monkeypatch):
 def test_large_arrays_are_sent_once(client, sent):
     reference, tall = np.ones((300, 300)), sparse.csr_array(np.eye(500))
     with parallel_config(backend="dask"):
-        sums = [total for _, total in parallel.run(_sum_up, ([reference], tall), range(40), lambda i: (np.full(9, i),))]
+        sums = [total for _, total in parallel.run(sum_up, ([reference], tall), range(40), lambda i: (np.full(9, i),))]
     assert_array_equal(sums, 90000 + 500 + 9 * np.arange(40))
     assert sum(np.may_share_memory(array, reference) for array in sent) == 1
     assert len(sent) == 4  # the reference and the three arrays of the sparse matrix
 
 
-def test_what_consecutive_tasks_are_given_is_sent_once(client, sent):
+def test_array_of_consecutive_tasks_is_sent_once(client, sent):
     shared, first, second = np.ones((2, 50_000)), np.full((2, 50_000), 2.0), np.full((2, 50_000), 3.0)
-    assert min(array.nbytes for array in (shared, first, second)) > parallel._LARGE_BYTES
+    assert min(array.nbytes for array in (shared, first, second)) > parallel.LARGE_BYTES
     own = [first] * 6 + [second] * 6 + [shared] * 6
     with parallel_config(backend="dask"):
-        sums = [total for _, total in parallel.run(_sum_up, ([shared], np.zeros(3)), range(18), lambda i: (own[i],))]
+        sums = [total for _, total in parallel.run(sum_up, ([shared], np.zeros(3)), range(18), lambda i: (own[i],))]
     assert_array_equal(sums, 100_000 * np.repeat([3, 4, 2], 6))
     for array in (shared, first, second):
         assert sum(np.may_share_memory(array, other) for other in sent) == 1
 
 
-def _sum_up(shared, tall, own):
+def sum_up(shared, tall, own):
     return shared[0].sum() + tall.sum() + own.sum()
 
 
-def test_a_teacher_and_a_search_on_a_cluster(client):
+def test_distiller_and_grid_search_on_cluster(client):
     from distill import Distiller  # here, so that no worker has to load torch
 
     X = DIGITS[:300]
@@ -118,11 +118,11 @@ def _spread(model, X, y=None):
     return float(model.transform(X).std())
 
 
-def test_a_fit_survives_the_death_of_a_worker(tmp_path, monkeypatch):
+def test_fit_survives_the_death_of_a_worker(tmp_path, monkeypatch):
     X = DIGITS[:800]
     Z = a_network().fit_transform(X)
     marker = tmp_path / "killed"
-    match = layers._match_lines
+    match = layers.match_group
 
     with (
         warnings.catch_warnings(action="ignore"),
@@ -130,13 +130,13 @@ def test_a_fit_survives_the_death_of_a_worker(tmp_path, monkeypatch):
         distributed.Client(cluster),
         parallel_config(backend="dask"),
     ):
-        monkeypatch.setattr(layers, "_match_lines", _Deadly(match, marker))
+        monkeypatch.setattr(layers, "match_group", _Deadly(match, marker))
         assert_array_equal(a_network().fit_transform(X), Z)
     assert marker.exists()
 
 
 class _Deadly:
-    """Kills the worker that calls it first, and is the function itself afterwards."""
+    """Kills the first worker that calls it; afterwards it calls the function."""
 
     def __init__(self, function, marker):
         self.function, self.marker, self.parent = function, marker, os.getpid()
@@ -149,7 +149,7 @@ class _Deadly:
 
 
 @pytest.mark.parametrize("name", ["dask_map_blocks", "dask_map_partitions"])
-def test_a_student_labels_the_parts_of_a_dask_collection(name):
+def test_student_on_dask_collection(name):
     if name == "dask_map_partitions":
         pytest.importorskip("pandas")
         pytest.importorskip("pyarrow")

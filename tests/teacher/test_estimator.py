@@ -1,4 +1,4 @@
-"""The multilayer bootstrap network against brute force, and the promises its users rely on."""
+"""The multilayer bootstrap network against brute force, and its documented guarantees."""
 
 import pickle
 
@@ -16,7 +16,18 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.pipeline import make_pipeline
 
-from mbn import MultilayerBootstrapNetwork, accelerator, bottom, estimator, layers, neighbors, output, upper
+from mbn import (
+    MultilayerBootstrapNetwork,
+    accelerator,
+    assign_direct,
+    assign_neighbors,
+    estimator,
+    layers,
+    neighbors,
+    output,
+    upper,
+)
+from mbn.layers import LayerSettings
 from mbn.schedule import automatic_schedule, draw
 
 DIGITS = load_digits().data.astype(np.float32)
@@ -28,7 +39,7 @@ def codes_of(model, X):
     return columns - np.arange(model.n_estimators) * model.k_[-1]
 
 
-def brute_force_codes(X, schedule, n_estimators, max_features, entropy, metric="euclidean"):
+def brute_force_codes(X, schedule, n_estimators, max_features, seed, metric="euclidean"):
     """The paper's definition with loops, dense one-hot codes and float64; ties to the centroid drawn first."""
     X = X.astype(np.float64)
     n_samples, codes = len(X), None
@@ -37,7 +48,7 @@ def brute_force_codes(X, schedule, n_estimators, max_features, entropy, metric="
         n_used = max(1, round(max_features * n_inputs))
         new = np.empty((n_samples, n_estimators), int)
         for v in range(n_estimators):
-            rows, used = draw(entropy, layer, v, n_rows=n_samples, k=k, n_inputs=n_inputs, n_used=n_used)
+            rows, used = draw(seed, layer, v, n_rows=n_samples, k=k, n_inputs=n_inputs, n_used=n_used)
             if layer == 0:
                 part, centroids = X[:, used], X[rows][:, used]
                 if metric == "euclidean":
@@ -54,8 +65,9 @@ def brute_force_codes(X, schedule, n_estimators, max_features, entropy, metric="
     return codes
 
 
-def entropy_of(seed):
-    return int(np.random.RandomState(seed).randint(np.iinfo(np.int32).max))
+def assign_bottom(X, layer, metric, assignment, n_neighbors=64):
+    """Codes of prepared rows in a bottom layer."""
+    return layers.assign_bottom(X, layer, LayerSettings(len(layer.rows), 0.5, 0, metric, assignment, n_neighbors))
 
 
 @pytest.mark.parametrize("assignment", ["direct", "neighbors"])
@@ -69,7 +81,7 @@ def test_codes_equal_brute_force(assignment, metric):
     codes = codes_of(model, X)
     if metric == "cosine":
         X = X / np.linalg.norm(X, axis=1, keepdims=True).astype(np.float32)
-    expected = brute_force_codes(X, (70, 30, 9), 11, 0.5, entropy_of(3), metric)
+    expected = brute_force_codes(X, (70, 30, 9), 11, 0.5, model.seed_, metric)
     if metric == "euclidean":
         assert_array_equal(codes, expected)
     else:  # unit-length rows and quotients are rounded: a tie may break otherwise in float64
@@ -77,49 +89,49 @@ def test_codes_equal_brute_force(assignment, metric):
 
 
 @pytest.mark.parametrize("n_codes, n_inputs, n_drawn, k", [(40, 30, 200, 70), (3, 9, 50, 50), (500, 70, 300, 1)])
-def test_all_kernels_of_the_upper_layers_equal_the_one_hot_product(n_codes, n_inputs, n_drawn, k):
+def test_upper_kernels_equal_one_hot_product(n_codes, n_inputs, n_drawn, k):
     rng = np.random.default_rng(0)
     prototypes = rng.integers(0, n_codes, (20, n_inputs))
     codes = prototypes[rng.integers(0, 20, n_drawn + 40)]
     noise = rng.random(codes.shape) < 0.6
     codes = np.where(noise, rng.integers(0, n_codes, codes.shape), codes).astype(np.uint16)
-    centroid_codes = codes[:n_drawn]
+    reference_codes = codes[:n_drawn]
     n_estimators, n_used = 7, max(1, n_inputs // 2)
     rows = np.array([rng.permutation(n_drawn)[:k] for _ in range(n_estimators)])
     used = np.array([np.sort(rng.permutation(n_inputs)[:n_used]) for _ in range(n_estimators)])
 
     expected = np.empty((len(codes), n_estimators), int)
     for v in range(n_estimators):
-        shared = (codes[:, None, used[v]] == centroid_codes[rows[v]][None][:, :, used[v]]).sum(-1)
+        shared = (codes[:, None, used[v]] == reference_codes[rows[v]][None][:, :, used[v]]).sum(-1)
         expected[:, v] = shared.argmax(1)
 
-    lines, centroid_lines = np.ascontiguousarray(codes.T), np.ascontiguousarray(centroid_codes.T)
+    columns, reference_columns = np.ascontiguousarray(codes.T), np.ascontiguousarray(reference_codes.T)
     bits = upper.pack_used(used, n_inputs)
     assert np.bitwise_count(bits).sum() == used.size
-    positions = bottom.position_table(rows, n_drawn)
-    index = upper.index_all(centroid_lines, n_codes)
-    assert_array_equal(upper.match_compared(codes, centroid_lines, rows, bits), expected)
+    positions = assign_neighbors.position_table(rows, n_drawn)
+    index = upper.index_all(reference_columns, n_codes)
+    assert_array_equal(upper.match_compared(codes, reference_columns, rows, bits), expected)
     assert_array_equal(upper.match_ranked(codes, index, positions, k, bits), expected)
     for v in range(n_estimators):
         for match in (upper.match_indexed, upper.match_listed):
-            assert_array_equal(match(lines, centroid_lines, rows[v], used[v], n_codes), expected[:, v])
+            assert_array_equal(match(columns, reference_columns, rows[v], used[v], n_codes), expected[:, v])
         if n_codes <= 256:
-            few = lines.astype(np.uint8), centroid_lines.astype(np.uint8)
+            few = columns.astype(np.uint8), reference_columns.astype(np.uint8)
             assert_array_equal(upper.match_dense(*few, rows[v], used[v]), expected[:, v])
 
 
-def test_rows_that_share_no_code_get_the_centroid_drawn_first():
+def test_upper_kernels_choose_first_centroid_if_no_code_is_shared():
     codes = np.zeros((3, 8), np.uint16)
-    centroid_codes = np.ones((5, 8), np.uint16)
+    reference_codes = np.ones((5, 8), np.uint16)
     rows, used = np.array([[4, 2, 0]]), np.arange(4)[None]
-    bits, positions = upper.pack_used(used, 8), bottom.position_table(rows, 5)
-    index = upper.index_all(centroid_codes.T.copy(), 2)
+    bits, positions = upper.pack_used(used, 8), assign_neighbors.position_table(rows, 5)
+    index = upper.index_all(reference_codes.T.copy(), 2)
     assert_array_equal(upper.match_ranked(codes, index, positions, 3, bits), np.zeros((3, 1)))
     for match in (upper.match_indexed, upper.match_listed):
-        assert_array_equal(match(codes.T.copy(), centroid_codes.T.copy(), rows[0], used[0], 2), np.zeros(3))
+        assert_array_equal(match(codes.T.copy(), reference_codes.T.copy(), rows[0], used[0], 2), np.zeros(3))
 
 
-def test_more_inputs_than_a_byte_can_count():
+def test_upper_kernels_with_more_than_255_inputs():
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 2, (600, 60)).astype(np.uint16)
     rows = rng.permutation(60)[:20]
@@ -128,18 +140,20 @@ def test_more_inputs_than_a_byte_can_count():
         assert_array_equal(match(codes, codes, rows, np.arange(600), 2), expected)
 
 
-def test_length_of_lists():
+def test_mean_list():
     codes = np.array([[0, 3], [0, 3], [1, 3], [0, 3]], np.uint16)
-    assert upper.mean_list(codes) == pytest.approx(((3 * 3 + 1) / 4 + 4) / 2)  # three rows meet three, one itself
+    assert upper.mean_list(codes) == pytest.approx(
+        ((3 * 3 + 1) / 4 + 4) / 2
+    )  # three rows share with three, one with itself
 
 
-def test_tasks_suit_workers_and_take_no_longer_than_a_while():
-    assert [block.stop - block.start for block in layers._tasks(1000, 1)] == [167] * 5 + [165]
-    assert len(layers._tasks(100_000, 2)) == 13
-    assert len(layers._tasks(300, 2)) == 3
-    assert layers._tasks(10**6, 1)[0] == slice(0, 8192)
-    assert layers._tasks(10**6, 1, operations=10**9)[0] == slice(0, 500)
-    assert layers._tasks(10**6, 1, operations=10**12)[0] == slice(0, 128)
+def test_row_blocks_limit_rows_and_operations():
+    assert [block.stop - block.start for block in layers.row_blocks(1000, 1)] == [167] * 5 + [165]
+    assert len(layers.row_blocks(100_000, 2)) == 13
+    assert len(layers.row_blocks(300, 2)) == 3
+    assert layers.row_blocks(10**6, 1)[0] == slice(0, 8192)
+    assert layers.row_blocks(10**6, 1, operations=10**9)[0] == slice(0, 500)
+    assert layers.row_blocks(10**6, 1, operations=10**12)[0] == slice(0, 128)
 
 
 @pytest.mark.parametrize("as_sparse", [False, True])
@@ -150,19 +164,19 @@ def test_nearest_rows_equal_brute_force(metric, as_sparse):
     expected = np.sort(distances, axis=1)[:, :20]
     given = sparse.csr_array(X) if as_sparse else X
     rows = neighbors.nearest_rows(given, given, 20, metric)
-    assert_allclose(np.take_along_axis(distances, rows.astype(int), 1), expected)  # ties: any of the equal ones
+    assert_allclose(np.take_along_axis(distances, rows.astype(int), 1), expected)  # ties: any of the equal rows
     assert_array_equal(rows[5:6], neighbors.nearest_rows(given[5:6], given, 20, metric))
 
 
-def test_few_candidates_fall_back_on_all_centroids():
+def test_rows_without_drawn_candidates_are_compared_with_all_centroids():
     X = DIGITS[:400]
     settings = dict(n_estimators=20, k=[20, 15], random_state=0, n_clusters=8)
     model = MultilayerBootstrapNetwork(assignment="neighbors", n_neighbors=1, **settings).fit(X)
-    X, state = X[:, model._preparation.keep], model._layers[0]
-    codes = layers.assign_bottom(X, state, "euclidean", "neighbors", 1, None, "cpu")
-    expected = layers.assign_bottom(X, state, "euclidean", "direct", 1, None, "cpu")
-    only = neighbors.nearest_rows(X, state["reference"], 1)[:, 0]
-    alone = bottom.position_table(state["rows"], len(state["reference"]))[only]
+    X, layer = X[:, model.preparation_.keep], model.layers_[0]
+    codes = assign_bottom(X, layer, "euclidean", "neighbors", 1)
+    expected = assign_bottom(X, layer, "euclidean", "direct")
+    only = neighbors.nearest_rows(X, layer.reference, 1)[:, 0]
+    alone = assign_neighbors.position_table(layer.rows, len(layer.reference))[only]
     assert 0.02 < (alone == 20).mean() < 0.98
     assert_array_equal(codes, np.where(alone == 20, expected, alone))
 
@@ -170,14 +184,14 @@ def test_few_candidates_fall_back_on_all_centroids():
 def test_every_centroid_is_nearest_to_itself():
     X = np.random.default_rng(0).random((300, 6)).astype(np.float32)
     model = MultilayerBootstrapNetwork(n_estimators=15, n_clusters=3, random_state=0).fit(X)
-    state = model._layers[0]
-    codes = layers.assign_bottom(X, state, "euclidean", "neighbors", 64, None, "cpu")
-    for v, rows in enumerate(state["rows"]):
+    layer = model.layers_[0]
+    codes = assign_bottom(X, layer, "euclidean", "neighbors")
+    for v, rows in enumerate(layer.rows):
         assert_array_equal(codes[rows, v], np.arange(len(rows)))
 
 
 @pytest.mark.parametrize("assignment", ["direct", "neighbors"])
-def test_a_row_is_answered_alike_in_every_batch(assignment, monkeypatch):
+def test_transform_does_not_depend_on_batches(assignment, monkeypatch):
     rng = np.random.default_rng(0)
     X = rng.random((500, 13)).astype(np.float32) @ rng.random((13, 40)).astype(np.float32)
     model = MultilayerBootstrapNetwork(n_estimators=60, assignment=assignment, random_state=0, n_clusters=5).fit(X)
@@ -188,30 +202,30 @@ def test_a_row_is_answered_alike_in_every_batch(assignment, monkeypatch):
     for array in (np.asfortranarray(new), new.astype(np.float64), new[::-1][::-1]):
         assert_array_equal(model.transform(array), whole)
     codes = model.encode(new)
-    monkeypatch.setattr(layers, "_TRANSFORM_ROWS", 50)
+    monkeypatch.setattr(layers, "TRANSFORM_ROWS", 50)
     assert_array_equal(model.encode(new).indices, codes.indices)
-    monkeypatch.setattr(layers, "_TRANSFORM_LEAST_ROWS", 17)
-    monkeypatch.setattr(layers, "_LEAST_ROWS", 3)
-    monkeypatch.setattr(layers, "_MOST_ROWS", 17)
-    monkeypatch.setattr(upper, "_LISTED_VALUES", 700)
-    monkeypatch.setattr(bottom, "_DIRECT_ROWS", 11)
-    monkeypatch.setattr(neighbors, "_QUERY_ROWS", 5)
-    monkeypatch.setattr(neighbors, "_REFERENCE_ROWS", 101)
+    monkeypatch.setattr(layers, "TRANSFORM_LEAST_ROWS", 17)
+    monkeypatch.setattr(layers, "LEAST_ROWS", 3)
+    monkeypatch.setattr(layers, "MOST_ROWS", 17)
+    monkeypatch.setattr(upper, "LISTED_VALUES", 700)
+    monkeypatch.setattr(assign_direct, "DIRECT_ROWS", 11)
+    monkeypatch.setattr(neighbors, "QUERY_ROWS", 5)
+    monkeypatch.setattr(neighbors, "REFERENCE_ROWS", 101)
     assert_array_equal(model.transform(new), whole)
 
 
 @pytest.mark.parametrize("kernel", ["compared", "ranked", "listed", "indexed"])
-def test_every_kernel_gives_the_same_network(kernel, monkeypatch):
+def test_upper_kernels_give_the_same_network(kernel, monkeypatch):
     X = DIGITS[:300]
     expected = MultilayerBootstrapNetwork(n_estimators=30, random_state=0).fit_transform(X)
-    monkeypatch.setattr(layers, "_COMPARED_ROWS", 10**9 if kernel == "compared" else 0)
-    monkeypatch.setattr(layers, "_RANKED_LENGTH", np.inf if kernel == "ranked" else 0)
-    monkeypatch.setattr(layers, "_LISTED_CENTROIDS", 0 if kernel == "listed" else np.inf)
-    monkeypatch.setattr(layers, "_DENSE_CENTROIDS", 0)
+    monkeypatch.setattr(layers, "COMPARED_ROWS", 10**9 if kernel == "compared" else 0)
+    monkeypatch.setattr(layers, "RANKED_LENGTH", np.inf if kernel == "ranked" else 0)
+    monkeypatch.setattr(layers, "LISTED_CENTROIDS", 0 if kernel == "listed" else np.inf)
+    monkeypatch.setattr(layers, "DENSE_CENTROIDS", 0)
     assert_array_equal(MultilayerBootstrapNetwork(n_estimators=30, random_state=0).fit_transform(X), expected)
 
 
-def test_workers_and_backends_do_not_change_the_result():
+def test_result_does_not_depend_on_workers_or_backend():
     X = DIGITS[:400]
     expected = MultilayerBootstrapNetwork(n_estimators=24, random_state=5).fit_transform(X)
     assert_array_equal(MultilayerBootstrapNetwork(n_estimators=24, random_state=5, n_jobs=2).fit_transform(X), expected)
@@ -219,7 +233,7 @@ def test_workers_and_backends_do_not_change_the_result():
         assert_array_equal(MultilayerBootstrapNetwork(n_estimators=24, random_state=5).fit_transform(X), expected)
 
 
-def test_fit_transform_equals_fit_then_transform_and_a_refit():
+def test_fit_transform_equals_transform_after_fit_and_refit():
     for assignment in ("neighbors", "direct"):
         model = MultilayerBootstrapNetwork(n_estimators=30, assignment=assignment, random_state=1)
         Z = model.fit_transform(DIGITS)
@@ -228,7 +242,7 @@ def test_fit_transform_equals_fit_then_transform_and_a_refit():
         assert Z.dtype == np.float32 and Z.shape == (len(DIGITS), 10)
 
 
-def test_global_random_state_is_left_alone():
+def test_global_random_state_is_unchanged():
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
     MultilayerBootstrapNetwork(n_estimators=5, random_state=0).fit(DIGITS[:100])
@@ -243,15 +257,15 @@ def test_sparse_and_dense_rows_give_the_same_codes():
                 n_estimators=20, metric=metric, assignment=assignment, random_state=0, k=150, output="codes"
             )
             dense = model.fit_transform(X)
-            thin = clone(model).fit_transform(sparse.csr_matrix(X))
-            share = (dense.indices == thin.indices).mean()
-            assert share == 1 if metric == "euclidean" else share > 0.99  # cosine's rounding may break a tie
+            from_sparse = clone(model).fit_transform(sparse.csr_matrix(X))
+            fraction = (dense.indices == from_sparse.indices).mean()
+            assert fraction == 1 if metric == "euclidean" else fraction > 0.99  # cosine: rounding may break a tie
 
 
-@pytest.mark.parametrize("left_bytes", [output._LEFT_BYTES, 0])
-def test_components_are_those_of_the_dense_one_hot_matrix(left_bytes, monkeypatch):
-    monkeypatch.setattr(output, "_LEFT_BYTES", left_bytes)
-    monkeypatch.setattr(output, "_BLOCK", 1000)
+@pytest.mark.parametrize("left_bytes", [output.LEFT_BYTES, 0])
+def test_components_equal_pca_of_dense_one_hot_matrix(left_bytes, monkeypatch):
+    monkeypatch.setattr(output, "LEFT_BYTES", left_bytes)
+    monkeypatch.setattr(output, "BLOCK", 1000)
     model = MultilayerBootstrapNetwork(n_estimators=40, n_components=4, random_state=0)
     Z = model.fit_transform(DIGITS)
     one_hot = model.encode(DIGITS)
@@ -272,7 +286,7 @@ def test_codes_as_output():
     assert len(model.get_feature_names_out()) == Z.shape[1]
 
 
-def test_finds_the_digits():
+def test_clusters_of_digits():
     X, y = load_digits(return_X_y=True)
     scores = []
     for seed in range(3):
@@ -294,18 +308,18 @@ def test_schedule():
         MultilayerBootstrapNetwork(n_estimators=5, random_state=0).fit(DIGITS[:20])
 
 
-def test_direct_assignment_keeps_to_its_budget(monkeypatch):
-    monkeypatch.setattr(estimator, "_DIRECT_OPERATIONS", 1e8)
+def test_direct_assignment_limits_schedule_by_operations(monkeypatch):
+    monkeypatch.setattr(estimator, "DIRECT_OPERATIONS", 1e8)
     model = MultilayerBootstrapNetwork(assignment="direct", n_estimators=20, random_state=0).fit(DIGITS)
     assert model.k_[0] == int(1e8 / (1797 * 32 * 20 * 2))
 
 
-def test_assignment_is_chosen_by_the_candidates_to_be_expected():
+def test_auto_assignment_depends_on_expected_candidates():
     assert MultilayerBootstrapNetwork(n_estimators=3).fit(DIGITS).assignment_ == "neighbors"
     assert MultilayerBootstrapNetwork(n_estimators=3, k=100).fit(DIGITS).assignment_ == "direct"
 
 
-def test_neighbours_find_nearly_every_nearest_centroid():
+def test_assignment_by_neighbors_finds_nearly_all_nearest_centroids():
     settings = dict(n_estimators=40, k=[898], output="codes", random_state=0)
     direct = MultilayerBootstrapNetwork(assignment="direct", **settings).fit_transform(DIGITS)
     near = MultilayerBootstrapNetwork(assignment="neighbors", **settings).fit_transform(DIGITS)
@@ -313,23 +327,24 @@ def test_neighbours_find_nearly_every_nearest_centroid():
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "linear"])
-def test_doubtful_codes_look_at_more_neighbours(metric):
-    """Against the rule in float64: a code is clear if its cost lies CLEAR deviations below what a row beyond costs."""
+def test_doubtful_codes_use_further_candidates(metric):
+    """Against the rule in float64: a code is clear if its cost is CLEAR standard deviations below the expected one."""
     X = DIGITS / np.linalg.norm(DIGITS, axis=1, keepdims=True) if metric == "cosine" else DIGITS
-    random, n_first, n_used = np.random.default_rng(0), 24, 32
-    rows = np.stack([random.permutation(len(X))[:900] for _ in range(12)])
+    rng, n_first, n_used = np.random.default_rng(0), 24, 32
+    rows = np.stack([rng.permutation(len(X))[:900] for _ in range(12)])
     masks = np.zeros((64, 12), np.float32)
     for v in range(12):
-        masks[random.permutation(64)[:n_used], v] = 1
+        masks[rng.permutation(64)[:n_used], v] = 1
     near = neighbors.nearest_rows(X[:400], X, 72, "euclidean" if metric == "euclidean" else "linear")
-    positions = bottom.position_table(rows, len(X))
+    positions = assign_neighbors.position_table(rows, len(X))
     settings = (positions, rows, masks, metric)
-    found = bottom.assign_neighbors(X[:400], X, near, *settings, n_first)
+    found = assign_neighbors.nearest_centroids(X[:400], X, near, *settings, n_first)
     assert_array_equal(
-        found, bottom.assign_neighbors(sparse.csr_array(X[:400]), sparse.csr_array(X), near, *settings, n_first)
+        found,
+        assign_neighbors.nearest_centroids(sparse.csr_array(X[:400]), sparse.csr_array(X), near, *settings, n_first),
     )
-    direct = bottom.assign_direct(X[:400], X, rows, np.nonzero(masks.T)[1].reshape(12, n_used), metric).T
-    first = bottom.assign_neighbors(X[:400], X, near[:, :n_first], *settings)
+    direct = assign_direct.nearest_centroids(X[:400], X, rows, np.nonzero(masks.T)[1].reshape(12, n_used), metric).T
+    first = assign_neighbors.nearest_centroids(X[:400], X, near[:, :n_first], *settings)
     assert (first == direct).mean() + 0.01 < (found == direct).mean()
 
     wide, slope = X.astype(float), n_used / 64 if metric != "cosine" else np.sqrt(n_used / 64)
@@ -344,27 +359,26 @@ def test_doubtful_codes_look_at_more_neighbours(metric):
         own = np.where(positions[near[i]] == 900, np.inf, costs)
         best = own[:n_first].min(axis=0)
         usual = slope * totals[n_first - 1] + rest.mean(axis=0)
-        clear = usual - best >= float(bottom.CLEAR) * rest.std(axis=0)
+        clear = usual - best >= float(assign_neighbors.CLEAR) * rest.std(axis=0)
         own[n_first:, clear] = np.inf
         expected[i] = np.where(own == own.min(axis=0), positions[near[i]], 900).min(axis=0)  # ties: drawn first
     assert_array_equal(found[first != 900], expected[first != 900])
 
 
-def test_landmarks_are_the_only_centroids():
+def test_max_samples_limits_centroids():
     model = MultilayerBootstrapNetwork(n_estimators=30, max_samples=100, random_state=0, n_clusters=5).fit(DIGITS)
     assert model.k_[0] == 50
-    assert len(model._layers[0]["reference"]) <= 100
-    assert all(len(layer["codes"]) <= 100 for layer in model._layers[1:])
-    share = MultilayerBootstrapNetwork(n_estimators=5, max_samples=0.1, random_state=0).fit(DIGITS)
-    assert share.k_[0] == 89
+    assert all(len(layer.reference) <= 100 for layer in model.layers_)
+    fraction = MultilayerBootstrapNetwork(n_estimators=5, max_samples=0.1, random_state=0).fit(DIGITS)
+    assert fraction.k_[0] == 89
 
 
-def test_the_model_holds_each_drawn_row_once():
+def test_layer_holds_each_drawn_row_once():
     model = MultilayerBootstrapNetwork(n_estimators=10, k=[20], random_state=0).fit(DIGITS)
-    assert len(model._layers[0]["reference"]) == len(np.unique(model._layers[0]["rows"])) <= 200
+    assert len(model.layers_[0].reference) == len(np.unique(model.layers_[0].rows)) <= 200
 
 
-def test_cached_layers_are_not_computed_again(tmp_path, monkeypatch):
+def test_cached_layers_are_reused(tmp_path, monkeypatch):
     model = MultilayerBootstrapNetwork(n_estimators=10, memory=str(tmp_path), random_state=0)
     Z = model.fit_transform(DIGITS[:200])
     monkeypatch.setattr(layers, "assign_bottom", None)
@@ -390,32 +404,36 @@ def test_feature_names_and_pandas():
         model.transform(X[X.columns[::-1]])
 
 
-def test_progress_is_shown(capsys):
+def test_verbose(capsys):
     MultilayerBootstrapNetwork(n_estimators=5, k=[30, 20], random_state=0, verbose=1).fit(DIGITS[:100])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "layer 1 of 2, k=30" in lines[0]
 
 
-def test_the_torch_device_gives_the_same_codes():
+def test_torch_device_gives_the_same_codes():
     device = torch.device("cpu")
     X = DIGITS[:600]
     assert_array_equal(accelerator.nearest_rows(X, X, 30, "euclidean", device), neighbors.nearest_rows(X, X, 30))
-    state = MultilayerBootstrapNetwork(n_estimators=20, random_state=0, k=300).fit(X)._layers[0]
-    X, reference, rows, used = X[:, X.std(0) > 0], state["reference"], state["rows"], state["used"]
+    layer = MultilayerBootstrapNetwork(n_estimators=20, random_state=0, k=300).fit(X).layers_[0]
+    X, reference, rows, used = X[:, X.std(0) > 0], layer.reference, layer.rows, layer.used
     masks = np.zeros((X.shape[1], 20), np.float32)
     np.put_along_axis(masks, used.T.astype(int), 1, axis=0)
-    positions, near = bottom.position_table(rows, len(reference)), neighbors.nearest_rows(X, reference, 60)
-    found = accelerator.assign_neighbors(X, reference, near, positions, rows, masks, 15, device)
-    assert_array_equal(found, bottom.assign_neighbors(X, reference, near, positions, rows, masks, "euclidean", 15))
-    assert (found != bottom.assign_neighbors(X, reference, near[:, :15], positions, rows, masks, "euclidean")).any()
+    positions, near = assign_neighbors.position_table(rows, len(reference)), neighbors.nearest_rows(X, reference, 60)
+    found = accelerator.neighbor_codes(X, reference, near, positions, rows, masks, 15, device)
     assert_array_equal(
-        accelerator.assign_direct(X, reference, rows, used, device),
-        bottom.assign_direct(X, reference, rows, used, "euclidean"),
+        found, assign_neighbors.nearest_centroids(X, reference, near, positions, rows, masks, "euclidean", 15)
+    )
+    assert (
+        found != assign_neighbors.nearest_centroids(X, reference, near[:, :15], positions, rows, masks, "euclidean")
+    ).any()
+    assert_array_equal(
+        accelerator.direct_codes(X, reference, rows, used, device),
+        assign_direct.nearest_centroids(X, reference, rows, used, "euclidean"),
     )
 
 
 @pytest.mark.parametrize("factor, shift", [(1e30, 0), (1e-30, 0), (1, 1e4)])
-def test_scale_and_offset_do_not_matter(factor, shift):
+def test_clusters_do_not_depend_on_scale_and_offset(factor, shift):
     X, y = make_blobs(300, centers=4, n_features=5, random_state=0)
     X = X.round(2)
     model = MultilayerBootstrapNetwork(n_estimators=30, n_clusters=4, random_state=0)
@@ -424,7 +442,7 @@ def test_scale_and_offset_do_not_matter(factor, shift):
     assert normalized_mutual_info_score(y, labels) > 0.9
 
 
-def test_degenerate_rows():
+def test_degenerate_samples():
     one_feature = np.arange(60.0)[:, None]
     assert np.isfinite(MultilayerBootstrapNetwork(n_clusters=3, n_estimators=9).fit_transform(one_feature)).all()
     constant_feature = np.column_stack([DIGITS[:100, 2:6], np.full(100, 7)])
@@ -463,14 +481,14 @@ def test_degenerate_rows():
         ({"device": "cuda:77"}, DIGITS[:100], "device='cuda:77' cannot be used"),
     ],
 )
-def test_bad_input_is_named(parameters, X, message):
+def test_invalid_input_raises(parameters, X, message):
     model = MultilayerBootstrapNetwork(**parameters)
     with pytest.raises(ValueError, match=message):
         model.fit(X)
     assert not hasattr(model, "k_")
 
 
-def test_wrong_width_and_unfitted_use():
+def test_wrong_number_of_features_and_unfitted_use_raise():
     model = MultilayerBootstrapNetwork(n_estimators=3)
     with pytest.raises(ValueError, match="not fitted"):
         model.transform(DIGITS)

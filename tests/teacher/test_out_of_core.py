@@ -1,4 +1,4 @@
-"""Rows that do not fit in memory: read in blocks, answered in blocks."""
+"""Rows that do not fit in memory: read and transformed in blocks."""
 
 import tracemalloc
 
@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 
 from mbn import MultilayerBootstrapNetwork, in_blocks, rows
 from mbn.rows import Rows, fit_preparation
+from mbn.schedule import draw_landmarks
 
 DIGITS = load_digits().data
 
@@ -30,27 +31,26 @@ def on_disk(folder, X, name="X.npy"):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """Rows on disk, 16 MB as float32, and in other forms."""
+    """The same rows, 16 MB as float32, on disk and in other forms."""
     rng = np.random.default_rng(0)
     X = rng.integers(0, 5, (20_000, 200)) * (rng.random((20_000, 200)) < 0.2)
     folder = tmp_path_factory.mktemp("rows")
-    thin = sparse.csr_array(X.astype(float))
     return {
         "float64": on_disk(folder, X.astype(float), "double.npy"),
         "float32": on_disk(folder, X.astype(np.float32), "single.npy"),
         "uint8": on_disk(folder, X.astype(np.uint8), "bytes.npy"),
         "Fortran": np.asfortranarray(X.astype(np.float32)),
-        "CSR": thin,
+        "CSR": sparse.csr_array(X.astype(float)),
     }
 
 
 @pytest.mark.parametrize("kind", ["float64", "float32", "uint8", "Fortran", "CSR"])
-def test_rows_are_never_copied_whole(many, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "_READ_VALUES", 1 << 18)
+def test_rows_are_never_copied_as_a_whole(many, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "READ_VALUES", 1 << 18)
     X, few = many[kind], dict(n_clusters=4, n_estimators=6, n_neighbors=8, assignment="neighbors")
     out = open_memmap(tmp_path / "Z.npy", "w+", np.float32, (20_000, 4))
     with config_context(working_memory=8):
-        a_network(**few).fit(X[:1000]).transform(X[:1000])  # what is loaded once
+        a_network(**few).fit(X[:1000]).transform(X[:1000])  # loads kernels
         tracemalloc.start()
         model = a_network(**few).fit(X)
         assert model.transform(X, out=out) is out
@@ -60,7 +60,7 @@ def test_rows_are_never_copied_whole(many, kind, tmp_path, monkeypatch):
     assert peak < 20_000 * 200 * 4 / 4  # a quarter of the rows as float32; 1 to 2 MB when written
 
 
-def test_the_fit_looks_at_what_may_become_a_centroid(many, monkeypatch):
+def test_fit_reads_only_rows_that_may_become_centroids(many, monkeypatch):
     seen = []
     read = Rows.__getitem__
     monkeypatch.setattr(Rows, "__getitem__", lambda self, which: (seen.append(self.shape[0]), read(self, which))[1])
@@ -68,7 +68,7 @@ def test_the_fit_looks_at_what_may_become_a_centroid(many, monkeypatch):
     assert seen and max(seen) == 400
 
 
-def test_every_storage_gives_the_same_network(tmp_path):
+def test_network_does_not_depend_on_storage(tmp_path):
     X = DIGITS[:500]
     wide, narrow = on_disk(tmp_path, X, "wide.npy"), on_disk(tmp_path, X.astype(np.uint8), "narrow.npy")
     for settings in ({}, {"assignment": "direct", "k": 100}, {"max_samples": None}, {"metric": "cosine"}):
@@ -77,21 +77,21 @@ def test_every_storage_gives_the_same_network(tmp_path):
             assert_array_equal(a_network(**settings).fit(stored).transform(stored), expected)
 
 
-def test_float32_rows_that_all_may_be_centroids_are_the_model(tmp_path):
+def test_float32_rows_are_not_copied_into_the_model(tmp_path):
     X = on_disk(tmp_path, np.random.default_rng(0).random((500, 6), np.float32))
     model = MultilayerBootstrapNetwork(n_estimators=15, n_clusters=3, random_state=0).fit(X)
-    assert np.may_share_memory(model._layers[0]["reference"], X)
+    assert np.may_share_memory(model.layers_[0].reference, X)
 
 
-def test_max_samples_is_the_network_of_these_rows():
+def test_max_samples_equals_fit_on_the_drawn_rows():
     model = a_network().fit(DIGITS)
-    chosen = model._draw_landmarks(len(DIGITS), int(np.random.RandomState(0).randint(np.iinfo(np.int32).max)))
+    chosen = draw_landmarks(len(DIGITS), 400, model.seed_)
     smaller = MultilayerBootstrapNetwork(n_estimators=15, random_state=0).fit(DIGITS[chosen])
     assert_array_equal(model.transform(DIGITS), smaller.transform(DIGITS))
     assert_array_equal(a_network().fit_transform(DIGITS), model.transform(DIGITS))
 
 
-def test_codes_are_of_the_smallest_type():
+def test_codes_have_the_smallest_dtype():
     for n_centroids, dtype in ((20, np.uint8), (256, np.uint8), (257, np.uint16)):
         model = MultilayerBootstrapNetwork(n_estimators=5, k=[n_centroids], random_state=0).fit(DIGITS[:500])
         codes = model.encode(DIGITS, one_hot=False)
@@ -112,13 +112,13 @@ def test_codes_are_of_the_smallest_type():
         ([[0.0] * 10] * 500, "must be an array"),
     ],
 )
-def test_a_place_for_the_answer_that_does_not_fit(out, message):
+def test_out_of_wrong_shape_or_dtype_raises(out, message):
     model = a_network().fit(DIGITS)
     with pytest.raises(ValueError, match=message):
         model.transform(DIGITS[:500], out=out)
 
 
-def test_a_place_for_the_answer_that_cannot_be_used(tmp_path):
+def test_out_that_cannot_be_used_raises(tmp_path):
     model = a_network(output="codes").fit(DIGITS)
     with pytest.raises(ValueError, match="one_hot=False"):
         model.transform(DIGITS, out=np.empty((len(DIGITS), 15)))
@@ -130,21 +130,21 @@ def test_a_place_for_the_answer_that_cannot_be_used(tmp_path):
         model.encode(DIGITS, one_hot=False, out=np.empty((len(DIGITS), 15), bool))
 
 
-def test_any_method_in_blocks(tmp_path):
+def test_in_blocks(tmp_path):
     X = on_disk(tmp_path, DIGITS)
     teacher = make_pipeline(a_network(), KMeans(10, n_init=1, random_state=0)).fit(X)
     expected = teacher.predict(X)
     sizes, labels = [], np.empty(len(X), np.int32)
-    for block, answer in in_blocks(teacher.predict, X, n_rows=500):
-        sizes.append(len(answer))
-        labels[block] = answer
+    for block, predictions in in_blocks(teacher.predict, X, n_rows=500):
+        sizes.append(len(predictions))
+        labels[block] = predictions
     assert sizes == [500, 500, 500, 297]
     assert_array_equal(labels, expected)
     with pytest.raises(ValueError, match="n_rows=0 must be"):
         next(in_blocks(teacher.predict, X, n_rows=0))
 
 
-def test_numbers_too_large_for_float32_are_named():
+def test_values_too_large_for_float32_raise():
     X = DIGITS.copy()
     model = a_network().fit(X)
     X[-1, 5] = 1e300
@@ -153,7 +153,7 @@ def test_numbers_too_large_for_float32_are_named():
             call(X)
 
 
-def test_the_given_sparse_matrix_is_left_as_it_was():
+def test_sparse_input_is_unchanged():
     X = sparse.csr_array(DIGITS[:500])
     X.indices[: X.indptr[1]] = X.indices[: X.indptr[1]][::-1].copy()
     X.data[: X.indptr[1]] = X.data[: X.indptr[1]][::-1].copy()
@@ -164,18 +164,18 @@ def test_the_given_sparse_matrix_is_left_as_it_was():
     assert_array_equal(Z, a_network().fit(DIGITS[:500]).transform(DIGITS[:500]))
 
 
-def test_dense_rows_for_a_network_of_sparse_ones_and_the_reverse():
-    X, thin = DIGITS[:500], sparse.csr_matrix(DIGITS[:500])
+def test_dense_rows_after_fit_on_sparse_rows_and_the_reverse():
+    X, X_sparse = DIGITS[:500], sparse.csr_matrix(DIGITS[:500])
     for assignment in ("direct", "neighbors"):
-        dense, other = (a_network(assignment=assignment).fit(rows) for rows in (X, thin))
-        assert_array_equal(other.transform(X), dense.transform(thin))
+        dense, other = (a_network(assignment=assignment).fit(rows) for rows in (X, X_sparse))
+        assert_array_equal(other.transform(X), dense.transform(X_sparse))
         assert_array_equal(other.transform(X), dense.transform(X))
 
 
-def test_one_pass_finds_what_rows_need(monkeypatch):
+def test_preparation_does_not_depend_on_blocks(monkeypatch):
     X = np.column_stack([DIGITS[:, 2:9] + 1e4, np.full(len(DIGITS), 3.0)])
     whole = fit_preparation(X, "euclidean")
-    monkeypatch.setattr(rows, "_READ_VALUES", 100)
+    monkeypatch.setattr(rows, "READ_VALUES", 100)
     pieces = fit_preparation(X, "euclidean")
     assert_array_equal(pieces.keep, np.arange(7))
     assert_array_equal(pieces.mean, whole.mean)

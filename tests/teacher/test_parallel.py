@@ -1,7 +1,8 @@
-"""Tasks on workers that fail, get lost or never answer."""
+"""Tasks that fail, and workers that are lost or never return a result."""
 
 import threading
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mbn.parallel import blocks, run
 
 
 class Unreliable(ThreadingBackend):
-    """A backend that loses as many of the first tasks as `losses` says: with an error, or without a word."""
+    """A backend that loses the first `losses` tasks: with an error, or silently."""
 
     supports_sharedmem = False
     losses = 0
@@ -40,7 +41,7 @@ register_parallel_backend("unreliable", Unreliable)
 
 @pytest.fixture
 def unreliable(monkeypatch):
-    monkeypatch.setattr(parallel, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(parallel, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(Unreliable, "silent", False)
     with parallel_config(backend="unreliable", n_jobs=2):
         yield Unreliable
@@ -58,7 +59,7 @@ EXPECTED = [(number, 2 * number + 1) for number in range(20)]
 
 
 @pytest.mark.parametrize("n_jobs", [None, 1, 2, -1])
-def test_results_come_in_order(n_jobs):
+def test_results_are_in_order(n_jobs):
     assert doubled(n_jobs=n_jobs) == EXPECTED
 
 
@@ -69,7 +70,7 @@ def test_tasks_of_lost_workers_are_run_again(unreliable):
     assert len(warned) == 2
 
 
-def test_a_backend_without_workers_counts_as_one(unreliable, monkeypatch):
+def test_backend_without_workers_counts_as_one(unreliable, monkeypatch):
     monkeypatch.setattr(Unreliable, "effective_n_jobs", lambda self, n_jobs: 0)
     assert parallel.n_workers(None) == 1
 
@@ -80,14 +81,14 @@ def test_a_backend_without_workers_counts_as_one(unreliable, monkeypatch):
     assert parallel.n_workers(None) == 1
 
 
-def test_tasks_that_are_never_answered_are_run_again(unreliable, monkeypatch):
-    monkeypatch.setattr(parallel, "_PATIENCE_SECONDS", 0.1)
+def test_tasks_without_result_are_run_again(unreliable, monkeypatch):
+    monkeypatch.setattr(parallel, "PATIENCE_SECONDS", 0.1)
     unreliable.losses, unreliable.silent = 3, True
     with pytest.warns(UserWarning, match="No result for .* 20 of 20 tasks are run again"):
         assert doubled() == EXPECTED
 
 
-def test_the_backends_error_is_raised_with_a_hint_in_the_end(unreliable):
+def test_error_of_backend_is_raised_with_a_hint_after_all_attempts(unreliable):
     unreliable.losses = 1000
     with warnings.catch_warnings(action="ignore"), pytest.raises(ConnectionError, match="is gone") as raised:
         doubled()
@@ -101,27 +102,34 @@ def fail(number):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_an_error_of_a_task_is_raised_at_once(n_jobs):
+def test_error_of_task_is_raised_at_once(n_jobs):
     with warnings.catch_warnings(action="error"), pytest.raises(ValueError, match="no 0"):
         list(run(fail, (), range(4), lambda number: (number,), n_jobs=n_jobs))
 
 
+@dataclass(frozen=True)
+class Nested:
+    array: np.ndarray
+    number: float
+
+
 def describe(shared, number):
-    nested, thin = shared["nested"], shared["thin"]
-    writeable = nested[0].flags.writeable or thin.data.flags.writeable or number.flags.writeable
-    return nested[0].sum() + nested[1] + thin.sum() + number.sum(), writeable, type(thin)
+    nested, csr = shared["nested"], shared["csr"]
+    arrays = nested[0], csr.data, nested[2].array, number
+    total = nested[0].sum() + nested[1] + nested[2].array.sum() + nested[2].number + csr.sum() + number.sum()
+    return total, any(array.flags.writeable for array in arrays), type(csr)
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])
-def test_nested_arguments_arrive_whole_and_cannot_be_written_to(backend):
-    thin = sparse.csr_matrix(np.eye(6))
-    shared = {"nested": [np.ones(400_000), 2.0], "thin": thin}
+def test_nested_arguments_are_complete_and_read_only(backend):
+    csr = sparse.csr_matrix(np.eye(6))
+    shared = {"nested": [np.ones(400_000), 2.0, Nested(np.ones(300_000), 1.0)], "csr": csr}
     for n_jobs in (1, 2):
         with parallel_config(backend=backend, n_jobs=n_jobs):
             results = list(run(describe, (shared,), range(3), lambda number: (np.full(4, number),)))
-        assert [result for _, result in results] == [(400_008 + 4 * number, False, type(thin)) for number in range(3)]
+        assert [result for _, result in results] == [(700_009 + 4 * number, False, type(csr)) for number in range(3)]
     assert shared["nested"][0].flags.writeable
-    assert thin.data.flags.writeable
+    assert csr.data.flags.writeable
 
 
 def wait(seen, number):
@@ -130,7 +138,7 @@ def wait(seen, number):
     return number
 
 
-def test_a_few_tasks_are_prepared_ahead():
+def test_few_tasks_are_prepared_ahead():
     seen, taken, results = threading.Event(), [], []
     for key, _ in run(wait, (seen,), range(50), lambda number: (taken.append(number), number)[1:], n_jobs=2):
         if key == 0:

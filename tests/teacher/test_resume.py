@@ -1,4 +1,4 @@
-"""Fits that are killed, interrupted, or given a cache that cannot be used."""
+"""Fits that are killed or interrupted, or whose cache cannot be used."""
 
 import os
 import resource
@@ -29,7 +29,7 @@ Z = a_network().fit_transform(DIGITS)
 
 
 def layers_computed(monkeypatch):
-    """A list that grows with every layer that is computed and not read."""
+    """A list that grows with every layer that is computed and not read from a file."""
     computed = []
     for name in ("assign_bottom", "assign_upper"):
         function = getattr(layers, name)
@@ -56,7 +56,7 @@ def deadly(function, when):
         return function(*args)
     return wrapped
 os.replace = deadly(os.replace, "written, not yet renamed")
-checkpoint._pieces = deadly(checkpoint._pieces, "header known, nothing written")
+checkpoint.code_blocks = deadly(checkpoint.code_blocks, "header known, nothing written")
 checkpoint.Checkpoint.load = deadly(checkpoint.Checkpoint.load, "between layers")
 X = load_digits().data.astype(np.float32)[:600]
 MultilayerBootstrapNetwork(n_estimators=20, memory=sys.argv[1], random_state=0).fit(X)
@@ -67,7 +67,7 @@ MultilayerBootstrapNetwork(n_estimators=20, memory=sys.argv[1], random_state=0).
     "moment, count, finished",
     [("between layers", 4, 3), ("written, not yet renamed", 2, 1), ("header known, nothing written", 3, 2)],
 )
-def test_a_killed_fit_resumes_and_ends_alike(tmp_path, monkeypatch, moment, count, finished):
+def test_killed_fit_resumes_with_the_same_result(tmp_path, monkeypatch, moment, count, finished):
     killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, moment, str(count)])
     assert killed.returncode == -signal.SIGKILL
     assert len(files(tmp_path)) == finished
@@ -79,13 +79,15 @@ def test_a_killed_fit_resumes_and_ends_alike(tmp_path, monkeypatch, moment, coun
     assert_array_equal(clone(model).fit(DIGITS).transform(DIGITS), Z)
 
 
-def test_the_same_rows_in_another_form_are_the_same_rows(tmp_path, monkeypatch):
+def test_layers_are_found_for_other_forms_of_the_same_rows(tmp_path, monkeypatch):
     a_network(tmp_path).fit(DIGITS)
     computed = layers_computed(monkeypatch)
     for X in (DIGITS.astype(float), np.asfortranarray(DIGITS), DIGITS.astype(np.uint8)):
         a_network(joblib.Memory(tmp_path, verbose=0)).fit(X)
         assert not computed
-    a_network(str(tmp_path), n_components=3, output="codes", n_jobs=2).fit(DIGITS)  # no part of the layers
+    a_network(str(tmp_path), n_components=3, output="codes", n_jobs=2).fit(
+        DIGITS
+    )  # parameters that do not change the layers
     assert not computed
     longer = a_network(tmp_path, k=[*a_network().fit(DIGITS).k_, 10])
     del computed[:]
@@ -93,14 +95,14 @@ def test_the_same_rows_in_another_form_are_the_same_rows(tmp_path, monkeypatch):
     assert len(computed) == 1
 
 
-def test_sparse_rows_resume(tmp_path):
+def test_fit_on_sparse_rows_resumes(tmp_path):
     X = sparse.csr_matrix(DIGITS)
     expected = a_network(tmp_path).fit_transform(X)
     files(tmp_path)[-1].unlink()
     assert_array_equal(a_network(tmp_path).fit_transform(X), expected)
 
 
-def test_other_parameters_are_other_layers(tmp_path):
+def test_other_parameters_give_other_layers(tmp_path):
     a_network(tmp_path).fit(DIGITS)
     other = dict(max_features=0.7), dict(metric="cosine"), dict(random_state=1), dict(max_samples=500), dict(k=[200])
     for settings in other:
@@ -142,11 +144,11 @@ def exchanged(path):
         (other_version, "another version"),
         (other_numpy, "random numbers may differ"),
         (one_bit, "do not match its digest"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "not the size"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"!"), "not the size"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "its size is not"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"!"), "its size is not"),
         (lambda path: path.write_bytes(path.read_bytes()[:50]), "ends within its header"),
         (lambda path: path.write_bytes(b""), "ends within its first word"),
-        (lambda path: path.write_bytes(b"\x80\x04 what is this"), "no file of a layer"),
+        (lambda path: path.write_bytes(b"\x80\x04 what is this"), "not the file of a layer"),
         (lambda path: path.write_bytes(b"mbn-layer\n\x04\x00\x00\x00null"), "cannot be read"),
         (lambda path: path.write_bytes(b"mbn-layer\n\xff\xff\xff\xff"), "impossible length"),
         (exchanged, "other parameters"),
@@ -154,7 +156,7 @@ def exchanged(path):
     ],
 )
 @pytest.mark.filterwarnings("ignore:memory=.*cannot be written")
-def test_what_is_damaged_is_computed_again(tmp_path, monkeypatch, spoil, why):
+def test_damaged_layers_are_computed_again(tmp_path, monkeypatch, spoil, why):
     a_network(tmp_path).fit(DIGITS)
     spoil(files(tmp_path)[1])
     computed = layers_computed(monkeypatch)
@@ -162,21 +164,23 @@ def test_what_is_damaged_is_computed_again(tmp_path, monkeypatch, spoil, why):
         assert_array_equal(a_network(tmp_path).fit_transform(DIGITS), Z)
     assert len(computed) == 1
     if spoil is not a_folder:
-        with warnings.catch_warnings(action="error"):  # the file was replaced by a sound one
+        with warnings.catch_warnings(action="error"):  # the file was replaced by a valid one
             a_network(tmp_path).fit(DIGITS)
 
 
-def test_other_rows_are_computed_with_a_warning(tmp_path):
+def test_layers_of_other_rows_are_not_used(tmp_path):
     a_network(tmp_path).fit(DIGITS[::-1])
-    with pytest.warns(UserWarning, match="layer 1 is computed again: .*for other rows X"):
+    with pytest.warns(
+        UserWarning, match="layer 1 is computed again: .*the cached layers were computed for a different X"
+    ):
         assert_array_equal(a_network(tmp_path).fit_transform(DIGITS), Z)
     renamed = files(tmp_path)[0]
-    shutil.copy(renamed, files(tmp_path)[-1].parent / "0.layer")  # a name that nobody asks for
+    shutil.copy(renamed, files(tmp_path)[-1].parent / "0.layer")  # a name that is never used
     with warnings.catch_warnings(action="error"):
         assert_array_equal(a_network(tmp_path).fit_transform(DIGITS), Z)
 
 
-def test_any_damage_is_noticed(tmp_path):
+def test_any_damage_is_detected(tmp_path):
     """Files cut or changed anywhere are never taken for a layer."""
     kept = checkpoint.Checkpoint(tmp_path, np.eye(3))
     codes = np.arange(12, dtype=np.uint16).reshape(4, 3)
@@ -197,18 +201,18 @@ def test_any_damage_is_noticed(tmp_path):
     assert_array_equal(kept.load({"layer": 1}), codes)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="cannot be written .*goes on without"):
+    with pytest.warns(UserWarning, match="cannot be written .*continues without"):
         assert_array_equal(a_network(tmp_path / "file").fit_transform(DIGITS), Z)
 
 
-def test_a_full_disk(tmp_path):
+def test_full_disk(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # every write past 5000 bytes fails
-        with pytest.warns(UserWarning, match="cannot be written .*goes on without") as warned:
+        with pytest.warns(UserWarning, match="cannot be written .*continues without") as warned:
             assert_array_equal(a_network(tmp_path).fit_transform(DIGITS), Z)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -217,13 +221,13 @@ def test_a_full_disk(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_without_a_seed_nothing_is_kept(tmp_path):
+def test_nothing_is_kept_without_random_state(tmp_path):
     with pytest.warns(UserWarning, match="keeps nothing without a random_state"):
         a_network(tmp_path, random_state=None).fit(DIGITS)
     assert not files(tmp_path)
 
 
-def test_memory_of_another_kind_is_an_error():
+def test_memory_of_wrong_type_raises():
     with pytest.raises(ValueError, match="memory=3 must be"):
         a_network(3).fit(DIGITS)
 
@@ -238,7 +242,7 @@ def interrupts():
 
 @pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_an_interrupted_fit_leaves_the_estimator_as_it_was(tmp_path, monkeypatch, n_jobs):
+def test_interrupted_fit_leaves_the_estimator_unchanged(tmp_path, monkeypatch, n_jobs):
     fresh, fitted = a_network(tmp_path, n_jobs=n_jobs), a_network(n_jobs=n_jobs).fit(DIGITS)
     assign, calls = layers.assign_upper, []
 
@@ -261,7 +265,7 @@ def test_an_interrupted_fit_leaves_the_estimator_as_it_was(tmp_path, monkeypatch
     assert_array_equal(fresh.fit_transform(DIGITS), Z)
 
 
-def test_an_interrupt_while_a_layer_is_written(tmp_path, monkeypatch):
+def test_interrupt_while_a_layer_is_written(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""The benchmark of growth: its arithmetic, and that it runs."""
+"""The benchmark of growth with the number of rows: its arithmetic, and that it runs."""
 
 import gc
 import importlib.util
@@ -30,7 +30,7 @@ def test_exponents_are_slopes_in_logarithms(scale):
         {"rows": n, "fit": 1e-4 * n**1.3, "total": 2e-3 * n, "peak_gb": 0.2, "upper": 0.01} for n in (1e4, 1e5, 1e6)
     ]
     slopes = scale.exponents(runs)
-    assert slopes == pytest.approx({"fit": 1.3, "total": 1, "peak_gb": 0}, abs=1e-9)  # what takes no time has none
+    assert slopes == pytest.approx({"fit": 1.3, "total": 1, "peak_gb": 0}, abs=1e-9)  # none for stages without time
     assert scale.exponents(runs, least_rows=1e6) == {}
 
 
@@ -39,7 +39,7 @@ def test_memory_of_files_does_not_count(scale, tmp_path):
     with scale.PeakMemory() as memory:
         float(X.sum())
     assert memory.peak < 5e6 < X.nbytes
-    gc.collect()  # what earlier tests left must not go meanwhile
+    gc.collect()  # memory of earlier tests must not be freed meanwhile
     with scale.PeakMemory() as memory:
         held = np.ones(20_000_000)
     assert memory.peak > 0.9 * held.nbytes
