@@ -1,11 +1,12 @@
-"""CodebookCompressor on MNIST: bytes of real files against error, solvers and bits side by side.
+"""CodebookCompressor on MNIST: size of the files and error, for all solvers and 1 to 3 bits.
 
-(a) LeNet-300-100 trained with labels, for comparison with published rows: test error against the labels.
-(b) A student of an unlabelled MBN teacher, 784-256-64-10: agreement with the uncompressed student, ACC.
-(c) digits with scikit-learn's MLPClassifier: size against its joblib dump and against its raw float32 weights.
+(a) LeNet-300-100 trained with labels, for comparison with published results: test error.
+(b) A student of an unlabeled MBN teacher, 784-256-64-10: agreement with the uncompressed student, clustering accuracy
+    (ACC).
+(c) scikit-learn's MLPClassifier on digits: size relative to its joblib dump and to its raw float32 weights.
 
-Compression never sees a label. Its settings, BEST and PRICED below, are those that --choose finds on the last 10000
-training images, with networks and compression that know the first 50000 only.
+No compression uses labels. The settings, BEST and PRICED below, are those that --choose finds with the last 10000
+training images as validation set, and networks and compression fitted to the first 50000.
 
     python benchmarks/codebook.py --data DIR [--seeds 3] [--labels FILE] [--cache DIR] [--parts lenet,student,digits]
     python benchmarks/codebook.py --data DIR --choose [--labels FILE]
@@ -27,14 +28,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from distill import load
+from distill import CodebookCompressor, load
 from distill.compressors.base import network_of
-from distill.compressors.codebook.estimator import CodebookCompressor
+from distill.compressors.codebook.layers import relative_error
 from distill.runtime.forward import layer_outputs
 from distill.training.perceptron import initial_network
 
 RATES = (0.01, 0.03, 0.1)
-# What --choose compares: a scale for every neuron costs two bytes each, codes that move need many steps
+# Candidates of --choose. A scale for every neuron costs two bytes each; training codes needs many steps
 CANDIDATES = (
     {},
     {"train_codes": True, "n_calibration": None, "max_iter": 10},
@@ -42,8 +43,9 @@ CANDIDATES = (
     {"solver": "gradient", "n_groups": 512, "train_codes": True, "n_calibration": None, "max_iter": 20},
 )
 PRICED_CANDIDATES = ({}, {"n_calibration": None, "max_iter": 5})
-MOST_BYTES = {"lenet": {1: 34_500, 2: 68_000}, "student": {1: 28_500, 2: 56_000}}
-# And what it found
+# Size of packed codes and a few percent
+MAX_BYTES = {"lenet": {1: 34_500, 2: 68_000}, "student": {1: 28_500, 2: 56_000}}
+# Choices of --choose
 BEST = {
     "lenet": {1: CANDIDATES[3], 2: CANDIDATES[3]},
     "student": {1: CANDIDATES[2], 2: CANDIDATES[3]},
@@ -53,12 +55,10 @@ PRICED = {"lenet": PRICED_CANDIDATES[0], "student": PRICED_CANDIDATES[1]}
 
 def main():
     line = parser(__doc__, "codebook")
-    line.add_argument(
-        "--labels", type=Path, help="npz with train_labels and test_labels of an MBN teacher fitted before"
-    )
-    line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where trained networks are kept")
-    line.add_argument("--best", action="store_true", help="only what 1 and 2 bits give at their best")
-    line.add_argument("--choose", action="store_true", help="choose settings on validation images, and do no more")
+    line.add_argument("--labels", type=Path, help="npz with train_labels and test_labels of a fitted MBN teacher")
+    line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="cache of trained networks")
+    line.add_argument("--best", action="store_true", help="only the best settings of 1 and 2 bits")
+    line.add_argument("--choose", action="store_true", help="only choose settings on the validation set")
     line.add_argument("--parts", default="lenet,student,digits", help="which of lenet, student, digits to run")
     options = line.parse_args()
     memory = joblib.Memory(options.cache, verbose=0)
@@ -75,7 +75,7 @@ def main():
             results[part] = bench_student(X, y, X_test, y_test, options.seeds, memory, options.labels, options.best)
         if part == "digits":
             results[part] = bench_digits(options.seeds)
-        write_json(options.out, results)  # after every part, so that none is lost
+        write_json(options.out, results)  # after every part, so that an interruption loses no results
 
 
 # (a) LeNet-300-100 with labels
@@ -90,7 +90,7 @@ def bench_lenet(X, y, X_test, y_test, n_seeds, memory, best_only):
         for settings in settings_to_try("lenet", best_only):
             run = dict(measured(network, settings, seed, X=X, X_test=X_test, estimator=estimator))
             run["float_error"] = base
-            run["error"] = 100 * float(np.mean(run.pop("answers") != y_test))
+            run["error"] = 100 * float(np.mean(run.pop("predictions") != y_test))
             runs.append(run)
             print(
                 f"seed {seed} {name_of(settings)}: {run['bytes']} bytes, error {run['error']:.2f} (float {base:.2f}), "
@@ -102,7 +102,7 @@ def bench_lenet(X, y, X_test, y_test, n_seeds, memory, best_only):
     return runs
 
 
-# (b) the student of an unlabelled teacher
+# (b) the student of an unlabeled teacher
 
 
 def bench_student(X, y, X_test, y_test, n_seeds, memory, path, best_only):
@@ -110,30 +110,30 @@ def bench_student(X, y, X_test, y_test, n_seeds, memory, path, best_only):
     runs, measured = [], memory.cache(compress, ignore=["X", "X_test", "estimator"])
     for seed in range(n_seeds):
         student = memory.cache(fit_student)(X, labels, seed)
-        answers = student.predict(X_test)
+        expected = student.predict(X_test)
         for settings in settings_to_try("student", best_only):
             run = dict(measured(student.to_bytes(), settings, seed, X=X, X_test=X_test, estimator=student))
-            given = run.pop("answers")
-            run["agreement"] = 100 * float(np.mean(given == answers))
-            run["acc"] = 100 * clustering_accuracy(y_test, given)
-            run["float_acc"] = 100 * clustering_accuracy(y_test, answers)
-            run["agreement_with_teacher"] = 100 * float(np.mean(given == labels_test))
+            predictions = run.pop("predictions")
+            run["agreement"] = 100 * float(np.mean(predictions == expected))
+            run["acc"] = 100 * clustering_accuracy(y_test, predictions)
+            run["float_acc"] = 100 * clustering_accuracy(y_test, expected)
+            run["agreement_with_teacher"] = 100 * float(np.mean(predictions == labels_test))
             runs.append(run)
             print(
                 f"seed {seed} {name_of(settings)}: {run['bytes']} bytes, agreement {run['agreement']:.2f}, ACC "
                 f"{run['acc']:.2f} (float {run['float_acc']:.2f})",
                 flush=True,
             )
-    columns = ["unlabelled student", "bytes", "ratio", "agreement %", "ACC %", "loss", "output error", "fit s"]
-    print_runs("Held-out images, mean +- standard deviation over seeds", columns, runs, "agreement", "acc")
+    columns = ["unlabeled student", "bytes", "ratio", "agreement %", "ACC %", "loss", "output error", "fit s"]
+    print_runs("Test images, mean +- standard deviation over seeds", columns, runs, "agreement", "acc")
     return runs
 
 
-# what both do
+# shared by (a) and (b)
 
 
 def settings_to_try(part, best_only):
-    """Solvers and bits side by side; the best that 1 and 2 bits give; fewer bytes than packed codes have."""
+    """Yield the best settings of 1 and 2 bits; then all solvers and bits; then prices per bit."""
     for bits, best in BEST[part].items():
         yield {"solver": "cd", "bits": bits, **best}
     if best_only:
@@ -150,9 +150,9 @@ def settings_to_try(part, best_only):
 
 
 def compress(network, settings, seed, *, X, X_test, estimator):
-    """Compress a fitted estimator; return what the file is and what a fresh reader of it answers.
+    """Compress a fitted estimator; return measurements, and the predictions of the loaded file for X_test.
 
-    `network` is what the estimator is about, and looked up: a benchmark that was interrupted goes on where it was.
+    `network` identifies the estimator in the cache, so that an interrupted benchmark continues where it stopped.
     """
     compressor = CodebookCompressor(FrozenEstimator(estimator), random_state=seed, **settings)
     began = perf_counter()
@@ -171,18 +171,18 @@ def compress(network, settings, seed, *, X, X_test, estimator):
         "ratio": report["ratio"],
         "parts": report["bytes"],
         "entropy": [layer["entropy"] for layer in report["layers"]],
-        "output_error": held_out_errors(compressor, X_test),
+        "output_error": output_error(compressor, X_test),
         "seconds": took,
-        "answers": student.predict(X_test),
+        "predictions": student.predict(X_test),
     }
 
 
-def held_out_errors(compressor, X_test):
-    """Squared error of the last sums on test images, as a share of their variance."""
-    before, after = network_of(compressor.estimator_), compressor.network_
-    rows = X_test if before.offset is None else (X_test - before.offset) * before.scale
-    wanted, given = layer_outputs(before, rows)[-1], layer_outputs(after, rows)[-1]
-    return float(np.sum((wanted - given) ** 2) / np.sum((wanted - wanted.mean(axis=0)) ** 2))
+def output_error(compressor, X_test):
+    """Return the squared error of the last layer's outputs on test images, as a fraction of their variance."""
+    original = network_of(compressor.estimator_)
+    samples = original.scale_inputs(X_test)
+    targets, outputs = layer_outputs(original, samples)[-1], layer_outputs(compressor.network_, samples)[-1]
+    return relative_error(outputs, targets)
 
 
 def name_of(settings):
@@ -191,7 +191,7 @@ def name_of(settings):
         name += f", rate_weight {settings['rate_weight']:g}"
     if settings.get("train_codes"):
         name += ", codes trained"
-    return name + (", no training at the end" if settings.get("max_iter") == 0 else "")
+    return name + (", no final training" if settings.get("max_iter") == 0 else "")
 
 
 def print_runs(title, columns, runs, first, second):
@@ -219,11 +219,11 @@ def print_runs(title, columns, runs, first, second):
     table(title, columns, rows)
 
 
-# which settings: on training images alone
+# choice of settings, without the test images
 
 
 def choose_settings(X, y, memory, options):
-    """Choose for every network, and write down what was tried."""
+    """Choose settings for every network, and write all candidates to a JSON file."""
     found = {}
     for part in options.parts.split(","):
         if part in BEST:
@@ -232,26 +232,26 @@ def choose_settings(X, y, memory, options):
 
 
 def choose_for(part, images, memory, path):
-    """Compress with every candidate; judge on images that neither network nor compression has seen."""
-    X, y, X_judged, truth = images
+    """Compress with every candidate; return their errors on the validation set and the choices."""
+    X, y, X_validation, truth = images
     if part == "lenet":
         network = memory.cache(train_lenet)(X, y, 0)
         estimator = as_classifier(network, X, y)
     else:
-        labels, _ = teacher_labels(path, X, X_judged, memory)
+        labels, _ = teacher_labels(path, X, X_validation, memory)
         estimator = memory.cache(fit_student)(X, labels[: len(X)], 0)
-        network, truth = estimator.to_bytes(), estimator.predict(X_judged)
+        network, truth = estimator.to_bytes(), estimator.predict(X_validation)
     measured = memory.cache(compress, ignore=["X", "X_test", "estimator"])
 
     def attempt(settings):
-        run = measured(network, settings, 0, X=X, X_test=X_judged, estimator=estimator)
-        error = 100 * float(np.mean(run["answers"] != truth))
+        run = measured(network, settings, 0, X=X, X_test=X_validation, estimator=estimator)
+        error = 100 * float(np.mean(run["predictions"] != truth))
         return {"settings": settings, "error": error, "bytes": run["bytes"], "seconds": run["seconds"]}
 
-    found = {"uncompressed_error": 100 * float(np.mean(estimator.predict(X_judged) != truth))}
-    for bits, most_bytes in MOST_BYTES[part].items():
+    found = {"uncompressed_error": 100 * float(np.mean(estimator.predict(X_validation) != truth))}
+    for bits, max_bytes in MAX_BYTES[part].items():
         tried = [attempt({"solver": "cd", "bits": bits, **candidate}) for candidate in CANDIDATES]
-        found[f"{bits} bit"] = choose(f"{part}, {bits} bit", tried, most_bytes=most_bytes)
+        found[f"{bits} bit"] = choose(f"{part}, {bits} bit", tried, most_bytes=max_bytes)
     tried = [attempt({"solver": "cd", "bits": 2, "rate_weight": RATES[1], **more}) for more in PRICED_CANDIDATES]
     found["priced"] = choose(f"{part}, rate_weight {RATES[1]:g}", tried)
     return found
@@ -300,7 +300,7 @@ def bench_digits(n_seeds):
 
 
 def warm_up():
-    """Let every kernel compile, which happens once per machine."""
+    """Compile every kernel; the result is cached on disk."""
     X, y = load_digits(return_X_y=True)
     network = as_classifier(initial_arrays(), X, y)
     for solver in ("kmeans", "cd", "gradient"):
