@@ -67,7 +67,7 @@ class CodebookCompressor(Compressor):
         Number of epochs of the final training on the calibration samples, 0 or more. The result of the epoch with the
         smallest validation loss is kept.
     learning_rate_init : float, default=1e-3
-        Step size at the start of the final training, above 0, in units of the size of what is trained.
+        Step size at the start of the final training, above 0, relative to the size of the trained values.
     train_codes : bool, default=False
         Whether the final training moves codes too, to neighboring codewords. Useful with one or two bits, many samples
         (``n_calibration=None``) and 20 epochs or more. Cannot be combined with `max_bytes` or a `rate_weight`, which

@@ -38,7 +38,7 @@ class TuningSettings:
     max_iter : int
         Number of epochs, 0 or more.
     learning_rate : float
-        Step size at the start, in units of the size of what is trained.
+        Step size at the start, relative to the size of the trained values.
     train_codes : bool
         Whether codes move too.
     temperature : float
