@@ -9,12 +9,12 @@ from scipy.special import lambertw
 from torch.distributions import Normal, kl_divergence
 
 from distill.compressors.random_code.mean_kl import (
-    _SERIES,
+    SERIES,
     LogVariance,
     MeanKL,
     divergence,
     excess,
-    log_shares,
+    log_information,
     log_variance_slope,
     mean_and_log_variance,
     solve_log_variance,
@@ -24,14 +24,14 @@ from distill.compressors.random_code.mean_var import MeanVar
 
 
 def independent_divergence(mean, log_variance):
-    """Ask torch.distributions, in float64."""
-    mean, deviation = mean.detach().double(), torch.exp(0.5 * log_variance.detach().double())
-    return kl_divergence(Normal(mean, deviation), Normal(torch.zeros_like(mean), torch.ones_like(mean)))
+    """Return the divergence from torch.distributions, in float64."""
+    mean, std = mean.detach().double(), torch.exp(0.5 * log_variance.detach().double())
+    return kl_divergence(Normal(mean, std), Normal(torch.zeros_like(mean), torch.ones_like(mean)))
 
 
 def test_series_is_the_published_one():
     expected = [0, -1, -1 / 6, -1 / 36, -1 / 270, -1 / 4320, 1 / 17010]
-    np.testing.assert_allclose(_SERIES[:7], expected, rtol=1e-12)
+    np.testing.assert_allclose(SERIES[:7], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 3e-7), (torch.float64, 1e-14)])
@@ -82,7 +82,7 @@ def test_every_block_costs_its_budget(block_size, bits):
     for spread in (0.1, 5.0, 50.0):
         gamma = (torch.rand(50, block_size, generator=generator) * 2 - 1) * spread
         tau = (torch.rand(50, block_size, generator=generator) * 2 - 1) * 10
-        mean, log_variance = mean_and_log_variance(tau, log_shares(gamma, math.log(budget)))
+        mean, log_variance = mean_and_log_variance(tau, log_information(gamma, math.log(budget)))
         spent = independent_divergence(mean, log_variance).sum(dim=1)
         assert torch.allclose(spent, torch.full_like(spent, budget), rtol=1e-5)
         assert torch.allclose(divergence(mean, log_variance).sum(dim=1).double(), spent, rtol=1e-5)
@@ -96,7 +96,7 @@ def test_gradients_are_exact():
     gamma = (3 * torch.randn(4, 6, generator=generator, dtype=torch.float64)).requires_grad_()
 
     def family(tau, gamma):
-        return mean_and_log_variance(tau, log_shares(gamma, math.log(9.0)))
+        return mean_and_log_variance(tau, log_information(gamma, math.log(9.0)))
 
     assert torch.autograd.gradcheck(family, (tau, gamma))
 
@@ -106,10 +106,10 @@ def test_slope_at_zero_is_its_limit():
     assert torch.allclose(log_variance_slope(width, solve_log_variance(width)), -torch.ones(4, dtype=torch.float64))
 
 
-def test_gradients_stay_finite_where_shares_underflow():
+def test_gradients_are_finite_where_the_softmax_underflows():
     gamma = torch.linspace(-300, 300, 40).repeat(2, 1).requires_grad_()
     tau = torch.linspace(-20, 20, 40).repeat(2, 1).requires_grad_()
-    mean, log_variance = mean_and_log_variance(tau, log_shares(gamma, math.log(8.0)))
+    mean, log_variance = mean_and_log_variance(tau, log_information(gamma, math.log(8.0)))
     ((mean + 1) ** 2 + torch.exp(log_variance)).sum().backward()
     assert torch.isfinite(gamma.grad).all() and torch.isfinite(tau.grad).all()
 
@@ -127,13 +127,13 @@ class TestMeanKL:
         used[4:, -1] = False
         return torch.randn(6, 9, generator=generator) * 0.5, used
 
-    def test_starts_near_the_means_it_can_pay_for(self):
+    def test_starts_near_means_within_the_budget(self):
         means, used = self.blocks()
         posterior = MeanKL(means, used, budget=20.0)
         found, log_variance = posterior()
         assert torch.allclose(found[used], means[used], atol=1e-5)
         assert (found[~used] == 0).all() and (log_variance[~used] == 0).all()
-        # Means of 1e3 cannot be paid for with 20 nats: they are shortened and nothing breaks
+        # 20 nats do not suffice for means of 1e3: they are shortened
         shortened = MeanKL(means * 1e3, used, budget=20.0)()[0]
         assert torch.isfinite(shortened).all() and (shortened[used] * means[used] >= 0).all()
 
@@ -161,22 +161,34 @@ class TestMeanKL:
         assert torch.allclose(posterior.divergence(), torch.full((2,), 3.0))
 
 
+def test_penalty_weighs_divergences_and_counts_coded_blocks_as_on_budget():
+    means, used = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(3, 4, dtype=torch.bool)
+    coded = torch.tensor([False, True, False])
+    posterior = MeanVar(means, used, budget=6.0, penalty=0.5, rate=0.25)
+    penalty = posterior.penalty(coded)
+    spent = independent_divergence(*posterior()).sum(dim=1)
+    assert penalty.item() == pytest.approx(0.5 * (spent[0] + 6.0 + spent[2]).item(), rel=1e-5)
+    above = torch.tensor([spent[0] > 6, False, spent[2] > 6])
+    torch.testing.assert_close(posterior.penalties, torch.where(above, 0.5 * 1.25, 0.5 / 1.25))
+    penalty.backward()
+    assert posterior.mean.grad[0].any() and not posterior.mean.grad[1].any()
+    assert MeanKL(means, used, budget=6.0).penalty(coded).item() == 0
+
+
 def test_mean_var_penalties_steer_to_the_budget():
     generator = torch.Generator().manual_seed(2)
     used = torch.ones(5, 8, dtype=torch.bool)
     posterior = MeanVar(torch.randn(5, 8, generator=generator), used, budget=6.0, penalty=1e-3, rate=0.005)
     goal = torch.randn(5, 8, generator=generator)
     optimizer = torch.optim.Adam(posterior.parameters(), lr=0.02)
-    paid = []
+    divergences = []
     for _ in range(3000):
         optimizer.zero_grad()
         mean, log_variance = posterior()
-        spent = posterior.divergence()
-        paid.append(independent_divergence(mean, log_variance).sum(dim=1))
-        loss = ((mean - goal) ** 2 + torch.exp(log_variance)).sum() + (posterior.penalties * spent).sum()
-        loss.backward()
+        divergences.append(independent_divergence(mean, log_variance).sum(dim=1))
+        loss = ((mean - goal) ** 2 + torch.exp(log_variance)).sum()
+        (loss + posterior.penalty(torch.zeros(5, dtype=torch.bool))).backward()
         optimizer.step()
-        posterior.anneal(spent.detach())
-    # The penalties swing about the budget and never rest on it, which is what Mean-KL does away with
-    last = torch.stack(paid[-1000:])
+    # The divergences swing about the budget and never rest on it, unlike those of Mean-KL
+    last = torch.stack(divergences[-1000:])
     assert torch.allclose(last.mean(dim=0), torch.full((5,), 6.0, dtype=torch.float64), rtol=0.05)

@@ -27,9 +27,9 @@ LAYOUTS = {
 
 
 def fill(layout, seed=0):
-    random = np.random.default_rng(seed)
-    codes = random.integers(0, 1 << layout.bits_per_block, layout.n_blocks)
-    return codes, random.uniform(0.1, 2, (len(layout.shapes), 2)).astype(np.float16)
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 1 << layout.bits_per_block, layout.n_blocks)
+    return codes, rng.uniform(0.1, 2, (len(layout.shapes), 2)).astype(np.float16)
 
 
 def student(layout, seed=0):
@@ -64,7 +64,7 @@ class TestFile:
         assert reader.parts["scales"] == 4 * len(layout.shapes)
         assert sum(reader.parts.values()) == len(payload)
 
-    def test_what_was_written_is_read(self, layout):
+    def test_read_returns_what_encode_was_given(self, layout):
         codes, scales = fill(layout)
         found, read_codes, read_scales = read(Reader(encode(layout, codes, scales).payload), list(layout.shapes))
         assert found == layout
@@ -76,7 +76,7 @@ class TestFile:
             with pytest.raises(StudentFileError):
                 container.pack(network, [random_code.Section(RANDOM_CODE, payload)])
 
-    def test_bits_that_fill_up_must_be_zero(self):
+    def test_padding_bits_must_be_zero(self):
         layout = LAYOUTS["grid"]
         payload = bytearray(encode(layout, *fill(layout)).payload)
         assert layout.n_blocks * layout.bits_per_block % 8
@@ -95,7 +95,7 @@ class TestFile:
             decode(Reader(bytes(payload)), list(layout.shapes))
 
     @pytest.mark.parametrize("number", [b"\x00\x7c", b"\x00\x7e", b"\x00\xbc", b"\x00\x80"])
-    def test_scales_that_are_no_sizes_are_refused(self, number):
+    def test_negative_and_infinite_scales_are_refused(self, number):
         layout = LAYOUTS["one layer"]
         payload = bytearray(encode(layout, *fill(layout)).payload)
         payload[5:7] = number
@@ -149,7 +149,7 @@ class TestDecoder:
         weight = layout.layers(layout.numbers(fill(layout)[0]), np.ones((2, 2), np.float16))[0].weight
         assert len(np.unique(np.abs(weight))) == 100
 
-    def test_known_answers(self):
+    def test_weights_of_known_codes(self):
         found = {}
         for name, layout in LAYOUTS.items():
             digest = hashlib.sha256()
@@ -159,7 +159,7 @@ class TestDecoder:
             found[name] = digest.hexdigest()[:16]
         assert found == KNOWN
 
-    def test_needs_only_numpy_and_no_particular_process(self):
+    def test_decodes_alike_in_any_process_with_numpy_alone(self):
         script = (
             "import sys; sys.modules.update(torch=None, sklearn=None, scipy=None)\n"
             "import hashlib; from distill.codecs import container\n"
@@ -172,31 +172,31 @@ class TestDecoder:
         expected = hashlib.sha256(b"".join(a.tobytes() for a in network.weights + network.biases)).hexdigest()
         for threads in ("1", "2"):
             environment = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-            answer = subprocess.run(
+            run = subprocess.run(
                 [sys.executable, "-c", script], input=data, capture_output=True, check=True, env=environment
             )
-            assert answer.stdout.decode().strip() == expected
+            assert run.stdout.decode().strip() == expected
 
 
 class TestEncoder:
     layout = Layout(((20, 2),), (1,), 14, 6, seed=11)
 
     def posterior(self, kappa):
-        """Means and ln variances of 7 numbers worth `kappa` nats together, by bisection."""
-        random = np.random.default_rng(2)
-        mean = random.standard_normal(7) * np.sqrt(kappa) / 4
+        """Return means and ln variances of 7 numbers with a divergence of `kappa` nats, by bisection."""
+        rng = np.random.default_rng(2)
+        mean = rng.standard_normal(7) * np.sqrt(kappa) / 4
         low, high = 1e-12, 1.0
         for _ in range(200):
             variance = math.sqrt(low * high)
-            worth = 0.5 * (mean**2 + variance - 1 - math.log(variance)).sum()
-            low, high = (variance, high) if worth > kappa else (low, variance)
+            divergence = 0.5 * (mean**2 + variance - 1 - math.log(variance)).sum()
+            low, high = (variance, high) if divergence > kappa else (low, variance)
         return mean, np.full(7, math.log(variance))
 
     def test_log_weights_are_those_of_scipy(self):
         mean, log_variance = self.posterior(3.0)
         candidates = self.layout.candidates(2, 0, 50)
-        deviation = np.exp(0.5 * log_variance)
-        posterior = stats.norm.logpdf(candidates, mean, deviation).sum(axis=1)
+        std = np.exp(0.5 * log_variance)
+        posterior = stats.norm.logpdf(candidates, mean, std).sum(axis=1)
         prior = stats.norm.logpdf(candidates).sum(axis=1)
         for found, expected in (
             (log_weights(candidates, mean, log_variance), posterior - prior),
@@ -215,10 +215,10 @@ class TestEncoder:
                 code = choose(layout, block, mean, log_variance, "sample", seed=seed)
                 drawn.append(layout.candidates(block, code, code + 1)[0])
         drawn = np.array(drawn, dtype=np.float64)
-        deviation = np.exp(0.5 * log_variance)
-        error = (drawn.mean(axis=0) - mean) / (deviation / np.sqrt(len(drawn)))
+        std = np.exp(0.5 * log_variance)
+        error = (drawn.mean(axis=0) - mean) / (std / np.sqrt(len(drawn)))
         assert np.abs(error).max() < 4
-        ratio = drawn.var(axis=0) / deviation**2
+        ratio = drawn.var(axis=0) / std**2
         # Standard error of a variance from n draws is sqrt(2 / n)
         assert np.abs(ratio - 1).max() < 4.5 * math.sqrt(2 / len(drawn))
 
@@ -238,19 +238,19 @@ class TestEncoder:
         assert 1.0 < distance["sample"] < 1.8 and distance["nearest"] < 1.5
 
     @pytest.mark.parametrize("rule", ["sample", "argmax", "nearest"])
-    def test_pieces_do_not_matter(self, rule, monkeypatch):
+    def test_code_does_not_depend_on_chunk_size(self, rule, monkeypatch):
         mean, log_variance = self.posterior(9.0)
         whole = [choose(self.layout, block, mean, log_variance, rule) for block in range(6)]
         for size in (1, 100, 7 * 1000, 1 << 16):
             monkeypatch.setattr(selection, "CHUNK_VALUES", size if size > 1 else 7 * 50)
             assert [choose(self.layout, block, mean, log_variance, rule) for block in range(6)] == whole
 
-    def test_a_sharp_posterior_takes_the_nearest_candidate(self):
+    def test_every_rule_takes_the_nearest_candidate_of_a_sharp_posterior(self):
         target = self.layout.candidates(3, 12345, 12346)[0].astype(np.float64)
         for rule in ("sample", "argmax", "nearest"):
             assert choose(self.layout, 3, target, np.full(7, -30.0), rule) == 12345
 
-    def test_candidates_at_random_are_the_sequential_ones(self):
+    def test_random_access_to_candidates_equals_sequential(self):
         every = self.layout.candidates(4)
         assert every.shape == (1 << 14, 7)
         assert np.array_equal(self.layout.candidates(4, 700, 703), every[700:703])

@@ -1,4 +1,4 @@
-"""RandomCodeCompressor as people use it: budgets kept to the byte, what it wraps, what it refuses."""
+"""RandomCodeCompressor: files within the budget to the byte, wrapped estimators, errors, layouts."""
 
 import os
 import pickle
@@ -15,11 +15,18 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from distill import Distiller, load
 from distill.codecs import container
-from distill.codecs.random_code import encode
 from distill.compressors.base import network_of
 from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.random_code import learner as random_code_learner
-from distill.compressors.random_code.estimator import RandomCodeCompressor, _economy, starting_point
+from distill.compressors.random_code.estimator import RandomCodeCompressor
+from distill.compressors.random_code.layout_search import (
+    LayoutSettings,
+    allocate_numbers,
+    blank_network,
+    file_size,
+    search_layout,
+)
+from distill.compressors.random_code.learner import initial_means
 from distill.compressors.random_code.refinement import SharedNetwork
 
 DIGITS, CLASSES = load_digits(return_X_y=True)
@@ -48,7 +55,7 @@ def small(student):
 
 @pytest.mark.parametrize("max_bytes", [100, 101, 150, 217, 333])
 @pytest.mark.parametrize("bits_per_block", [4, 11, 13])
-def test_the_budget_holds_to_the_byte_and_is_used(student, max_bytes, bits_per_block, tmp_path):
+def test_file_uses_the_budget_to_the_byte(student, max_bytes, bits_per_block, tmp_path):
     changes = {"n_steps": 1, "n_steps_between_blocks": 0, "n_refinements": 0}
     compressor = compress(student, max_bytes=max_bytes, bits_per_block=bits_per_block, **changes)
     compressor.save(tmp_path / "a.student")
@@ -59,14 +66,13 @@ def test_the_budget_holds_to_the_byte_and_is_used(student, max_bytes, bits_per_b
 
 @pytest.mark.parametrize("bits_per_block", [4, 7, 12, 24])
 @pytest.mark.parametrize("changes", [{}, {"input_shape": (8, 8)}, {"hidden_layer_sizes": (9, 5)}, {"hash_factors": 3}])
-def test_no_budget_is_exceeded_or_left_unused(student, bits_per_block, changes):
-    network = network_of(student)
+def test_layouts_use_their_budget(student, bits_per_block, changes):
+    hidden_layer_sizes = changes.get("hidden_layer_sizes")
+    demands = {name: value for name, value in changes.items() if name != "hidden_layer_sizes"}
+    blank = blank_network(network_of(student), hidden_layer_sizes, 0)
     for max_bytes in range(90, 1500, 67):
-        compressor = RandomCodeCompressor(student, max_bytes=max_bytes, bits_per_block=bits_per_block, **changes)
-        smaller = compressor._blank(network, 0)
-        layout = compressor._plan(network, smaller, 0)
-        codes, scales = np.zeros(layout.n_blocks, np.int64), np.ones((len(layout.shapes), 2), np.float16)
-        size = len(container.pack(smaller, [encode(layout, codes, scales)]))
+        layout = search_layout(blank, LayoutSettings(max_bytes=max_bytes, bits_per_block=bits_per_block, **demands))
+        size = file_size(blank, layout)
         assert size <= max_bytes and (size > max_bytes - 5 or layout.n_blocks == layout.n_numbers)
 
 
@@ -77,7 +83,7 @@ def test_bits_per_weight_sets_the_size(student):
     assert compressor.report_["bytes"]["codes"] == -(-compressor.report_["n_blocks"] * 9 // 8)
 
 
-def test_small_and_still_right(small, student):
+def test_small_file_agrees_with_the_student(small, student):
     assert small.nbytes_ <= 400 < student.nbytes_ / 15
     assert np.mean(small.predict(DIGITS[TEST]) == student.predict(DIGITS[TEST])) > 0.8
     assert small.report_["agreement"] > 0.8
@@ -89,17 +95,17 @@ def test_the_file_predicts_the_same_in_a_fresh_process(small, tmp_path):
     script = (
         "import sys; sys.modules.update(torch=None, sklearn=None)\n"
         "import numpy as np; from distill.runtime import load\n"
-        "answer = load(sys.argv[1]).predict_proba(np.load(sys.argv[2]))\n"
-        "sys.stdout.buffer.write(answer.tobytes())"
+        "outputs = load(sys.argv[1]).predict_proba(np.load(sys.argv[2]))\n"
+        "sys.stdout.buffer.write(outputs.tobytes())"
     )
     for threads in ("1", "2"):
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         arguments = [sys.executable, "-c", script, str(tmp_path / "small.student"), str(tmp_path / "rows.npy")]
-        answer = subprocess.run(arguments, capture_output=True, check=True, env=environment).stdout
-        assert answer == small.predict_proba(DIGITS[TEST]).tobytes()
+        outputs = subprocess.run(arguments, capture_output=True, check=True, env=environment).stdout
+        assert outputs == small.predict_proba(DIGITS[TEST]).tobytes()
 
 
-def test_what_is_reported_is_recomputed_from_the_bytes(small):
+def test_network_is_decoded_from_the_bytes(small):
     network = container.decode(small.to_bytes()).network
     assert all(np.array_equal(*pair) for pair in zip(network.weights, small.network_.weights))
     assert small.score(DIGITS[TEST], small.predict(DIGITS[TEST])) == 1.0
@@ -107,7 +113,7 @@ def test_what_is_reported_is_recomputed_from_the_bytes(small):
     assert np.array_equal(pickle.loads(pickle.dumps(small)).predict(DIGITS), small.predict(DIGITS))
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(student):
+def test_bytes_depend_on_the_seed_and_not_on_threads(student):
     changes = {"max_bytes": 150, "n_steps": 40, "input_shape": (8, 8)}
     expected = compress(student, **changes).to_bytes()
     before = torch.get_num_threads()
@@ -120,16 +126,16 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(student):
     assert compress(student, random_state=1, **changes).to_bytes() != expected
 
 
-# what is wrapped
+# wrapped estimators
 
 
-def test_hidden_layers_of_its_own(student):
+def test_hidden_layer_sizes(student):
     compressor = compress(student, max_bytes=300, hidden_layer_sizes=(12, 6), input_shape=(8, 8))
     assert compressor.network_.layer_sizes == (64, 12, 6, 10)
     assert np.array_equal(compressor.classes_, student.classes_)
 
 
-def test_a_teacher_without_predict_gets_a_tiny_one():
+def test_teacher_without_predict():
     X, _ = make_blobs(400, centers=3, random_state=0)
     student = Distiller(DBSCAN(eps=1.0), hidden_layer_sizes=(16,), max_iter=60, random_state=0)
     compressor = RandomCodeCompressor(student, **{**QUICK, "max_bytes": 150}).fit(X)
@@ -138,7 +144,7 @@ def test_a_teacher_without_predict_gets_a_tiny_one():
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
-def test_numbers(activation):
+def test_regression(activation):
     X, y = load_diabetes(return_X_y=True)
     X = X / X.std(axis=0)
     network = MLPRegressor(hidden_layer_sizes=(12,), activation=activation, solver="lbfgs", max_iter=25, random_state=0)
@@ -146,9 +152,9 @@ def test_numbers(activation):
     with pytest.warns(UserWarning):
         network.fit(X, (y - y.mean()) / y.std())
     compressor = compress(network, X, max_bytes=250, n_steps=1000, batch_size=64)
-    wanted, found = network.predict(X), compressor.predict(X)
-    assert found.shape == wanted.shape
-    assert 1 - np.mean((found - wanted) ** 2) / wanted.var() > 0.7
+    expected, found = network.predict(X), compressor.predict(X)
+    assert found.shape == expected.shape
+    assert 1 - np.mean((found - expected) ** 2) / expected.var() > 0.7
 
 
 def test_an_mlp_classifier_and_another_compressor(student):
@@ -167,31 +173,36 @@ def test_mean_var_and_every_selection(student):
         assert compressor.report_["agreement"] > 0.3
 
 
-# refusals
+# errors
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"max_bytes": 20}, r"below the smallest possible file for this network, \d+ bytes"),
-        ({"max_bytes": 10**6}, "no compression"),
+        ({"max_bytes": 10**6}, r"not below the size of this network in float32, \d+ bytes"),
         ({"bits_per_block": 3}, "bits_per_block"),
         ({"bits_per_block": 25}, "bits_per_block"),
         ({"hash_factors": 10**5}, "hash_factors gives 100000 to layer 0, which holds 1536 numbers"),
         ({"hash_factors": (1, 2, 3)}, "one for every layer"),
         ({"hash_factors": 0}, "hash_factors"),
+        ({"hash_factors": (1, 0)}, "hash_factors"),
+        ({"hidden_layer_sizes": (8, 0)}, "hidden_layer_sizes"),
+        ({"input_shape": 64}, "'input_shape' parameter of RandomCodeCompressor must be"),
+        ({"n_frequencies": "many"}, "'n_frequencies' parameter of RandomCodeCompressor must be"),
+        ({"max_bytes": None}, "'max_bytes' parameter of RandomCodeCompressor must be"),
         ({"input_shape": (8, 9)}, "grid of 72 inputs"),
         ({"n_frequencies": 5}, "needs an input_shape"),
         ({"n_frequencies": 65, "input_shape": (8, 8)}, "needs an input_shape"),
-        ({"parameterization": "mean"}, "'mean-kl'"),
-        ({"selection": "best"}, "'argmax'"),
+        ({"parameterization": "mean"}, "'parameterization' parameter of .* must be .*'mean-kl'"),
+        ({"selection": "best"}, "'selection' parameter of .* must be .*'argmax'"),
         ({"kl_margin": 12.0}, "kl_margin"),
         ({"bits_per_weight": 0.0}, "bits_per_weight"),
         ({"temperature": 0.0}, "temperature"),
         ({"checkpoint": "x", "random_state": None}, "int as random_state"),
     ],
 )
-def test_what_cannot_be_done_is_said(student, changes, message, tmp_path, monkeypatch):
+def test_invalid_parameters(student, changes, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     compressor = RandomCodeCompressor(FrozenEstimator(student), **{**QUICK, "max_bytes": 400, **changes})
     with pytest.raises(ValueError, match=message):
@@ -206,7 +217,7 @@ def test_the_smallest_possible_file_is_possible(student):
     assert compress(student, max_bytes=least, n_steps=2).nbytes_ == least
 
 
-def test_scales_per_feature_that_fill_the_file_are_named():
+def test_error_names_scales_per_feature_that_fill_the_file():
     X = make_blobs(100, n_features=30, random_state=0)[0] * np.logspace(-3, 3, 30)
     student = Distiller(KMeans(3, n_init=1, random_state=0), hidden_layer_sizes=(8,), max_iter=5, random_state=0).fit(X)
     with pytest.raises(ValueError, match="input_scaling='common'"):
@@ -222,11 +233,11 @@ def test_weights_that_are_not_finite_are_refused():
         compress(network, y=CLASSES[TRAIN], max_bytes=300)
 
 
-def test_an_interrupted_fit_goes_on_and_gives_the_same_bytes(student, tmp_path, monkeypatch):
+def test_an_interrupted_fit_resumes_and_gives_the_same_bytes(student, tmp_path, monkeypatch):
     changes = {"max_bytes": 150, "n_steps": 60, "input_shape": (8, 8)}
     expected = compress(student, **changes).to_bytes()
-    monkeypatch.setattr(random_code_learner, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    code_block, calls = random_code_learner.Learner._code_block, []
+    monkeypatch.setattr(random_code_learner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    code_block, calls = random_code_learner.Learner.code_block, []
 
     def interrupted(self, block):
         calls.append(block)
@@ -234,37 +245,44 @@ def test_an_interrupted_fit_goes_on_and_gives_the_same_bytes(student, tmp_path, 
             raise KeyboardInterrupt
         code_block(self, block)
 
-    monkeypatch.setattr(random_code_learner.Learner, "_code_block", interrupted)
+    monkeypatch.setattr(random_code_learner.Learner, "code_block", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compress(student, checkpoint=tmp_path, **changes)
     with pytest.raises(ValueError, match="other rows, another wrapped network or other parameters"):
         compress(student, DIGITS[TRAIN][:-1], checkpoint=tmp_path, **changes)
-    monkeypatch.setattr(random_code_learner.Learner, "_code_block", code_block)
+    monkeypatch.setattr(random_code_learner.Learner, "code_block", code_block)
     monkeypatch.setattr(random_code_learner.Learner, "train", lambda self: self.done["steps"] == 60 or pytest.fail())
     assert compress(student, checkpoint=tmp_path, **changes).to_bytes() == expected
     assert not list(tmp_path.iterdir())
 
 
-# the plan
+# the layout
 
 
-def test_economy_spends_what_there_is():
+def test_allocated_numbers_use_the_bits():
     shapes = ((784, 300), (300, 100), (100, 10))
     for n_bits in (2000, 16000, 60000):
-        _, factors = _economy(shapes, False, n_bits, "auto", "auto")
-        numbers = sum(-(-rows * columns // factor) for (rows, columns), factor in zip(shapes, factors))
+        _, factors = allocate_numbers(shapes, False, n_bits, "auto", "auto")
+        numbers = sum(-(-n_inputs * n_outputs // factor) for (n_inputs, n_outputs), factor in zip(shapes, factors))
         assert 0.85 < numbers / (0.6 * n_bits) < 1.15 and factors[0] >= factors[1] >= factors[2]
-    assert _economy(shapes, False, 10**7, "auto", "auto")[1] == (1, 1, 1)
-    assert _economy(shapes, True, 16000, 64, "auto")[0] == 64
-    assert _economy(((784, 50), (50, 10)), True, 8000, "auto", "auto")[0] > 40
+    assert allocate_numbers(shapes, False, 10**7, "auto", "auto")[1] == (1, 1, 1)
+    assert allocate_numbers(shapes, True, 16000, 64, "auto")[0] == 64
+    assert allocate_numbers(((784, 50), (50, 10)), True, 8000, "auto", "auto")[0] > 40
 
 
-def test_the_start_is_the_wrapped_network_where_the_budget_allows(student):
-    compressor = RandomCodeCompressor(FrozenEstimator(student), max_bytes=5000, hash_factors=1)
+def test_initial_means_are_the_wrapped_network_where_the_budget_allows(student):
     network = network_of(student)
-    shared = SharedNetwork(compressor._plan(network, network, 0), network.activation)
-    means, log_scales = starting_point(shared, network)
+    layout = search_layout(network, LayoutSettings(max_bytes=5000, hash_factors=1))
+    shared = SharedNetwork(layout, network.activation)
+    means, log_scales = initial_means(shared, network)
     layers = shared.layers(means, log_scales.exp())
     for (weight, bias), expected_weight, expected_bias in zip(layers, network.weights, network.biases):
         torch.testing.assert_close(weight, torch.from_numpy(expected_weight))
         torch.testing.assert_close(bias, torch.from_numpy(expected_bias))
+
+
+def test_for_budget_is_the_candidate_of_auto_compressor(student):
+    compressor = RandomCodeCompressor.for_budget(student, 700, effort=0.5, hidden_layer_sizes=(9,), random_state=3)
+    expected = RandomCodeCompressor(student, max_bytes=700, n_steps=1000, hidden_layer_sizes=(9,), random_state=3)
+    assert compressor.get_params(deep=False) == expected.get_params(deep=False)
+    assert RandomCodeCompressor.for_budget(student, 700, effort=1e-9).n_steps == 1

@@ -1,6 +1,8 @@
-"""Choosing random codes: slopes and curvature against autograd, choices against brute force, resuming exactly."""
+"""Learning random codes: gradient and curvature against autograd, choices against brute force, exact resuming."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +10,8 @@ import torch
 
 from distill.codecs.random_code import Layout
 from distill.compressors.random_code import learner as random_code_learner
-from distill.compressors.random_code.learner import Learner, LearnerSettings
+from distill.compressors.random_code.learner import PARAMETERIZATIONS, Learner, LearnerSettings
 from distill.compressors.random_code.refinement import (
-    Rows,
     SharedNetwork,
     choose_together,
     curvature,
@@ -18,6 +19,9 @@ from distill.compressors.random_code.refinement import (
     mean_loss,
     tune_scales,
 )
+from distill.network import Network
+from distill.training.losses import DistillationLoss
+from distill.training.samples import DenseRows
 
 LAYOUTS = {
     "shared": Layout(((9, 6), (6, 5), (5, 3)), (3, 2, 1), 8, 12, seed=4),
@@ -29,14 +33,15 @@ OUTPUTS = ("softmax", "logistic", "identity")
 TEMPERATURE = 1.7
 
 
-def losses(output):
+def independent_loss(output, unit):
+    """Return the loss up to a constant, from torch's own functions."""
     square = TEMPERATURE**2
     if output == "softmax":
-        return lambda sums, targets: square * torch.nn.functional.cross_entropy(sums / TEMPERATURE, targets)
+        return lambda outputs, targets: square * torch.nn.functional.cross_entropy(outputs / TEMPERATURE, targets)
     if output == "logistic":
-        entropy = torch.nn.functional.binary_cross_entropy_with_logits
-        return lambda sums, targets: square * entropy(sums / TEMPERATURE, targets, reduction="none").sum(dim=1).mean()
-    return lambda sums, targets: torch.nn.functional.mse_loss(sums / 2, targets / 2)
+        entropy = torch.nn.BCEWithLogitsLoss(reduction="none")
+        return lambda outputs, targets: square * entropy(outputs / TEMPERATURE, targets).sum(dim=1).mean()
+    return lambda outputs, targets: torch.nn.functional.mse_loss(outputs / unit, targets / unit)
 
 
 def problem(layout, output="softmax", activation="tanh", n_rows=40, seed=0):
@@ -46,13 +51,11 @@ def problem(layout, output="softmax", activation="tanh", n_rows=40, seed=0):
     inputs = network.project(inputs.numpy())
     numbers = torch.randn(network.used.shape, generator=generator)
     scales = 0.2 + torch.rand(len(layout.shapes), 2, generator=generator)
-    # The answers of another network of the same layout, which can be learned
+    # The outputs of another network of the same layout, which can be learned
     other = network.layers(torch.randn(network.used.shape, generator=generator), torch.ones(len(layout.shapes), 2))
-    targets = 3 * network.outputs(inputs, other)
-    if output != "identity":
-        targets = torch.softmax(targets, dim=1)
-    rows = Rows(inputs, targets, losses(output), output, torch.tensor(2.0), TEMPERATURE)
-    return network, rows, numbers, scales
+    outputs = (3 * network.outputs(inputs, other)).numpy()
+    loss = DistillationLoss(Network((), (), output=output), outputs, TEMPERATURE)
+    return network, DenseRows(inputs, loss.targets(outputs)), loss, numbers, scales
 
 
 @pytest.fixture(params=LAYOUTS, ids=str)
@@ -60,8 +63,8 @@ def layout(request):
     return LAYOUTS[request.param]
 
 
-def test_torch_and_the_file_make_the_same_network(layout):
-    network, _, _, _ = problem(layout)
+def test_torch_and_the_file_give_the_same_network(layout):
+    network = problem(layout)[0]
     codes = np.random.default_rng(0).integers(0, 1 << layout.bits_per_block, layout.n_blocks)
     scales = np.linspace(0.5, 1, 2 * len(layout.shapes)).reshape(-1, 2).astype(np.float16)
     numbers = np.concatenate([layout.candidates(block, int(code), int(code) + 1) for block, code in enumerate(codes)])
@@ -90,44 +93,49 @@ def test_average_undoes_sharing(layout):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_gradient_is_the_directional_derivative(layout, output):
-    network, rows, numbers, scales = problem(layout, output)
-    value, gradient = loss_and_gradient(network, numbers, scales, rows)
-    assert value == pytest.approx(mean_loss(network, numbers, scales, rows), rel=1e-5)
+    network, samples, loss, numbers, scales = problem(layout, output)
+    value, gradient = loss_and_gradient(network, numbers, scales, samples, loss)
+    assert value == pytest.approx(mean_loss(network, numbers, scales, samples, loss), rel=1e-5)
     whole = numbers.clone().requires_grad_()
-    rows.loss(network.outputs(rows.inputs, network.layers(whole, scales)), rows.targets).backward()
+    inputs, targets = samples.tensors
+    independent = independent_loss(output, torch.from_numpy(loss.unit))
+    independent(network.outputs(inputs, network.layers(whole, scales)), targets).backward()
     torch.testing.assert_close(gradient, whole.grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "logistic"])
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_curvature_is_that_of_autograd(layout, output, activation):
-    network, rows, numbers, scales = problem(layout, output, activation, n_rows=7)
+    network, samples, loss, numbers, scales = problem(layout, output, activation, n_rows=7)
+    inputs, targets = samples.tensors
+    independent = independent_loss(output, torch.from_numpy(loss.unit))
     chosen = torch.nonzero(network.used[:4].reshape(-1))[:, 0]
 
     def outputs(values):
         moved = numbers.reshape(-1).index_copy(0, chosen, values).reshape(numbers.shape)
-        return network.outputs(rows.inputs, network.layers(moved, scales))
+        return network.outputs(inputs, network.layers(moved, scales))
 
     here = numbers.reshape(-1)[chosen]
-    slopes = torch.autograd.functional.jacobian(outputs, here)  # (rows, outputs, n)
-    sums = outputs(here)
+    jacobian = torch.autograd.functional.jacobian(outputs, here)  # (rows, outputs, n)
+    given = outputs(here)
     expected = torch.zeros(len(chosen), len(chosen))
     for row in range(7):
         second = torch.autograd.functional.hessian(
-            lambda value, row=row: rows.loss(value[None], rows.targets[row : row + 1]), sums[row]
+            lambda value, row=row: independent(value[None], targets[row : row + 1]), given[row]
         )
-        expected += slopes[row].T @ second @ slopes[row] / 7
-    torch.testing.assert_close(curvature(network, numbers, scales, chosen, rows), expected, rtol=1e-3, atol=1e-5)
+        expected += jacobian[row].T @ second @ jacobian[row] / 7
+    found = curvature(network, numbers, scales, chosen, inputs, loss)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 class TestChoice:
     layout = Layout(((4, 3),), (1,), 4, 5, seed=2)
 
     def model(self):
-        random = np.random.default_rng(3)
-        root = random.standard_normal((6, 6))
+        rng = np.random.default_rng(3)
+        root = rng.standard_normal((6, 6))
         current = [self.layout.candidates(block, 3, 4)[0].astype(float) for block in (0, 1)]
-        return [0, 1], current, 9 * random.standard_normal(6), root @ root.T
+        return [0, 1], current, 9 * rng.standard_normal(6), root @ root.T
 
     def value(self, moves, gradient, hessian):
         return gradient @ moves + 0.5 * moves @ hessian @ moves
@@ -161,12 +169,19 @@ class TestChoice:
         assert codes == [None, None] and not moves.any()
 
 
-def learner(layout, report=lambda message: False, **changes):
-    network, rows, numbers, _ = problem(layout, n_rows=200)
+def learner(layout, report=lambda message: False, parameterization="mean-kl", **changes):
+    network, samples, loss, numbers, _ = problem(layout, n_rows=200)
+    budget = layout.bits_per_block * math.log(2)
+    posterior = PARAMETERIZATIONS[parameterization](0.3 * numbers, network.used, budget)
+    log_scales = torch.zeros(len(layout.shapes), 2) - 1
     settings = LearnerSettings(
         **{"n_steps": 60, "n_steps_between_blocks": 2, "n_refinements": 2, "batch_size": 32, "seed": 5, **changes}
     )
-    return Learner(network, rows, rows, 0.3 * numbers, torch.zeros(len(layout.shapes), 2) - 1, settings, report)
+    return Learner(network, posterior, log_scales, samples, samples, loss, settings, report)
+
+
+def current_loss(state, scales):
+    return mean_loss(state.network, state.numbers, scales, state.samples, state.loss)
 
 
 class TestLearner:
@@ -174,7 +189,7 @@ class TestLearner:
         state = learner(layout)
         state.train()
         seen = {}
-        state._between = lambda message, share: seen.update(
+        state.checkpoint_and_report = lambda message, fraction: seen.update(
             {int(block): state.numbers[block].clone() for block in state.order[: state.done["blocks"]]}
             if not any(not torch.equal(state.numbers[block], value) for block, value in seen.items())
             else pytest.fail("a coded block has changed")
@@ -194,37 +209,37 @@ class TestLearner:
         state = learner(layout)
         state.train()
         state.code()
-        curve = [mean_loss(state.network, state.numbers, state.log_scales.detach().exp(), state.learned)]
-        state._between = lambda message, share: curve.append(
-            mean_loss(state.network, state.numbers, state.log_scales.detach().exp(), state.learned)
+        curve = [current_loss(state, state.log_scales.detach().exp())]
+        state.checkpoint_and_report = lambda message, fraction: curve.append(
+            current_loss(state, state.log_scales.detach().exp())
         )
-        state.settings = random_code_learner.replace(state.settings, n_refinements=1)
+        state.settings = replace(state.settings, n_refinements=1)
         state.refine()
         assert len(curve) > 1 and (np.diff(curve) <= 1e-6).all() and curve[-1] < 0.995 * curve[0]
 
     @pytest.mark.parametrize("parameterization", ["mean-kl", "mean-var"])
     def test_learns(self, layout, parameterization):
         state = learner(layout, parameterization=parameterization, n_steps=300)
-        before = mean_loss(state.network, torch.zeros_like(state.numbers), state.log_scales.exp(), state.learned)
+        before = current_loss(state, state.log_scales.exp())
         state.run()
         scales = torch.from_numpy(state.scales().astype(np.float32))
-        assert mean_loss(state.network, state.numbers, scales, state.learned) < 0.95 * before
+        assert current_loss(state, scales) < 0.95 * before
 
     @pytest.mark.parametrize("parameterization", ["mean-kl", "mean-var"])
     @pytest.mark.parametrize("after", [1, 37, 62, 66])
     def test_an_interrupted_run_ends_with_the_same_codes(self, layout, after, parameterization, tmp_path, monkeypatch):
         expected = learner(layout, parameterization=parameterization).run()
-        monkeypatch.setattr(random_code_learner, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        monkeypatch.setattr(random_code_learner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         state = learner(layout, parameterization=parameterization)
         state.resume(tmp_path, "the same")
-        count, between = itertools.count(1), state._between
+        count, report = itertools.count(1), state.checkpoint_and_report
 
-        def interrupted(message, share):
-            between(message, share)
+        def interrupted(message, fraction):
+            report(message, fraction)
             if next(count) == after:
                 raise KeyboardInterrupt
 
-        state._between = interrupted
+        state.checkpoint_and_report = interrupted
         try:
             state.run()
         except KeyboardInterrupt:
@@ -238,8 +253,8 @@ class TestLearner:
         state.forget()
         assert not list(tmp_path.iterdir())
 
-    def test_a_foreign_or_broken_checkpoint_is_refused_and_left(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(random_code_learner, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    def test_checkpoint_of_another_run_or_broken_is_refused_and_kept(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(random_code_learner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         layout = LAYOUTS["grid"]
         state = learner(layout)
         state.resume(tmp_path, "one")
@@ -254,16 +269,17 @@ class TestLearner:
             learner(layout).resume(tmp_path, "one")
         assert path.read_bytes() == kept[:100]
 
-    def test_a_callback_can_end_it_soon(self, layout):
-        said = []
-        state = learner(layout, lambda message: said.append(message) or len(said) == 3)
+    def test_a_callback_can_stop_it_early(self, layout):
+        messages = []
+        state = learner(layout, lambda message: messages.append(message) or len(messages) == 3)
         codes, _ = state.run()
         assert state.done["steps"] < 60 and state.done["blocks"] == layout.n_blocks and len(codes) == layout.n_blocks
-        assert all("s left" in message for message in said)
+        assert all("s left" in message for message in messages)
 
 
 def test_scales_are_tuned_downhill(layout):
-    network, rows, numbers, _ = problem(layout, n_rows=200)
+    network, samples, loss, numbers, _ = problem(layout, n_rows=200)
     start = torch.zeros(len(layout.shapes), 2)
-    tuned = tune_scales(network, numbers, start, rows, 200, torch.Generator().manual_seed(0))
-    assert mean_loss(network, numbers, tuned.exp(), rows) < mean_loss(network, numbers, start.exp(), rows)
+    tuned = tune_scales(network, numbers, start, samples, loss, 200, torch.Generator().manual_seed(0))
+    before = mean_loss(network, numbers, start.exp(), samples, loss)
+    assert mean_loss(network, numbers, tuned.exp(), samples, loss) < before

@@ -1,100 +1,107 @@
-"""A network in as many bytes as one likes: random weights that happen to be right, and which of them they are."""
+"""Minimal random code learning: compress a network to an exact number of bytes."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from numbers import Integral, Real
 
 import joblib
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_scalar
 
 from distill.codecs import container
 from distill.codecs import random_code as codec
 from distill.codecs.random_code import MAX_BITS, MIN_BITS, Layout
 from distill.compressors.base import Compressed, Compressor
-from distill.compressors.random_code.learner import REPORTS_PER_PART, Learner, LearnerSettings
-from distill.compressors.random_code.refinement import Rows, SharedNetwork
+from distill.compressors.random_code.layout_search import LayoutSettings, blank_network, search_layout
+from distill.compressors.random_code.learner import (
+    PARAMETERIZATIONS,
+    REPORTS_PER_PART,
+    Learner,
+    LearnerSettings,
+    distillation_samples,
+    fingerprint,
+    initial_posterior,
+)
+from distill.compressors.random_code.refinement import SharedNetwork
 from distill.network import Network
 from distill.runtime.forward import layer_outputs
 from distill.training.losses import DistillationLoss
-from distill.training.perceptron import initial_network
 from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
-_PARAMETERIZATIONS = ("mean-kl", "mean-var")
-_SELECTIONS = ("argmax", "sample", "nearest")
-_NUMBERS_PER_BIT = 0.6
-_FEWEST_FREQUENCIES = 16
-_N_SEEDS = 128  # a seed below it is one byte of the file
-_LEAST_SCALE = 1e-3
+# Training steps of a candidate of AutoCompressor with effort=1, a quarter of the default `n_steps`
+_STEPS_OF_CANDIDATES = 2000
 
 
 class RandomCodeCompressor(Compressor):
     """Compress a network to a given number of bytes.
 
-    The weights are cut into blocks. Reader and writer can make the same long list of random candidates for each block,
-    and the file says which to take: `bits_per_block` bits that stand for about ``bits_per_block / bits per weight``
-    weights. A Gaussian posterior whose information is exactly that many bits per block is trained on the outputs of the
-    wrapped network (no labels are needed), block after block is replaced by a candidate while the others go on
-    learning, and in the end the candidates are chosen again for the network as a whole.
+    The weights are cut into blocks. Encoder and decoder can generate the same long list of random candidates for each
+    block, and the file holds the index of one: `bits_per_block` bits, which determine about ``bits_per_block / bits per
+    weight`` weights. A Gaussian posterior whose information is exactly that many bits per block is trained on the
+    outputs of the wrapped network (no labels are needed). Block after block is then replaced by a candidate while the
+    others continue to learn, and at the end the candidates are chosen again for the network as a whole.
 
     Parameters
     ----------
     estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
         A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again.
     max_bytes : int, default=2000
-        The size that the file must not exceed, all included.
+        Largest size of the whole file.
     bits_per_weight : float or None, default=None
-        If given, the size follows from it instead: bits of all codes over the number of weights and biases.
+        If given, the size follows from it and `max_bytes` is ignored: bits of all codes over the number of weights and
+        biases.
     bits_per_block : int, default=12
-        4 to 24. Candidates double with every bit, and so does the time to choose among them.
+        4 to 24. The number of candidates, and the time to choose among them, doubles with every bit.
     parameterization : {"mean-kl", "mean-var"}, default="mean-kl"
-        "mean-kl" keeps the information of every block at its budget by construction; "mean-var" steers it there with
-        a penalty, for comparison.
+        "mean-kl" keeps the information of every block at its budget by construction; "mean-var", for comparison, steers
+        it there with a penalty.
     hidden_layer_sizes : sequence of int or None, default=None
-        Units of the hidden layers of the compressed network; None takes those of the wrapped one. A small file wants a
-        small network, which may imitate a large one.
+        Units of the hidden layers of the compressed network; None takes those of the wrapped one. Small files call for
+        small networks, which may learn from a large one.
     input_shape : sequence of int or None, default=None
-        Extents of the grid that the features are: ``(28, 28)`` for images of that size, ``(500,)`` for a spectrum.
-        The first layer's weights are then sums of the slowest waves over the grid, and far fewer numbers make them.
+        Extents of the grid that the features form: ``(28, 28)`` for images of that size, ``(500,)`` for a spectrum.
+        The weights of a unit of the first layer are then a sum of the cosine waves of the lowest frequencies over the
+        grid, and take far fewer random numbers.
     n_frequencies : int or "auto", default="auto"
-        How many waves, with `input_shape`.
+        Number of waves; needs `input_shape`.
     hash_factors : int, sequence of int or "auto", default="auto"
-        How many weights of a layer share a number, for all layers or one for each; 1 for none.
+        Number of weights that share a random number, for all layers or one for each; 1 for no sharing.
     n_steps : int, default=8000
         Training steps before the first block is coded.
     n_steps_between_blocks : int, default=5
         Training steps after every block.
     n_refinements : int, default=2
-        How often all codes are chosen again, at most; it ends when held-out rows no longer gain.
+        Largest number of times that all codes are chosen again; it ends when the validation loss no longer falls.
     selection : {"argmax", "sample", "nearest"}, default="argmax"
-        How a block's candidate is first chosen: the most probable under importance sampling, a draw of importance
-        sampling, or the most probable under the posterior.
+        First choice of a block's candidate: that of the largest importance weight; for comparison a draw of importance
+        sampling, or the candidate most probable under the posterior.
     kl_margin : float, default=0.0
-        Bits by which a block's information stays below `bits_per_block`.
+        Bits by which a block's information stays below `bits_per_block`, 0 to ``bits_per_block - 1``. For comparison.
     temperature : float, default=2.0
-        What outputs are divided by before they become probabilities that are imitated, above 0. At 1 only likely labels
-        count.
+        Divisor of logits before they become probabilities in the loss, above 0. At 1 only likely labels count.
     batch_size : int, default=256
+        Samples in a training step, drawn with replacement.
     learning_rate_init : float, default=2e-2
-        Adam's, for shares of information; other parameters have fixed fractions of it.
+        Adam's initial learning rate for the logits of the information; other parameters have fixed fractions of it.
     checkpoint : str, path or None, default=None
-        A directory. If it is given, the state of the work is saved there every 20 seconds, an interrupted fit goes on
-        where it was, with the same bytes as result, and the saved state is deleted at the end. (What is wrapped is
-        fitted anew, unless `memory` or FrozenEstimator keeps it; `random_state` must be an int.)
+        Directory in which the state of the fit is saved every 20 seconds. An interrupted fit resumes there and gives
+        the same bytes; the saved state is deleted at the end. (The wrapped estimator is fitted again, unless `memory`
+        or FrozenEstimator keeps it.) Needs an int as `random_state`.
     n_calibration : int or None, default=None
-        How many rows are looked at; None for all.
+        Number of samples drawn for training and validation; None for all.
     validation_fraction : float, default=0.1
-        Share of them that is held out, between 0 and 1.
+        Fraction of them that is the validation set, between 0 and 1.
     memory : str, joblib.Memory or None, default=None
-        Where the fitted wrapped estimator is kept, so that a grid over the parameters here fits it once.
+        Cache of the fitted wrapped estimator, so that a grid over the parameters here fits it once.
     random_state : int, RandomState instance or None, default=None
-        Of the candidates, of training, and of every `random_state` inside `estimator` that is None.
+        Seed of candidates and training, and of every `random_state` inside `estimator` that is None.
     verbose : int, default=0
-        1 prints how far the work is and how long it will take.
+        1 prints progress and the remaining time.
 
     Attributes
     ----------
@@ -103,22 +110,30 @@ class RandomCodeCompressor(Compressor):
     network_ : Network
         The compressed network as NumPy arrays, decoded from the bytes of the student file.
     classes_ : ndarray of shape (n_classes,)
-        The labels, where the answers are labels.
+        Class labels; for classification only.
     labels_ : ndarray of shape (n_samples,)
-        Labels of the rows of the fit; where a clusterer is imitated.
+        Labels of the samples of the fit; where a clusterer is imitated.
     nbytes_ : int
-        Size of the student file.
+        Size of the student file in bytes.
     report_ : dict
-        Where its bytes are; "agreement": the share of held-out rows with the label that the wrapped network gives, or
-        the explained variance of its numbers; "loss" on held-out rows; "n_blocks", "n_numbers" (random numbers that
-        make all weights), "hash_factors" and "n_frequencies" as used.
+        Sizes of the parts of the file in bytes, and on the validation set "agreement", the fidelity to the wrapped
+        network (accuracy for classification, R^2 for regression), and "loss". Of the layout "n_blocks", "n_numbers"
+        (random numbers of which all weights are made), "hash_factors" and "n_frequencies" (None without a grid).
     n_features_in_ : int
+        Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Where X had names.
+        Names of the features; where X had names.
 
     See Also
     --------
-    CodebookCompressor : More bytes, and a faster fit.
+    CodebookCompressor : Larger files and a faster fit, from a codebook for each layer.
+    AutoCompressor : Choose among compressors for a budget.
+
+    Notes
+    -----
+    The cost of a fit is dominated by `n_steps` training steps, by ``2 ** bits_per_block`` candidates for each block,
+    and by the refinements, each of which evaluates all samples once per group of blocks. Decoding generates a single
+    candidate for each block.
 
     References
     ----------
@@ -143,6 +158,31 @@ class RandomCodeCompressor(Compressor):
     >>> small.nbytes_ <= 250 and small.score(X) > 0.8
     True
     """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        **Compressor._parameter_constraints,
+        "max_bytes": [Interval(Integral, 1, None, closed="left")],
+        "bits_per_weight": [Interval(Real, 0, None, closed="neither"), None],
+        "bits_per_block": [Interval(Integral, MIN_BITS, MAX_BITS, closed="both")],
+        "parameterization": [StrOptions(set(PARAMETERIZATIONS))],
+        "hidden_layer_sizes": ["array-like", None],
+        "input_shape": ["array-like", None],
+        "n_frequencies": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "hash_factors": [Interval(Integral, 1, None, closed="left"), "array-like", StrOptions({"auto"})],
+        "n_steps": [Interval(Integral, 1, None, closed="left")],
+        "n_steps_between_blocks": [Interval(Integral, 0, None, closed="left")],
+        "n_refinements": [Interval(Integral, 0, None, closed="left")],
+        "selection": [StrOptions({"argmax", "sample", "nearest"})],
+        "kl_margin": [Interval(Real, 0, None, closed="left")],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "checkpoint": [str, os.PathLike, None],
+    }
+
+    # AutoCompressor tries narrower networks only: random codes of a wide one take long and are not better
+    narrow_bits: tuple[float, ...] = (6.0,)
+    trains_own_network: bool = True
 
     def __init__(
         self,
@@ -195,33 +235,45 @@ class RandomCodeCompressor(Compressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_parameters(self) -> None:
-        for name, choices in (("parameterization", _PARAMETERIZATIONS), ("selection", _SELECTIONS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
-        check_scalar(self.max_bytes, "max_bytes", Integral, min_val=1)
-        if self.bits_per_weight is not None:
-            check_scalar(self.bits_per_weight, "bits_per_weight", Real, min_val=0, include_boundaries="neither")
-        check_scalar(self.bits_per_block, "bits_per_block", Integral, min_val=MIN_BITS, max_val=MAX_BITS)
-        for size in self.hidden_layer_sizes or ():
-            check_scalar(size, "hidden_layer_sizes", Integral, min_val=1)
-        for extent in self.input_shape or ():
-            check_scalar(extent, "input_shape", Integral, min_val=1)
-        if self.n_frequencies != "auto":
-            check_scalar(self.n_frequencies, "n_frequencies", Integral, min_val=1)
-        if self.hash_factors != "auto":
-            for factor in (self.hash_factors,) if isinstance(self.hash_factors, Real) else self.hash_factors:
-                check_scalar(factor, "hash_factors", Integral, min_val=1)
-        for name, least in (("n_steps", 1), ("n_steps_between_blocks", 0), ("n_refinements", 0), ("batch_size", 1)):
-            check_scalar(getattr(self, name), name, Integral, min_val=least)
-        check_scalar(self.kl_margin, "kl_margin", Real, min_val=0, max_val=self.bits_per_block - 1)
-        for name in ("temperature", "learning_rate_init"):
-            check_scalar(getattr(self, name), name, Real, min_val=0, include_boundaries="neither")
-        if self.n_calibration is not None:
-            check_scalar(self.n_calibration, "n_calibration", Integral, min_val=2)
-        check_scalar(
-            self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
+    @classmethod
+    def for_budget(
+        cls,
+        estimator: BaseEstimator,
+        max_bytes: int,
+        effort: float = 1.0,
+        hidden_layer_sizes: Sequence[int] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> "RandomCodeCompressor":
+        """Return the unfitted compressor that AutoCompressor tries.
+
+        Parameters
+        ----------
+        estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
+        max_bytes : int
+        effort : float, default=1.0
+            Multiplies the training steps, above 0.
+        hidden_layer_sizes : sequence of int or None, default=None
+            Of a narrower network.
+        random_state : int, RandomState instance or None, default=None
+
+        Returns
+        -------
+        RandomCodeCompressor
+        """
+        return cls(
+            estimator,
+            max_bytes=max_bytes,
+            hidden_layer_sizes=hidden_layer_sizes,
+            n_steps=max(1, round(_STEPS_OF_CANDIDATES * float(effort))),
+            random_state=random_state,
         )
+
+    def _check_parameters(self) -> None:
+        for name in ("hidden_layer_sizes", "input_shape", "hash_factors"):
+            value = getattr(self, name)
+            for entry in () if value is None or np.ndim(value) == 0 else value:
+                check_scalar(entry, name, Integral, min_val=1)
+        check_scalar(self.kl_margin, "kl_margin", Real, max_val=self.bits_per_block - 1)
         if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise ValueError(
                 f"checkpoint needs an int as random_state, got {self.random_state!r}: without it an interrupted fit "
@@ -232,201 +284,55 @@ class RandomCodeCompressor(Compressor):
         return REPORTS_PER_PART * (2 + int(self.n_refinements))
 
     def _compress(self, network: Network, calibration: Calibration, stage: Stage) -> Compressed:
-        smaller = self._blank(network, calibration.seed)
-        layout = self._plan(network, smaller, calibration.seed)
-        settings = LearnerSettings(
-            self.parameterization,
-            int(self.n_steps),
-            int(self.n_steps_between_blocks),
-            int(self.n_refinements),
-            int(self.batch_size),
-            float(self.learning_rate_init),
-            self.selection,
-            float(self.kl_margin),
-            calibration.seed,
-        )
-        shared = SharedNetwork(layout, smaller.activation)
-        imitation, learned, held_out = _rows(network, shared, calibration, float(self.temperature))
-        start = network if smaller.layer_sizes == network.layer_sizes else smaller
-        means, log_scales = starting_point(shared, start, settings.kl_margin)
-        learner = Learner(shared, learned, held_out, means, log_scales, settings, stage.step)
+        blank = blank_network(network, self.hidden_layer_sizes, calibration.seed)
+        layout = search_layout(blank, self._layout_settings(calibration.seed))
+        shared = SharedNetwork(layout, blank.activation)
+        loss, samples, validation_samples = distillation_samples(network, shared, calibration, float(self.temperature))
+        start = network if blank.layer_sizes == network.layer_sizes else blank
+        posterior, log_scales = initial_posterior(shared, start, self.parameterization, float(self.kl_margin))
+        settings = self._learner_settings(calibration.seed)
+        learner = Learner(shared, posterior, log_scales, samples, validation_samples, loss, settings, stage.step)
         if self.checkpoint is not None:
-            learner.resume(self.checkpoint, _fingerprint(learner, network, calibration))
+            others = (self.parameterization, float(self.kl_margin), float(self.temperature))
+            run = fingerprint(network, calibration, astuple(layout), astuple(settings), *others)
+            learner.resume(self.checkpoint, run)
         codes, scales = learner.run()
         learner.forget()
-        data = container.pack(smaller, [codec.encode(layout, codes, scales)])
-        wanted = layer_outputs(network, calibration.validation)[-1]
-        answered = layer_outputs(container.decode(data).network, calibration.validation)[-1]
-        report = {
-            "agreement": imitation.fidelity(wanted, answered),
-            "loss": float(imitation(torch.from_numpy(answered), imitation.targets(wanted))),
-            "n_blocks": layout.n_blocks,
-            "n_numbers": layout.n_numbers,
-            "hash_factors": layout.hash_factors,
-            "n_frequencies": layout.n_frequencies or None,
-        }
-        return Compressed(data, report)
+        data = container.pack(blank, [codec.encode(layout, codes, scales)])
+        return Compressed(data, _report(data, layout, network, loss, calibration.validation))
 
-    def _blank(self, network: Network, seed: int) -> Network:
-        """Return a network of the shape that is to be compressed, with weights at random."""
-        inside = network.layer_sizes[1:-1] if self.hidden_layer_sizes is None else tuple(self.hidden_layer_sizes)
-        sizes = (network.n_features, *map(int, inside), network.layer_sizes[-1])
-        blank = initial_network(sizes, network.activation, seed)
-        return replace(network, weights=blank.weights, biases=blank.biases)
+    def _layout_settings(self, seed: int) -> LayoutSettings:
+        return LayoutSettings(
+            max_bytes=int(self.max_bytes),
+            bits_per_weight=self.bits_per_weight,
+            bits_per_block=int(self.bits_per_block),
+            input_shape=() if self.input_shape is None else tuple(map(int, self.input_shape)),
+            n_frequencies=self.n_frequencies,
+            hash_factors=self.hash_factors,
+            seed=seed,
+        )
 
-    def _plan(self, network: Network, smaller: Network, seed: int) -> Layout:
-        """Choose the layout: as many blocks as fit into the budget."""
-        n_layers, n_features = len(smaller.weights), network.n_features
-        input_shape = tuple(int(extent) for extent in self.input_shape or ())
-        if input_shape and np.prod(input_shape) != n_features:
-            raise ValueError(
-                f"input_shape={input_shape} is a grid of {np.prod(input_shape)} inputs, and X has {n_features} features"
-            )
-        if self.n_frequencies != "auto" and not (input_shape and self.n_frequencies <= n_features):
-            raise ValueError(
-                f"n_frequencies={self.n_frequencies} needs an input_shape of at least as many inputs, got "
-                f"input_shape={self.input_shape!r} for {n_features} features"
-            )
-        factors = self.hash_factors
-        if factors != "auto":
-            factors = (factors,) * n_layers if isinstance(factors, Real) else tuple(factors)
-            if len(factors) != n_layers:
-                raise ValueError(
-                    f"hash_factors={self.hash_factors!r} must be one number or {n_layers}, one for every layer"
-                )
-
-        def plan(n_blocks: int) -> Layout:
-            shapes = tuple(weight.shape for weight in smaller.weights)
-            frequencies, hashes = _economy(
-                shapes, bool(input_shape), n_blocks * self.bits_per_block, self.n_frequencies, factors
-            )
-            layout = Layout(
-                shapes, hashes, int(self.bits_per_block), n_blocks, seed % _N_SEEDS, input_shape, frequencies
-            )
-            for layer, (shape, factor) in enumerate(zip(layout.shared_shapes, hashes)):
-                if factor > np.prod(shape):
-                    raise ValueError(
-                        f"hash_factors gives {factor} to layer {layer}, which holds {np.prod(shape)} numbers; it must "
-                        "not be larger"
-                    )
-            return layout
-
-        def size(layout: Layout) -> int:
-            codes, scales = np.zeros(layout.n_blocks, np.int64), np.ones((n_layers, 2), np.float16)
-            return len(container.pack(smaller, [codec.encode(layout, codes, scales)]))
-
-        if self.bits_per_weight is not None:
-            n_blocks = max(1, int(self.bits_per_weight * smaller.n_parameters / self.bits_per_block))
-            return plan(min(n_blocks, plan(n_blocks).n_numbers))
-        float_size = len(container.encode(smaller, "float32"))
-        if self.max_bytes >= float_size:
-            raise ValueError(
-                f"max_bytes={self.max_bytes} is no compression: this network takes {float_size} bytes in "
-                "float32; lower it"
-            )
-        least = size(plan(1))
-        n_blocks = 1 + max(0, self.max_bytes - least) * 8 // self.bits_per_block
-        layout = plan(n_blocks)
-        if n_blocks > layout.n_numbers:
-            layout = plan(layout.n_numbers)
-        while (excess := size(layout) - self.max_bytes) > 0:
-            if layout.n_blocks == 1:
-                hint = ""
-                if network.scale is not None and network.scale.ndim:
-                    hint = (
-                        ", most of it offsets and scales of the features: use input_scaling='common' in the Distiller"
-                    )
-                raise ValueError(
-                    f"max_bytes={self.max_bytes} is below the smallest possible file for this network, {least} "
-                    f"bytes{hint}"
-                )
-            layout = plan(max(1, layout.n_blocks - max(1, excess * 8 // self.bits_per_block)))
-        return layout
+    def _learner_settings(self, seed: int) -> LearnerSettings:
+        return LearnerSettings(
+            n_steps=int(self.n_steps),
+            n_steps_between_blocks=int(self.n_steps_between_blocks),
+            n_refinements=int(self.n_refinements),
+            batch_size=int(self.batch_size),
+            learning_rate=float(self.learning_rate_init),
+            selection=self.selection,
+            seed=seed,
+        )
 
 
-def _economy(
-    shapes: tuple[tuple[int, int], ...],
-    on_grid: bool,
-    n_bits: int,
-    n_frequencies: int | str,
-    factors: tuple[int, ...] | str,
-) -> tuple[int, tuple[int, ...]]:
-    """Return how many waves and which hash factors suit a number of bits.
-
-    Measured on images: a random number that is worth less than about a bit and a half is more noise than weight. Large
-    layers are cut more than small ones, in proportion to the root of their size.
-    """
-    sizes = np.array([n_inputs * n_outputs for n_inputs, n_outputs in shapes], dtype=float)
-    wanted = _NUMBERS_PER_BIT * n_bits
-    shares = sizes
-    if sizes.sum() > wanted:
-        low, high = 0.0, float(np.sqrt(sizes).max())
-        for _ in range(60):
-            middle = (low + high) / 2
-            shares = np.minimum(sizes, middle * np.sqrt(sizes))
-            low, high = (middle, high) if shares.sum() < wanted else (low, middle)
-    n_inputs, n_outputs = shapes[0]
-    if not on_grid:
-        n_frequencies = 0
-    elif n_frequencies == "auto":
-        n_frequencies = min(n_inputs, max(_FEWEST_FREQUENCIES, round(shares[0] / n_outputs)))
-    if factors == "auto":
-        if on_grid:
-            sizes[0] = n_frequencies * n_outputs
-        factors = tuple(int(min(size, max(1, round(size / max(share, 1))))) for size, share in zip(sizes, shares))
-    return int(n_frequencies), tuple(int(factor) for factor in factors)
-
-
-def starting_point(
-    shared: SharedNetwork, network: Network, kl_margin: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return means and ln scales of a posterior around the weights of a network.
-
-    Parameters
-    ----------
-    shared : SharedNetwork
-    network : Network
-        Of the same layer sizes. Weights that share a number have their mean.
-    kl_margin : float
-        Bits by which a block's information stays below its code.
-
-    Returns
-    -------
-    means : Tensor of shape (n_blocks, block_size)
-        In units of the scales.
-    log_scales : Tensor of shape (n_layers, 2)
-        Such that the means cost half of the budget.
-    """
-    layout = shared.layout
-    bits = (layout.bits_per_block - kl_margin) * layout.n_blocks
-    deviation = np.sqrt(bits * np.log(2) / layout.n_numbers)
-    parts, scales = [], []
-    for weight, bias in shared.average(list(zip(network.weights, network.biases))):
-        pair = []
-        for numbers in (weight, bias):
-            size = float(np.sqrt(np.mean(np.square(numbers, dtype=np.float64))))
-            pair.append(max(size / deviation, _LEAST_SCALE if size else 0.1))
-        parts.append((weight / np.float32(pair[0]), bias / np.float32(pair[1])))
-        scales.append(pair)
-    return shared.gather(parts), torch.log(torch.tensor(scales, dtype=torch.float32))
-
-
-def _rows(
-    network: Network, shared: SharedNetwork, calibration: Calibration, temperature: float = 1.0
-) -> tuple[DistillationLoss, Rows, Rows]:
-    """Return what is imitated, and rows with its outputs: to learn from, and held out."""
-    outputs = [layer_outputs(network, rows)[-1] for rows in (calibration.train, calibration.validation)]
-    imitation = DistillationLoss(network, outputs[0], temperature)
-    unit = torch.from_numpy(imitation.unit)
-    learned, held_out = (
-        Rows(shared.project(inputs), imitation.targets(wanted), imitation, network.output, unit, temperature)
-        for inputs, wanted in zip((calibration.train, calibration.validation), outputs)
-    )
-    return imitation, learned, held_out
-
-
-def _fingerprint(learner: Learner, network: Network, calibration: Calibration) -> str:
-    """Return what a saved state must agree with."""
-    arrays = (*network.weights, *network.biases, calibration.train, calibration.validation)
-    settings = (*astuple(learner.layout), *astuple(learner.settings), learner.learned.temperature)
-    return joblib.hash((network.activation, network.output, arrays, settings))
+def _report(data: bytes, layout: Layout, network: Network, loss: DistillationLoss, validation: np.ndarray) -> dict:
+    """Return measurements of a student file on the validation set, shape (n_samples, n_features), and its layout."""
+    expected = layer_outputs(network, validation)[-1]
+    outputs = layer_outputs(container.decode(data).network, validation)[-1]
+    return {
+        "agreement": loss.fidelity(expected, outputs),
+        "loss": float(loss(torch.from_numpy(outputs), loss.targets(expected))),
+        "n_blocks": layout.n_blocks,
+        "n_numbers": layout.n_numbers,
+        "hash_factors": layout.hash_factors,
+        "n_frequencies": layout.n_frequencies or None,
+    }

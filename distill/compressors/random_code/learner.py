@@ -1,7 +1,6 @@
-"""From a starting point to codes: train a posterior, code it block by block, choose codes again for the whole.
+"""Learn random codes: train a posterior, code it block by block, choose the codes again for the whole network.
 
-Everything that changes is in one state, which can be saved between any two steps and taken up again: the result is the
-same bit for bit.
+The learner's state can be saved between any two steps. A run that resumes from it gives the same bits.
 """
 
 import io
@@ -9,9 +8,11 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ from distill.codecs import container
 from distill.compressors.random_code.mean_kl import MeanKL
 from distill.compressors.random_code.mean_var import MeanVar
 from distill.compressors.random_code.refinement import (
-    Rows,
     SharedNetwork,
     choose_together,
     curvature,
@@ -29,97 +29,226 @@ from distill.compressors.random_code.refinement import (
     tune_scales,
 )
 from distill.compressors.random_code.selection import choose
+from distill.network import Network
+from distill.runtime.forward import layer_outputs
+from distill.training.losses import DistillationLoss
+from distill.training.samples import DenseRows
+from distill.training.targets import Calibration
 
+PARAMETERIZATIONS = {"mean-kl": MeanKL, "mean-var": MeanVar}
+# Reports of each part of the work: training, coding and each refinement
 REPORTS_PER_PART = 20
+SECONDS_BETWEEN_CHECKPOINTS = 20.0
+# Steps over which the learning rate rises, and the fraction of it to which it falls along half a cosine; the constant
+# fraction while blocks are coded. Not measured.
 _WARM_UP, _LAST_RATE, _CODING_RATE = 100, 0.1, 0.2
+# Learning rates of the parameters as fractions of `learning_rate`; the ratios of the first experiments on MNIST, with
+# 1e-2 for gamma, 5e-3 for tau and 2e-3 for log scales. Those of Mean-Var correspond.
 _RATES = {"gamma": 1.0, "log_variance": 1.0, "tau": 0.5, "mean": 0.5, "log_scales": 0.2}
+# Numbers of a group of blocks whose codes are chosen together. The curvature takes memory and time in proportion to
+# its square; larger groups settle more dependencies between blocks.
 _NUMBERS_PER_GROUP = 200
+# Samples for the curvature, whose cost they determine; the gradient is that of all samples
 _CURVATURE_ROWS = 4096
+# Steps in which scales are tuned after each refinement
 _SCALE_STEPS = 100
-_SECONDS_BETWEEN_CHECKPOINTS = 20.0
+# Smallest initial scale of a layer, and that of a layer of zeros, which has no scale of its own
+_LEAST_SCALE, _SCALE_OF_ZEROS = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """How codes are learned; see `distill.compressors.random_code.estimator.RandomCodeCompressor`.
+    """Settings of a `Learner`; see `distill.RandomCodeCompressor`.
 
-    `penalty` and `penalty_rate` are of "mean-var": the first weight of a block's divergence, and by how much a step
-    changes it.
+    Parameters
+    ----------
+    n_steps : int
+        Training steps before the first block is coded.
+    n_steps_between_blocks : int
+        Training steps after each block.
+    n_refinements : int
+        Largest number of refinements.
+    batch_size : int
+    learning_rate : float
+        Adam's.
+    selection : {"argmax", "sample", "nearest"}
+    seed : int
+        Seed of batches, draws and the order of the blocks.
     """
 
-    parameterization: str = "mean-kl"
     n_steps: int = 8000
     n_steps_between_blocks: int = 5
     n_refinements: int = 2
     batch_size: int = 256
     learning_rate: float = 2e-2
     selection: str = "argmax"
-    kl_margin: float = 0.0
     seed: int = 0
-    penalty: float = 1e-6
-    penalty_rate: float = 0.01
+
+
+def distillation_samples(
+    network: Network, shared: SharedNetwork, calibration: Calibration, temperature: float = 1.0
+) -> tuple[DistillationLoss, DenseRows, DenseRows]:
+    """Return the loss against a network's outputs, and samples with its targets.
+
+    Parameters
+    ----------
+    network : Network
+        The original network.
+    shared : SharedNetwork
+        The network that learns.
+    calibration : Calibration
+    temperature : float
+        See `DistillationLoss`.
+
+    Returns
+    -------
+    loss : DistillationLoss
+    samples, validation_samples : DenseRows
+        Inputs as `shared.project` returns them, and targets.
+    """
+    outputs = [layer_outputs(network, rows)[-1] for rows in (calibration.train, calibration.validation)]
+    loss = DistillationLoss(network, outputs[0], temperature)
+    samples, validation_samples = (
+        DenseRows(shared.project(inputs), loss.targets(target))
+        for inputs, target in zip((calibration.train, calibration.validation), outputs)
+    )
+    return loss, samples, validation_samples
+
+
+def initial_posterior(
+    shared: SharedNetwork, network: Network, parameterization: str = "mean-kl", kl_margin: float = 0.0
+) -> tuple[MeanKL | MeanVar, Tensor]:
+    """Return a posterior around the weights of a network, and ln scales.
+
+    Parameters
+    ----------
+    shared : SharedNetwork
+    network : Network
+        Of the same layer sizes.
+    parameterization : {"mean-kl", "mean-var"}
+    kl_margin : float
+        Bits by which the information of a block stays below its code.
+
+    Returns
+    -------
+    posterior : MeanKL or MeanVar
+    log_scales : Tensor of shape (n_layers, 2)
+    """
+    means, log_scales = initial_means(shared, network, kl_margin)
+    budget = (shared.layout.bits_per_block - kl_margin) * math.log(2)
+    return PARAMETERIZATIONS[parameterization](means, shared.used, budget), log_scales
+
+
+def initial_means(shared: SharedNetwork, network: Network, kl_margin: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return initial means and ln scales of a posterior around the weights of a network.
+
+    Parameters
+    ----------
+    shared : SharedNetwork
+    network : Network
+        Of the same layer sizes. Weights that share a number are averaged.
+    kl_margin : float
+        Bits by which the information of a block stays below its code.
+
+    Returns
+    -------
+    means : Tensor of shape (n_blocks, block_size)
+        In units of the scales.
+    log_scales : Tensor of shape (n_layers, 2)
+        Of weights and of biases, such that the means take half of the budget.
+    """
+    layout = shared.layout
+    bits = (layout.bits_per_block - kl_margin) * layout.n_blocks
+    std = np.sqrt(bits * np.log(2) / layout.n_numbers)
+    parts, scales = [], []
+    for weight, bias in shared.average(list(zip(network.weights, network.biases))):
+        pair = []
+        for numbers in (weight, bias):
+            size = float(np.sqrt(np.mean(np.square(numbers, dtype=np.float64))))
+            pair.append(max(size / std, _LEAST_SCALE if size else _SCALE_OF_ZEROS))
+        parts.append((weight / np.float32(pair[0]), bias / np.float32(pair[1])))
+        scales.append(pair)
+    return shared.gather(parts), torch.log(torch.tensor(scales, dtype=torch.float32))
+
+
+def fingerprint(network: Network, calibration: Calibration, *settings: Any) -> str:
+    """Return a hash of all that determines a run: network, samples and settings."""
+    arrays = (*network.weights, *network.biases, calibration.train, calibration.validation)
+    return joblib.hash((network.activation, network.output, arrays, settings))
 
 
 class Learner:
-    """Codes and scales for a network that is to give some outputs.
+    """Learn codes and scales of a network against the outputs of another one.
 
     Parameters
     ----------
     network : SharedNetwork
-    learned, held_out : Rows
-        Rows to learn from, and rows that judge the last choice of codes.
-    means : Tensor of shape (n_blocks, block_size)
-        Where the posterior's means begin, in units of the scales.
+    posterior : MeanKL or MeanVar
+        Of the numbers in all blocks, in units of the scales. It is trained in place.
     log_scales : Tensor of shape (n_layers, 2)
-        Where ln scales of weights and of biases begin.
+        Initial ln scales of weights and of biases.
+    samples, validation_samples : DenseRows
+        Training samples, and samples that decide whether a refinement is kept: inputs as `SharedNetwork.project`
+        returns them, and the targets of `loss`.
+    loss : DistillationLoss
     settings : LearnerSettings
     report : callable(message) -> bool
-        Called now and then; true asks to come to an end soon.
+        Called periodically; return True to stop early.
+
+    Attributes
+    ----------
+    numbers : Tensor of shape (n_blocks, block_size)
+        Numbers of the coded blocks; 0 for the others.
+    codes : ndarray of shape (n_blocks,), int64
+    coded : Tensor of shape (n_blocks,), bool
+    done : dict of str to int
+        Steps, blocks, refinements and groups of the current refinement that are finished.
     """
 
     def __init__(
         self,
         network: SharedNetwork,
-        learned: Rows,
-        held_out: Rows,
-        means: Tensor,
+        posterior: MeanKL | MeanVar,
         log_scales: Tensor,
+        samples: DenseRows,
+        validation_samples: DenseRows,
+        loss: DistillationLoss,
         settings: LearnerSettings,
         report: Callable[[str], bool] = lambda message: False,
     ):
-        self.network, self.layout, self.settings = network, network.layout, settings
-        self.learned, self.held_out, self.report = learned, held_out, report
-        budget = (self.layout.bits_per_block - settings.kl_margin) * math.log(2)
-        if settings.parameterization == "mean-kl":
-            self.posterior = MeanKL(means, network.used, budget)
-        else:
-            self.posterior = MeanVar(means, network.used, budget, settings.penalty, settings.penalty_rate)
+        self.network, self.layout, self.posterior, self.settings = network, network.layout, posterior, settings
+        self.samples, self.validation_samples, self.loss, self.report = samples, validation_samples, loss, report
         self.log_scales = torch.nn.Parameter(log_scales.clone())
         named = [*self.posterior.named_parameters(), ("log_scales", self.log_scales)]
         self.optimizer = torch.optim.Adam(
             [{"params": [array], "factor": settings.learning_rate * _RATES[name]} for name, array in named]
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.numbers = torch.zeros(means.shape)
+        self.numbers = torch.zeros(network.used.shape)
         self.codes = np.zeros(self.layout.n_blocks, np.int64)
-        self.coded = torch.zeros(len(means), dtype=torch.bool)
+        self.coded = torch.zeros(self.layout.n_blocks, dtype=torch.bool)
         self.order = np.random.default_rng(settings.seed).permutation(self.layout.n_blocks)
-        self.done = {"steps": 0, "blocks": 0, "passes": 0, "groups": 0}
+        self.done = {"steps": 0, "blocks": 0, "refinements": 0, "groups": 0}
         self.best: dict | None = None
-        self.loss = math.nan
-        self.hurry = False
+        self.running_loss = math.nan
+        self.stop_requested = False
         self.checkpoint: Path | None = None
         self.fingerprint = ""
         self._saved = self._began = time.monotonic()
-        self._first_share = self._last_share = 0.0
+        self._first_fraction = self._last_fraction = 0.0
 
     def run(self) -> tuple[np.ndarray, np.ndarray]:
-        """Learn to the end.
+        """Train, code and refine.
 
         Returns
         -------
         codes : ndarray of shape (n_blocks,), int64
         scales : ndarray of shape (n_layers, 2), float16
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is no longer finite.
         """
         self.train()
         self.code()
@@ -128,109 +257,74 @@ class Learner:
 
     def scales(self) -> np.ndarray:
         """Return the scales as they are stored, shape (n_layers, 2), float16."""
-        most = float(np.finfo(np.float16).max)
-        return self.log_scales.detach().exp().clamp(max=most).numpy().astype(np.float16)
+        largest = float(np.finfo(np.float16).max)
+        return self.log_scales.detach().exp().clamp(max=largest).numpy().astype(np.float16)
 
     def train(self) -> None:
         """Train the posterior of all blocks."""
         n_steps = self.settings.n_steps
         self._begin(self.done["steps"] / n_steps)
-        while (step := self.done["steps"]) < n_steps and not self.hurry:
+        while (step := self.done["steps"]) < n_steps and not self.stop_requested:
             decay = 0.5 * (1 + math.cos(math.pi * step / n_steps))
-            self._step(min(1.0, (step + 1) / _WARM_UP) * (_LAST_RATE + (1 - _LAST_RATE) * decay))
+            self.step(min(1.0, (step + 1) / _WARM_UP) * (_LAST_RATE + (1 - _LAST_RATE) * decay))
             self.done["steps"] += 1
-            self._between(f"training, step {step + 1}/{n_steps}: loss {self.loss:.5f}", (step + 1) / n_steps)
+            message = f"training, step {step + 1}/{n_steps}: loss {self.running_loss:.5f}"
+            self.checkpoint_and_report(message, (step + 1) / n_steps)
 
     def code(self) -> None:
         """Code one block after the other, and train those not yet coded in between."""
         n_blocks = self.layout.n_blocks
         self._begin(self.done["blocks"] / n_blocks)
         while (position := self.done["blocks"]) < n_blocks:
-            self._code_block(int(self.order[position]))
-            for _ in range(0 if self.hurry else self.settings.n_steps_between_blocks):
-                self._step(_CODING_RATE)
+            self.code_block(int(self.order[position]))
+            for _ in range(0 if self.stop_requested else self.settings.n_steps_between_blocks):
+                self.step(_CODING_RATE)
             self.done["blocks"] += 1
-            self._between(f"coding, block {position + 1}/{n_blocks}: loss {self.loss:.5f}", (position + 1) / n_blocks)
+            message = f"coding, block {position + 1}/{n_blocks}: loss {self.running_loss:.5f}"
+            self.checkpoint_and_report(message, (position + 1) / n_blocks)
 
     def refine(self) -> None:
-        """Choose the codes again for the whole network, as long as held-out rows gain."""
+        """Choose the codes again for the whole network, until the validation loss rises."""
         per_group = max(1, _NUMBERS_PER_GROUP // self.layout.block_size)
         n_groups = -(-self.layout.n_blocks // per_group)
         if self.best is None:
             self.best = self._candidate()
-        while self.done["passes"] < self.settings.n_refinements and not self.hurry:
-            random = np.random.default_rng([self.settings.seed, self.done["passes"]])
-            order = random.permutation(self.layout.n_blocks)
+        while self.done["refinements"] < self.settings.n_refinements and not self.stop_requested:
+            rng = np.random.default_rng([self.settings.seed, self.done["refinements"]])
+            order = rng.permutation(self.layout.n_blocks)
             self._begin(self.done["groups"] / n_groups)
-            while self.done["groups"] < n_groups and not self.hurry:
+            while self.done["groups"] < n_groups and not self.stop_requested:
                 group = self.done["groups"]
-                self._refine_group(order[group * per_group : (group + 1) * per_group])
+                self.refine_group(order[group * per_group : (group + 1) * per_group])
                 self.done["groups"] += 1
-                message = f"refining, pass {self.done['passes'] + 1}, group {group + 1}/{n_groups}"
-                self._between(f"{message}: loss {self.loss:.5f}", (group + 1) / n_groups)
-            tuned = tune_scales(self.network, self.numbers, self.log_scales, self.learned, _SCALE_STEPS, self.generator)
-            with torch.no_grad():
-                self.log_scales.copy_(tuned)
+                message = f"refinement {self.done['refinements'] + 1}, group {group + 1}/{n_groups}"
+                self.checkpoint_and_report(f"{message}: loss {self.running_loss:.5f}", (group + 1) / n_groups)
+            self._tune_scales()
             candidate = self._candidate()
-            self.done["passes"] += 1
+            self.done["refinements"] += 1
             self.done["groups"] = 0
             if candidate["loss"] >= self.best["loss"]:
-                self.done["passes"] = self.settings.n_refinements
+                self.done["refinements"] = self.settings.n_refinements
             else:
                 self.best = candidate
         self._adopt(self.best)
 
     def sample(self) -> Tensor:
-        """Draw the numbers of all blocks: those of coded blocks as they are, the others from their posteriors."""
+        """Return the numbers of all blocks, (n_blocks, block_size): coded ones, and draws from the posteriors."""
         mean, log_variance = self.posterior()
         noise = torch.randn(mean.shape, generator=self.generator)
         return torch.where(self.coded[:, None], self.numbers, mean + torch.exp(0.5 * log_variance) * noise)
 
-    def resume(self, directory: str | os.PathLike, fingerprint: str) -> None:
-        """Save the state in this directory from now on, and go on from what is saved there.
-
-        Raises
-        ------
-        ValueError
-            If what is there was made with other settings or rows, or cannot be read. It is left as it is.
-        """
-        self.checkpoint, self.fingerprint = Path(directory) / "random-code.checkpoint", fingerprint
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        if not self.checkpoint.exists():
-            return
-        try:
-            state = torch.load(self.checkpoint, weights_only=True)
-            known = state.get("fingerprint")
-        except Exception as error:
-            raise ValueError(
-                f"checkpoint={os.fspath(directory)!r} has a file {self.checkpoint.name} that cannot be read; delete it "
-                "to begin again"
-            ) from error
-        if known != fingerprint:
-            raise ValueError(
-                f"checkpoint={os.fspath(directory)!r} belongs to a fit with other rows, another wrapped network or "
-                "other parameters; choose another directory, or delete it to begin again"
-            )
-        self._load(state)
-
-    def forget(self) -> None:
-        """Delete the saved state: the work is done."""
-        if self.checkpoint is not None:
-            self.checkpoint.unlink(missing_ok=True)
-
-    def _step(self, rate: float) -> None:
+    def step(self, rate: float) -> None:
+        """Take one training step, at this fraction of the learning rate; see `run` for errors."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * rate
-        batch = torch.randint(len(self.learned), (self.settings.batch_size,), generator=self.generator)
+        batch = torch.randint(len(self.samples), (self.settings.batch_size,), generator=self.generator)
+        inputs, targets = self.samples.take(batch)
         self.optimizer.zero_grad()
         layers = self.network.layers(self.sample(), self.log_scales.exp())
-        loss = self.learned.loss(self.network.outputs(self.learned.inputs[batch], layers), self.learned.targets[batch])
-        if isinstance(self.posterior, MeanVar):
-            spent = torch.where(self.coded, self.posterior.budget, self.posterior.divergence())
-            (loss + (self.posterior.penalties * spent).sum()).backward()
-            self.posterior.anneal(spent.detach())
-        else:
-            loss.backward()
+        loss = self.loss(self.network.outputs(inputs, layers), targets)
+        (loss + self.posterior.penalty(self.coded)).backward()
         self.optimizer.step()
         value = loss.item()
         if not math.isfinite(value):
@@ -238,10 +332,11 @@ class Learner:
                 f"the loss became {value} in step {self.done['steps'] + 1}; lower learning_rate_init, now "
                 f"{self.settings.learning_rate}"
             )
-        self.loss = value if math.isnan(self.loss) else 0.99 * self.loss + 0.01 * value
+        self.running_loss = value if math.isnan(self.running_loss) else 0.99 * self.running_loss + 0.01 * value
 
     @torch.no_grad()
-    def _code_block(self, block: int) -> None:
+    def code_block(self, block: int) -> None:
+        """Choose a block's code for its posterior."""
         mean, log_variance = self.posterior()
         used = self.network.used[block]
         code = choose(
@@ -256,17 +351,18 @@ class Learner:
         self.numbers[block] = self._candidate_numbers(block, code)
         self.coded[block] = True
 
-    def _refine_group(self, blocks: np.ndarray) -> None:
+    def refine_group(self, blocks: np.ndarray) -> None:
+        """Choose the codes of some blocks again for the loss of the network; the loss does not rise."""
         used = self.network.used
         scales = self.log_scales.detach().exp()
-        before, gradient = loss_and_gradient(self.network, self.numbers, scales, self.learned)
+        before, gradient = loss_and_gradient(self.network, self.numbers, scales, self.samples, self.loss)
         chosen = torch.cat([torch.nonzero(used[block])[:, 0] + int(block) * used.shape[1] for block in blocks])
-        n_rows = len(self.learned)
-        sample = torch.randperm(n_rows, generator=self.generator)[: min(_CURVATURE_ROWS, n_rows)]
-        some = replace(self.learned, inputs=self.learned.inputs[sample], targets=self.learned.targets[sample])
-        hessian = curvature(self.network, self.numbers, scales, chosen, some)
+        n_rows = len(self.samples)
+        subset = torch.randperm(n_rows, generator=self.generator)[: min(_CURVATURE_ROWS, n_rows)]
+        inputs, _ = self.samples.take(subset)
+        hessian = curvature(self.network, self.numbers, scales, chosen, inputs, self.loss)
         slope, hessian = gradient.reshape(-1)[chosen].double().numpy(), hessian.double().numpy()
-        self.loss = before
+        self.running_loss = before
         while len(blocks):
             current = [self.numbers[block][used[block]].double().numpy() for block in blocks]
             n_numbers = sum(map(len, current))
@@ -277,26 +373,93 @@ class Learner:
             moved = self.numbers.clone()
             for block, code in changed:
                 moved[block] = self._candidate_numbers(block, code)
-            after = mean_loss(self.network, moved, scales, self.learned)
+            after = mean_loss(self.network, moved, scales, self.samples, self.loss)
             if after < before:
-                self.numbers, self.loss = moved, after
+                self.numbers, self.running_loss = moved, after
                 for block, code in changed:
                     self.codes[block] = code
                 return
-            # Fewer blocks move less, and the model is better near where it was made
+            # Fewer blocks move less, and the model is better near the point where it was made
             blocks = blocks[: len(blocks) // 2]
+
+    def resume(self, directory: str | os.PathLike, fingerprint: str) -> None:
+        """Save the state in a directory from now on, and continue from the state saved there, if any.
+
+        Parameters
+        ----------
+        directory : path
+            Created if it does not exist.
+        fingerprint : str
+            Of the run; a state with another one is refused.
+
+        Raises
+        ------
+        ValueError
+            If the saved state has another fingerprint or cannot be read. It is not modified.
+        """
+        self.checkpoint, self.fingerprint = Path(directory) / "random-code.checkpoint", fingerprint
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        if not self.checkpoint.exists():
+            return
+        try:
+            state = torch.load(self.checkpoint, weights_only=True)
+            found = state.get("fingerprint")
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint={os.fspath(directory)!r} has a file {self.checkpoint.name} that cannot be read; delete it "
+                "to begin again"
+            ) from error
+        if found != fingerprint:
+            raise ValueError(
+                f"checkpoint={os.fspath(directory)!r} belongs to a fit with other rows, another wrapped network or "
+                "other parameters; choose another directory, or delete it to begin again"
+            )
+        self._load(state)
+
+    def forget(self) -> None:
+        """Delete the saved state."""
+        if self.checkpoint is not None:
+            self.checkpoint.unlink(missing_ok=True)
+
+    def checkpoint_and_report(self, message: str, fraction: float) -> None:
+        """Save the state and report, each if it is due.
+
+        Parameters
+        ----------
+        message : str
+        fraction : float
+            Of the current part of the work that is finished.
+        """
+        now = time.monotonic()
+        if self.checkpoint is not None and now - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
+            buffer = io.BytesIO()
+            torch.save(self._state(), buffer)
+            container.save(buffer.getvalue(), self.checkpoint)
+            self._saved = time.monotonic()
+        if int(fraction * REPORTS_PER_PART) > int(self._last_fraction * REPORTS_PER_PART):
+            left = (now - self._began) * (1 - fraction) / (fraction - self._first_fraction)
+            stop = self.report(f"{message}, about {left:.0f} s left of this part")
+            self.stop_requested = bool(stop) or self.stop_requested
+        self._last_fraction = fraction
 
     def _candidate_numbers(self, block: int, code: int) -> Tensor:
         return torch.from_numpy(self.layout.candidates(block, code, code + 1)[0].copy())
 
+    def _tune_scales(self) -> None:
+        tuned = tune_scales(
+            self.network, self.numbers, self.log_scales, self.samples, self.loss, _SCALE_STEPS, self.generator
+        )
+        with torch.no_grad():
+            self.log_scales.copy_(tuned)
+
     def _candidate(self) -> dict:
-        """What would be written now, and how well it does on held-out rows."""
+        """Return the current result with its validation loss, which is that of the scales as they are stored."""
         scales = torch.from_numpy(self.scales().astype(np.float32))
         return {
             "numbers": self.numbers.clone(),
             "codes": torch.from_numpy(self.codes.copy()),
             "log_scales": self.log_scales.detach().clone(),
-            "loss": mean_loss(self.network, self.numbers, scales, self.held_out),
+            "loss": mean_loss(self.network, self.numbers, scales, self.validation_samples, self.loss),
         }
 
     def _adopt(self, candidate: dict) -> None:
@@ -304,22 +467,9 @@ class Learner:
         with torch.no_grad():
             self.log_scales.copy_(candidate["log_scales"])
 
-    def _begin(self, share: float) -> None:
-        """Note when a part of the work begins, of which this share is done."""
-        self._began, self._first_share, self._last_share = time.monotonic(), share, share
-
-    def _between(self, message: str, share: float) -> None:
-        """Save the state and report, if it is time; this share of a part of the work is done."""
-        now = time.monotonic()
-        if self.checkpoint is not None and now - self._saved >= _SECONDS_BETWEEN_CHECKPOINTS:
-            buffer = io.BytesIO()
-            torch.save(self._state(), buffer)
-            container.save(buffer.getvalue(), self.checkpoint)
-            self._saved = time.monotonic()
-        if int(share * REPORTS_PER_PART) > int(self._last_share * REPORTS_PER_PART):
-            left = (now - self._began) * (1 - share) / (share - self._first_share)
-            self.hurry = bool(self.report(f"{message}, about {left:.0f} s left of this part")) or self.hurry
-        self._last_share = share
+    def _begin(self, fraction: float) -> None:
+        """Begin a part of the work of which this fraction is finished, for the estimate of the remaining time."""
+        self._began, self._first_fraction, self._last_fraction = time.monotonic(), fraction, fraction
 
     def _state(self) -> dict:
         return {
@@ -333,7 +483,7 @@ class Learner:
             "coded": self.coded,
             "done": self.done,
             "best": self.best,
-            "loss": self.loss,
+            "running_loss": self.running_loss,
         }
 
     def _load(self, state: dict) -> None:
@@ -344,4 +494,4 @@ class Learner:
         self.generator.set_state(state["generator"])
         self.numbers, self.coded = state["numbers"], state["coded"]
         self.codes = state["codes"].numpy().copy()
-        self.done, self.best, self.loss = state["done"], state["best"], state["loss"]
+        self.done, self.best, self.running_loss = state["done"], state["best"], state["running_loss"]

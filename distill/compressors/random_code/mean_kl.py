@@ -1,16 +1,17 @@
-"""A Gaussian posterior that is described by its mean and its information: the budget holds by construction.
+"""Mean-KL: Gaussian posteriors parameterized by mean and information, whose budget holds by construction.
 
-Weights are counted in units of their prior: z = w / scale, and the prior is N(0, 1). A posterior N(mean, variance) is
-usually learned with a penalty on its Kullback-Leibler divergence that is tuned until the divergence is what one can
-pay. Here the divergence itself is the parameter, next to the mean, and the variance follows (Lin, Flamich and
-Hernandez-Lobato, "Minimal Random Code Learning with Mean-KL Parameterization", arXiv 2307.07816).
+Weights are in units of their prior: z = w / scale, and the prior is N(0, 1). A posterior N(mean, variance) is usually
+learned with a penalty on its Kullback-Leibler divergence that is tuned until the divergence meets the budget. Here the
+divergence itself is the parameter, next to the mean, and the variance follows (Lin, Flamich and Hernandez-Lobato,
+"Minimal Random Code Learning with Mean-KL Parameterization", arXiv 2307.07816; its formulas were not available to us,
+those below are ours).
 
 With kappa nats for one weight, s = variance and y = ln s,
 
     kappa = (mean^2 + s - 1 - y) / 2,    so    mean = sqrt(2 kappa) tanh(tau)    is possible for every tau, and
     e^y - 1 - y = 2 kappa - mean^2 = 2 kappa sech(tau)^2 = b^2 / 2    with    b = 2 sqrt(kappa) sech(tau).
 
-The root y <= 0 is an analytic function of b, also at b = 0. The kappas of a block are shares of the block's budget.
+The root y <= 0 is an analytic function of b, also at b = 0. The kappas of a block are its budget times a softmax.
 """
 
 import math
@@ -29,13 +30,20 @@ def _series(n_terms: int) -> list[float]:
     return terms
 
 
-_SERIES = _series(7)
+# First guess of the root: seven terms of its series in b below 1.4, an asymptotic expansion above. Newton steps, each
+# of which doubles the correct digits, then reach the precision of the type on both sides (tests/test_mean_kl.py).
+SERIES = _series(7)
 _SERIES_UP_TO = 1.4
 _NEWTON_STEPS = {torch.float32: 2, torch.float64: 4}
 
 
 def excess(log_variance: Tensor) -> Tensor:
-    """Return e^y - 1 - y, to full precision also where y is almost 0.
+    """Return e^y - 1 - y to full precision, also where y is almost 0.
+
+    Parameters
+    ----------
+    log_variance : Tensor
+        The y, <= 0.
 
     Examples
     --------
@@ -43,6 +51,7 @@ def excess(log_variance: Tensor) -> Tensor:
     '5.0000e-13'
     """
     y = log_variance
+    # Below 0.3 the difference would cancel; there 11 terms of its series are exact to float64
     near = torch.zeros_like(y)
     for n in range(12, 1, -1):
         near = near * y + 1 / math.factorial(n)
@@ -55,7 +64,7 @@ def solve_log_variance(width: Tensor) -> Tensor:
     Parameters
     ----------
     width : Tensor, float32 or float64
-        The b of the module's notes, >= 0.
+        The b of the module docstring, >= 0.
 
     Returns
     -------
@@ -69,13 +78,13 @@ def solve_log_variance(width: Tensor) -> Tensor:
     """
     b = width
     near = torch.zeros_like(b)
-    for coefficient in reversed(_SERIES):
+    for coefficient in reversed(SERIES):
         near = near * b + coefficient
     target = b * b / 2
     far = torch.expm1(-1 - target) - target
     y = torch.where(b < _SERIES_UP_TO, near, far)
     for _ in range(_NEWTON_STEPS.get(b.dtype, 4)):
-        # -0.0 / 0.0 at b = 0 is a step of nothing
+        # 0 / 0 at b = 0, where y = 0 is the root already
         step = (excess(y) - target) / torch.expm1(y)
         y = torch.where(b > 0, y - step, y)
     return y
@@ -92,6 +101,7 @@ class LogVariance(torch.autograd.Function):
 
     @staticmethod
     def forward(context, width: Tensor) -> Tensor:
+        """Return `solve_log_variance` of the width."""
         log_variance = solve_log_variance(width)
         context.save_for_backward(width, log_variance)
         return log_variance
@@ -99,24 +109,29 @@ class LogVariance(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(context, gradient: Tensor) -> Tensor:
+        """Return the gradient by the width."""
         return gradient * log_variance_slope(*context.saved_tensors)
 
 
-def log_shares(gamma: Tensor, log_budget: float | Tensor) -> Tensor:
-    """Return the logarithm of every weight's share of its block's budget, ln kappa.
+def log_information(gamma: Tensor, log_budget: float | Tensor) -> Tensor:
+    """Return the logarithm of the information of every weight, ln kappa: its block's budget times a softmax.
 
     Parameters
     ----------
     gamma : Tensor of shape (n_blocks, block_size)
-        The share is the softmax over a block; -inf leaves a place out.
+        Logits of the softmax over each block; -inf leaves a place out.
     log_budget : float or Tensor of shape (n_blocks, 1)
         Logarithm of a block's budget in nats.
+
+    Returns
+    -------
+    Tensor of shape (n_blocks, block_size)
     """
     return log_budget + torch.log_softmax(gamma, dim=-1)
 
 
 def mean_and_log_variance(tau: Tensor, log_kappa: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and ln variance, in units of the prior, of a posterior of information kappa.
+    """Return mean and ln variance, in units of the prior, of posteriors of information kappa.
 
     Parameters
     ----------
@@ -150,21 +165,21 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class MeanKL(nn.Module):
-    """Posteriors of blocks of weights, each block worth a fixed number of nats.
+    """Gaussian posteriors of blocks of weights, each block with a fixed information.
 
     Parameters
     ----------
     means : Tensor of shape (n_blocks, block_size)
-        Where the means should begin, in units of the prior. A mean that its share of the budget cannot pay for is
-        shortened.
+        Initial means in units of the prior; means too large for the budget are shortened.
     used : Tensor of shape (n_blocks, block_size), bool
-        Places that hold a weight; blocks may differ by some in size.
+        Places that hold a weight.
     budget : float
-        Nats per block.
+        Information of a block in nats.
 
     Attributes
     ----------
     tau, gamma : Parameter of shape (n_blocks, block_size)
+        The mean relative to the largest possible one, and the logits of the information; see the module docstring.
 
     Examples
     --------
@@ -183,23 +198,42 @@ class MeanKL(nn.Module):
     def forward(self) -> tuple[Tensor, Tensor]:
         """Return means and ln variances, shape (n_blocks, block_size); places without a weight have mean 0."""
         gamma = self.gamma.masked_fill(~self.used, -math.inf)
-        return mean_and_log_variance(self.tau, log_shares(gamma, self.log_budget))
+        return mean_and_log_variance(self.tau, log_information(gamma, self.log_budget))
 
     def divergence(self) -> Tensor:
         """Return the Kullback-Leibler divergence of every block from its prior in nats, shape (n_blocks,)."""
         return divergence(*self()).sum(dim=1)
+
+    def penalty(self, coded: Tensor) -> Tensor:
+        """Return the term of the loss that keeps the divergence at the budget, shape (): zero, for it never leaves."""
+        return torch.zeros((), device=coded.device)
 
 
 def starting_point(means: Tensor, used: Tensor, budget: float) -> tuple[Tensor, Tensor]:
     """Return tau and gamma of posteriors near the given means.
 
     Half of a block's budget is divided evenly and half in proportion to the squares of the means, so that every weight
-    begins with a variance below its prior's.
+    begins with a variance below that of its prior.
+
+    Parameters
+    ----------
+    means : Tensor of shape (n_blocks, block_size)
+        In units of the prior.
+    used : Tensor of shape (n_blocks, block_size), bool
+        Places that hold a weight.
+    budget : float
+        Information of a block in nats.
+
+    Returns
+    -------
+    tau, gamma : Tensor of shape (n_blocks, block_size)
+        0 at unused places.
     """
     squares = (means * means).masked_fill(~used, 0.0)
     even = used / used.sum(dim=1, keepdim=True)
     total = squares.sum(dim=1, keepdim=True)
-    share = torch.where(total > 0, 0.5 * even + 0.5 * squares / total.clamp_min(torch.finfo(means.dtype).tiny), even)
-    reachable = torch.sqrt(2 * budget * share).clamp_min(torch.finfo(means.dtype).tiny)
+    tiny = torch.finfo(means.dtype).tiny
+    fraction = torch.where(total > 0, 0.5 * even + 0.5 * squares / total.clamp_min(tiny), even)
+    reachable = torch.sqrt(2 * budget * fraction).clamp_min(tiny)
     tau = torch.atanh((means / reachable).clamp(-0.95, 0.95)).masked_fill(~used, 0.0)
-    return tau, torch.log(share.masked_fill(~used, 1.0))
+    return tau, torch.log(fraction.masked_fill(~used, 1.0))

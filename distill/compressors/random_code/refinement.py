@@ -1,13 +1,12 @@
-"""Choosing random codes for what the network answers, all blocks together.
+"""Choose the codes of all blocks again, for the loss of the whole network.
 
-A block's code is first chosen for its own posterior. Afterwards codes are chosen again, some blocks at a time, for the
-loss of the whole network: its gradient over all rows and its Gauss-Newton curvature make a quadratic model of the
-blocks' numbers, and coordinate descent over the codes, exact in every step, minimises it. A choice that does not lower
-the real loss is taken back.
+A block's code is first chosen for the block's own posterior. Refinement then chooses the codes of a group of blocks
+again: the gradient of the loss over all training samples and its Gauss-Newton curvature make a quadratic model of the
+numbers of these blocks, which coordinate descent over the codes minimizes, exactly in every step. A choice that does
+not lower the loss itself is undone.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,15 +14,24 @@ from torch import Tensor, nn
 
 from distill.codecs import cosine
 from distill.codecs.random_code import Layout
+from distill.training.losses import DistillationLoss
 from distill.training.perceptron import TORCH_ACTIVATIONS
+from distill.training.samples import DenseRows
 
-_MOST_VALUES = 1 << 22
-_ROWS = 4096
-_SLOPES = {
+# Values of a Jacobian computed at once, 16 MB in float32
+_JACOBIAN_VALUES = 1 << 22
+# Samples, or candidates, evaluated at once: 4096 samples of 1000 features are 16 MB
+_BLOCK = 4096
+# Relative decrease of the quadratic model that counts as one: coordinate descent does not cycle on rounding errors
+_DECREASE = 1e-12
+# Adam's learning rate and batch size when scales are tuned: a step changes a scale by about 0.3 % at most
+_SCALE_RATE, _SCALE_BATCH = 3e-3, 1024
+# Derivatives of the activations as functions of their results
+_DERIVATIVES = {
     "identity": torch.ones_like,
-    "relu": lambda answers: (answers > 0).to(answers.dtype),
-    "tanh": lambda answers: 1 - answers * answers,
-    "logistic": lambda answers: answers * (1 - answers),
+    "relu": lambda activations: (activations > 0).to(activations.dtype),
+    "tanh": lambda activations: 1 - activations * activations,
+    "logistic": lambda activations: activations * (1 - activations),
 }
 
 
@@ -40,7 +48,12 @@ class SharedNetwork:
     used : Tensor of shape (n_blocks, block_size), bool
         Places of blocks that hold a number.
     places : ndarray of shape (n_blocks, block_size), int64
-        Which number stands at each place; -1 for none.
+        Index of the number at each place; -1 for none.
+    weight_places, bias_places : list of Tensor of shape (n_weights,) or (n_outputs,), int64
+        For each layer, the place of the number of each weight in row order, and of each bias, counted through all
+        blocks.
+    signs : list of Tensor of shape (n_weights,), float32
+        For each layer, the sign with which each weight takes its number.
 
     Examples
     --------
@@ -68,7 +81,7 @@ class SharedNetwork:
             self.signs.append(torch.from_numpy(sign))
 
     def layers(self, numbers: Tensor, scales: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return weights, shape (n_inputs, n_outputs), and biases of every layer.
+        """Return weights, shape (n_inputs, n_outputs), and biases, shape (n_outputs,), of every layer.
 
         Parameters
         ----------
@@ -84,20 +97,41 @@ class SharedNetwork:
         return layers
 
     def outputs(self, inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the last layer's sums for inputs as `project` returns them."""
+        """Return the outputs of the last layer, shape (n_samples, n_outputs), for inputs as `project` returns them."""
         for weight, bias in layers[:-1]:
             inputs = TORCH_ACTIVATIONS[self.activation](torch.addmm(bias, inputs, weight))
         return torch.addmm(layers[-1][1], inputs, layers[-1][0])
 
     def project(self, inputs: np.ndarray) -> Tensor:
-        """Return rows as the numbers of the first layer meet them: by waves, where the inputs are a grid."""
+        """Return samples as they are multiplied by the numbers of the first layer.
+
+        Parameters
+        ----------
+        inputs : ndarray of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_features) or (n_samples, n_frequencies), float32
+            Where the inputs are a grid, their products with the waves.
+        """
         if self.layout.input_shape:
             waves = np.eye(self.layout.n_frequencies, dtype=np.float32)
             inputs = inputs @ cosine.synthesize(waves, self.layout.input_shape)
         return torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
 
     def average(self, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the numbers, of scale 1, whose network is nearest to given layers: those of weights and of biases."""
+        """Return the numbers, of scale 1, whose network is nearest to given layers.
+
+        Parameters
+        ----------
+        layers : sequence of (ndarray of shape (n_inputs, n_outputs), ndarray of shape (n_outputs,))
+            Weights and biases.
+
+        Returns
+        -------
+        list of (ndarray of shape (n_shared,), ndarray of shape (n_outputs,)), float32
+            For each layer, the numbers of its weights and of its biases.
+        """
         numbers = []
         for layer, (weight, bias) in enumerate(layers):
             if layer == 0 and self.layout.input_shape:
@@ -110,48 +144,36 @@ class SharedNetwork:
         return numbers
 
     def gather(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tensor:
-        """Return numbers given layer by layer, weights and biases, at their places; 0 where there is none."""
+        """Return the numbers of `average` at their places, shape (n_blocks, block_size); 0 at unused places."""
         flat = np.concatenate([part for pair in parts for part in pair]).astype(np.float32)
         return torch.from_numpy(np.where(self.places >= 0, flat[self.places], np.float32(0)))
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What the network is to answer.
+def loss_and_gradient(
+    network: SharedNetwork, numbers: Tensor, scales: Tensor, samples: DenseRows, loss: DistillationLoss
+) -> tuple[float, Tensor]:
+    """Return the mean loss of all samples and its gradient by the numbers.
 
     Parameters
     ----------
-    inputs : Tensor of shape (n_samples, n_inputs)
-        As `SharedNetwork.project` returns them.
-    targets : Tensor of shape (n_samples, ...)
-    loss : callable(outputs, targets) -> Tensor of shape ()
-        Mean loss of rows.
-    output : {"identity", "softmax", "logistic"}
-        The loss is squared error in units of `unit`, cross-entropy of classes, or of every output.
-    unit : Tensor of shape (n_outputs,)
-    temperature : float
-        What sums are divided by before they become probabilities; the loss is cross-entropy times its square.
+    network : SharedNetwork
+    numbers : Tensor of shape (n_blocks, block_size)
+    scales : Tensor of shape (n_layers, 2)
+    samples : DenseRows
+        Inputs as `SharedNetwork.project` returns them, and the targets of `loss`.
+    loss : DistillationLoss
+
+    Returns
+    -------
+    loss : float
+    gradient : Tensor of shape (n_blocks, block_size)
     """
-
-    inputs: Tensor
-    targets: Tensor
-    loss: Callable[[Tensor, Tensor], Tensor]
-    output: str
-    unit: Tensor
-    temperature: float = 1.0
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-
-def loss_and_gradient(network: SharedNetwork, numbers: Tensor, scales: Tensor, rows: Rows) -> tuple[float, Tensor]:
-    """Return the mean loss of all rows and its gradient, shape (n_blocks, block_size)."""
     numbers = numbers.detach().requires_grad_()
     made = network.layers(numbers, scales)
     layers = [(weight.detach().requires_grad_(), bias.detach().requires_grad_()) for weight, bias in made]
     total = 0.0
-    for inputs, targets in zip(rows.inputs.split(_ROWS), rows.targets.split(_ROWS)):
-        value = rows.loss(network.outputs(inputs, layers), targets) * (len(inputs) / len(rows))
+    for inputs, targets in zip(*(tensor.split(_BLOCK) for tensor in samples.tensors)):
+        value = loss(network.outputs(inputs, layers), targets) * (len(inputs) / len(samples))
         value.backward()
         total += value.item()
     torch.autograd.backward(
@@ -161,16 +183,20 @@ def loss_and_gradient(network: SharedNetwork, numbers: Tensor, scales: Tensor, r
 
 
 @torch.no_grad()
-def mean_loss(network: SharedNetwork, numbers: Tensor, scales: Tensor, rows: Rows) -> float:
-    """Return the mean loss of all rows."""
+def mean_loss(
+    network: SharedNetwork, numbers: Tensor, scales: Tensor, samples: DenseRows, loss: DistillationLoss
+) -> float:
+    """Return the mean loss of all samples; parameters as of `loss_and_gradient`."""
     layers, total = network.layers(numbers, scales), 0.0
-    for inputs, targets in zip(rows.inputs.split(_ROWS), rows.targets.split(_ROWS)):
-        total += rows.loss(network.outputs(inputs, layers), targets).item() * len(inputs) / len(rows)
+    for inputs, targets in zip(*(tensor.split(_BLOCK) for tensor in samples.tensors)):
+        total += loss(network.outputs(inputs, layers), targets).item() * len(inputs) / len(samples)
     return total
 
 
 @torch.no_grad()
-def curvature(network: SharedNetwork, numbers: Tensor, scales: Tensor, chosen: Tensor, rows: Rows) -> Tensor:
+def curvature(
+    network: SharedNetwork, numbers: Tensor, scales: Tensor, chosen: Tensor, inputs: Tensor, loss: DistillationLoss
+) -> Tensor:
     """Return the Gauss-Newton matrix of the mean loss for some of the numbers.
 
     Parameters
@@ -179,42 +205,58 @@ def curvature(network: SharedNetwork, numbers: Tensor, scales: Tensor, chosen: T
     numbers : Tensor of shape (n_blocks, block_size)
     scales : Tensor of shape (n_layers, 2)
     chosen : Tensor of shape (n,), int64
-        Places, counted through all blocks.
-    rows : Rows
-        All of them are used.
+        Places of the numbers, counted through all blocks.
+    inputs : Tensor of shape (n_samples, n_inputs)
+        As `SharedNetwork.project` returns them.
+    loss : DistillationLoss
 
     Returns
     -------
     Tensor of shape (n, n)
-        The mean over rows of J^T S J, with J the slopes of the last sums and S the second derivative of the loss by
-        them.
+        The mean over samples of J^T S J: J are the derivatives of the outputs by the numbers, S the second derivative
+        of the loss by the outputs.
+
+    Notes
+    -----
+    Samples go through the network in blocks of n_rows, together with the derivatives by the chosen numbers:
+
+    ===========  ============================  ===================================================================
+    array        shape                         content
+    ===========  ============================  ===================================================================
+    column       (n_blocks * block_size,)      index in `chosen` of each place; -1 if it is not chosen
+    activations  (n_rows, n_inputs)            inputs of a layer
+    jacobian     (n_rows, n, n_inputs)         their derivatives by the chosen numbers; None for the first layer
+    moved        (n_rows, n, n_outputs)        derivatives of the layer's outputs: through its inputs, and through its
+                                               own weights and biases, where these have a chosen number
+    weighted     (n_rows * n_outputs, n)       derivatives of the last outputs times a root of S
+    ===========  ============================  ===================================================================
     """
     layers, n = network.layers(numbers, scales), len(chosen)
     column = torch.full((numbers.numel(),), -1)
     column[chosen] = torch.arange(n)
-    touched = [_touched(network, layer, column, scales) for layer in range(len(layers))]
+    influences = [_influence(network, layer, column, scales) for layer in range(len(layers))]
     total = torch.zeros(n, n)
     widest = max(weight.shape[1] for weight, _ in layers)
-    for inputs in rows.inputs.split(max(1, _MOST_VALUES // (n * widest))):
-        slopes = None
-        for layer, ((weight, bias), (columns, entries, sizes, bias_columns, units, bias_sizes)) in enumerate(
-            zip(layers, touched)
-        ):
-            n_rows, n_outputs = len(inputs), weight.shape[1]
-            sums = torch.addmm(bias, inputs, weight)
-            if slopes is None:
+    for activations in inputs.split(max(1, _JACOBIAN_VALUES // (n * widest))):
+        jacobian, n_rows = None, len(activations)
+        for layer, ((weight, bias), influence) in enumerate(zip(layers, influences)):
+            columns, entries, factors, bias_columns, units, bias_factors = influence
+            n_outputs = weight.shape[1]
+            outputs = torch.addmm(bias, activations, weight)
+            if jacobian is None:
                 moved = torch.zeros(n_rows, n * n_outputs)
             else:
-                moved = (slopes.reshape(n_rows * n, -1) @ weight).reshape(n_rows, n * n_outputs)
-            moved.index_add_(1, columns * n_outputs + entries % n_outputs, inputs[:, entries // n_outputs] * sizes)
-            moved.index_add_(1, bias_columns * n_outputs + units, bias_sizes.expand(n_rows, -1).contiguous())
+                moved = (jacobian.reshape(n_rows * n, -1) @ weight).reshape(n_rows, n * n_outputs)
+            entry_inputs = activations[:, entries // n_outputs]
+            moved.index_add_(1, columns * n_outputs + entries % n_outputs, entry_inputs * factors)
+            moved.index_add_(1, bias_columns * n_outputs + units, bias_factors.expand(n_rows, -1).contiguous())
             moved = moved.reshape(n_rows, n, n_outputs)
             if layer < len(layers) - 1:
-                inputs = TORCH_ACTIVATIONS[network.activation](sums)
-                slopes = moved * _SLOPES[network.activation](inputs)[:, None]
-        weighted = _weighted(moved, sums, rows).transpose(1, 2).reshape(-1, n)
+                activations = TORCH_ACTIVATIONS[network.activation](outputs)
+                jacobian = moved * _DERIVATIVES[network.activation](activations)[:, None]
+        weighted = _weighted(moved, outputs, loss).transpose(1, 2).reshape(-1, n)
         total += weighted.T @ weighted
-    return total / len(rows)
+    return total / len(inputs)
 
 
 def choose_together(
@@ -225,26 +267,39 @@ def choose_together(
     hessian: np.ndarray,
     n_sweeps: int = 3,
 ) -> tuple[list[int | None], np.ndarray]:
-    """Choose codes of some blocks that minimise a quadratic model of the loss, one block after the other.
+    """Choose codes of some blocks that minimize a quadratic model of the loss, one block after the other.
 
     Parameters
     ----------
     layout : Layout
     blocks : sequence of int
     current : sequence of ndarray of shape (size of the block,)
-        The numbers the blocks have, about which the model is made.
+        Current numbers of the blocks, at which the model is made.
     gradient : ndarray of shape (n,)
         For the numbers of all these blocks, in their order.
     hessian : ndarray of shape (n, n)
     n_sweeps : int
-        How often every block is looked at, at most.
+        Largest number of sweeps over the blocks; fewer if one changes nothing.
 
     Returns
     -------
     codes : list of int or None
-        None where nothing is better than what the block has.
+        None where no candidate is better than the current numbers.
     moves : ndarray of shape (n,)
-        New numbers less the old ones; the model never rises from block to block.
+        New numbers minus the current ones; the model never rises from block to block.
+
+    Notes
+    -----
+    For one block, with the others at their moves:
+
+    ======  ==========================  ====================================================================
+    array   shape                       content
+    ======  ==========================  ====================================================================
+    inside  (size, size)                its part of the Hessian
+    slope   (size,)                     gradient of the model by its move, where that is zero
+    steps   (n_candidates, size)        moves to the candidates
+    values  (n_candidates,)             changes of the model by them
+    ======  ==========================  ====================================================================
     """
     bounds = np.cumsum([0] + [len(numbers) for numbers in current])
     codes: list[int | None] = [None] * len(blocks)
@@ -255,51 +310,86 @@ def choose_together(
             own = slice(bounds[position], bounds[position + 1])
             inside = hessian[own, own]
             slope = gradient[own] + hessian[own] @ moves - inside @ moves[own]
-            stay = slope @ moves[own] + 0.5 * moves[own] @ inside @ moves[own]
-            for start in range(0, 1 << layout.bits_per_block, _ROWS):
-                stop = min(start + _ROWS, 1 << layout.bits_per_block)
+            lowest = slope @ moves[own] + 0.5 * moves[own] @ inside @ moves[own]
+            for start in range(0, 1 << layout.bits_per_block, _BLOCK):
+                stop = min(start + _BLOCK, 1 << layout.bits_per_block)
                 steps = layout.candidates(block, start, stop)[:, : len(current[position])] - current[position]
                 values = steps @ slope + 0.5 * ((steps @ inside) * steps).sum(axis=1)
                 best = int(values.argmin())
-                if values[best] < stay - 1e-12 * abs(stay):
-                    stay, codes[position], moves[own] = values[best], start + best, steps[best]
+                if values[best] < lowest - _DECREASE * abs(lowest):
+                    lowest, codes[position], moves[own] = values[best], start + best, steps[best]
         if codes == before:
             break
     return codes, moves
 
 
 def tune_scales(
-    network: SharedNetwork, numbers: Tensor, log_scales: Tensor, rows: Rows, n_steps: int, generator: torch.Generator
+    network: SharedNetwork,
+    numbers: Tensor,
+    log_scales: Tensor,
+    samples: DenseRows,
+    loss: DistillationLoss,
+    n_steps: int,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Return ln scales that suit numbers which no longer change, shape (n_layers, 2)."""
+    """Train the scales alone.
+
+    Parameters
+    ----------
+    network : SharedNetwork
+    numbers : Tensor of shape (n_blocks, block_size)
+        Constant.
+    log_scales : Tensor of shape (n_layers, 2)
+        Initial ln scales of weights and of biases.
+    samples : DenseRows
+    loss : DistillationLoss
+    n_steps : int
+        Steps of Adam with a learning rate that falls linearly.
+    generator : torch.Generator
+        Draws the batches.
+
+    Returns
+    -------
+    Tensor of shape (n_layers, 2)
+    """
     log_scales = log_scales.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([log_scales], lr=3e-3)
+    optimizer = torch.optim.Adam([log_scales], lr=_SCALE_RATE)
     for step in range(n_steps):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / n_steps)
-        batch = torch.randint(len(rows), (min(1024, len(rows)),), generator=generator)
+        optimizer.param_groups[0]["lr"] = _SCALE_RATE * (1 - step / n_steps)
+        batch = torch.randint(len(samples), (min(_SCALE_BATCH, len(samples)),), generator=generator)
+        inputs, targets = samples.take(batch)
         optimizer.zero_grad()
         layers = network.layers(numbers, log_scales.exp())
-        rows.loss(network.outputs(rows.inputs[batch], layers), rows.targets[batch]).backward()
+        loss(network.outputs(inputs, layers), targets).backward()
         optimizer.step()
     return log_scales.detach()
 
 
-def _touched(network: SharedNetwork, layer: int, column: Tensor, scales: Tensor) -> tuple[Tensor, ...]:
-    """Which weights and biases of a layer the chosen numbers make: column, entry and size of their influence."""
+def _influence(network: SharedNetwork, layer: int, column: Tensor, scales: Tensor) -> tuple[Tensor, ...]:
+    """Return the weights and biases of a layer that have a chosen number.
+
+    Returns
+    -------
+    columns, entries, factors : Tensor of shape (n_weights,)
+        Of each weight the column of its number, its index in row order and its derivative by the number.
+    bias_columns, units, bias_factors : Tensor of shape (n_biases,)
+        The same of each bias.
+    """
     columns = column[network.weight_places[layer]]
     entries = torch.nonzero(columns >= 0)[:, 0]
     bias_columns = column[network.bias_places[layer]]
     units = torch.nonzero(bias_columns >= 0)[:, 0]
-    sizes = network.signs[layer][entries] * scales[layer, 0]
-    return columns[entries], entries, sizes, bias_columns[units], units, scales[layer, 1].expand(len(units))
+    factors = network.signs[layer][entries] * scales[layer, 0]
+    return columns[entries], entries, factors, bias_columns[units], units, scales[layer, 1].expand(len(units))
 
 
-def _weighted(slopes: Tensor, sums: Tensor, rows: Rows) -> Tensor:
-    """Return slopes, shape (n_rows, n, n_outputs), times a root of the loss's second derivative by the sums."""
-    if rows.output == "softmax":
-        share = nn.functional.softmax(sums / rows.temperature, dim=1)[:, None]
-        return (slopes - (slopes * share).sum(dim=2, keepdim=True)) * share.sqrt()
-    if rows.output == "logistic":
-        share = torch.sigmoid(sums / rows.temperature)[:, None]
-        return slopes * torch.sqrt(share * (1 - share))
-    return slopes * ((2 / sums.shape[1]) ** 0.5 / rows.unit)
+def _weighted(jacobian: Tensor, outputs: Tensor, loss: DistillationLoss) -> Tensor:
+    """Return a Jacobian of the outputs times a root of the loss's second derivative by them; (n_rows, n, n_outputs)."""
+    kind = loss.network.output
+    if kind == "softmax":
+        probability = nn.functional.softmax(outputs / loss.temperature, dim=1)[:, None]
+        return (jacobian - (jacobian * probability).sum(dim=2, keepdim=True)) * probability.sqrt()
+    if kind == "logistic":
+        probability = torch.sigmoid(outputs / loss.temperature)[:, None]
+        return jacobian * torch.sqrt(probability * (1 - probability))
+    return jacobian * ((2 / outputs.shape[1]) ** 0.5 / torch.from_numpy(loss.unit))

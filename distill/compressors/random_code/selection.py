@@ -7,8 +7,10 @@ import numpy as np
 from distill.codecs import generator
 from distill.codecs.random_code import Layout
 
-_GUMBEL = 7
+# Numbers of the candidates that are computed at once, 4 MB in float64. The choice does not depend on it.
 CHUNK_VALUES = 1 << 19
+# Stream of the generator for the noise of "sample"; the draw does not depend on other uses of the seed
+_GUMBEL = 7
 
 
 def choose(
@@ -21,17 +23,17 @@ def choose(
     layout : Layout
     block : int
     mean, log_variance : ndarray of shape (n,)
-        Of the numbers of this block, whose prior is the standard normal distribution; n is the block's own size.
-    selection : {"sample", "argmax", "nearest"}
-        "sample" draws with the probabilities of importance sampling, proportional to posterior / prior; "argmax" takes
-        where that ratio is largest; "nearest" takes where the posterior is.
+        Posterior of the n numbers of this block; their prior is the standard normal distribution.
+    selection : {"argmax", "sample", "nearest"}
+        "argmax": the largest importance weight, posterior / prior. "sample", for comparison: a draw with probabilities
+        in proportion to the importance weights. "nearest", for comparison: the largest posterior density.
     seed : int
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------
     int
-        The code. It does not depend on the size of the pieces in which the candidates are looked at.
+        The code. It does not depend on the size of the chunks in which candidates are computed.
     """
     best, code = -np.inf, 0
     for start, candidates in _chunks(layout, block):
@@ -47,17 +49,23 @@ def choose(
 def log_weights(
     candidates: np.ndarray, mean: np.ndarray, log_variance: np.ndarray, against_prior: bool = True
 ) -> np.ndarray:
-    """Return ln posterior, or ln (posterior / prior), of candidates, up to a constant.
+    """Return ln (posterior / prior) of candidates, or ln posterior, up to a constant.
 
     Parameters
     ----------
     candidates : ndarray of shape (n_candidates, n)
     mean, log_variance : ndarray of shape (n,)
     against_prior : bool
+        Whether the prior, the standard normal distribution, is divided out.
 
     Returns
     -------
     ndarray of shape (n_candidates,), float64
+
+    Examples
+    --------
+    >>> log_weights(np.array([[0.0], [2.0]]), np.array([2.0]), np.array([0.0]), against_prior=False)
+    array([-2., -0.])
     """
     candidates = candidates.astype(np.float64)
     precision = np.exp(-log_variance.astype(np.float64))
@@ -74,8 +82,7 @@ def _chunks(layout: Layout, block: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _gumbel(seed: int, block: int, start: int, count: int) -> np.ndarray:
-    # The largest of ln weight + Gumbel noise falls on each candidate with the probability of its weight
-    uniform = (
-        (generator.words((seed, _GUMBEL, block), count, start) >> np.uint64(11)).astype(np.float64) + 0.5
-    ) / 2**53
+    """Return Gumbel noise, shape (count,): the largest log-weight plus noise is a draw in proportion to the weights."""
+    words = generator.words((seed, _GUMBEL, block), count, start) >> np.uint64(11)
+    uniform = (words.astype(np.float64) + 0.5) / 2**53
     return -np.log(-np.log(uniform))
