@@ -1,4 +1,4 @@
-"""Spike-and-slab posteriors against what can be computed otherwise: exact posteriors, enumeration, Monte Carlo."""
+"""Spike-and-slab posteriors against exact posteriors, enumeration and Monte Carlo."""
 
 import itertools
 import math
@@ -21,37 +21,37 @@ def logit(probability):
 
 
 def orthogonal_problem(seed, n_samples=64, n_features=6, noise=0.7):
-    """Rows with orthogonal columns and answers in which some weights are zero and some are small."""
-    random = np.random.default_rng(seed)
-    X = np.linalg.qr(random.standard_normal((n_samples, n_features)))[0] * math.sqrt(n_samples)
+    """Samples with orthogonal columns, and targets from weights of which some are zero and some are small."""
+    rng = np.random.default_rng(seed)
+    X = np.linalg.qr(rng.standard_normal((n_samples, n_features)))[0] * math.sqrt(n_samples)
     weight = np.array([1.0, -0.5, 0.3, 0.2, 0.0, 0.0])
-    return X, X @ weight + noise * random.standard_normal(n_samples), noise
+    return X, X @ weight + noise * rng.standard_normal(n_samples), noise
 
 
-def exact_inclusion(X, y, noise, prior_inclusion, prior_deviation):
-    """The posterior probability of every weight, by the marginal likelihood of all models there are."""
+def exact_inclusion(X, y, noise, prior_inclusion, prior_std):
+    """The posterior inclusion probability of every weight, from the marginal likelihoods of all models."""
     n_samples, n_features = X.shape
     models = np.array(list(itertools.product((0, 1), repeat=n_features)))
-    log_evidence = []
+    log_marginals = []
     for model in models:
-        covariance = noise**2 * np.eye(n_samples) + prior_deviation**2 * (X * model) @ X.T
+        covariance = noise**2 * np.eye(n_samples) + prior_std**2 * (X * model) @ X.T
         n_on = model.sum()
         prior = n_on * math.log(prior_inclusion) + (n_features - n_on) * math.log1p(-prior_inclusion)
-        log_evidence.append(stats.multivariate_normal.logpdf(y, np.zeros(n_samples), covariance) + prior)
-    return special.softmax(log_evidence) @ models
+        log_marginals.append(stats.multivariate_normal.logpdf(y, np.zeros(n_samples), covariance) + prior)
+    return special.softmax(log_marginals) @ models
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_fixed_point_is_the_exact_posterior_of_an_orthogonal_linear_unit(seed):
     X, y, noise = orthogonal_problem(seed)
-    prior_inclusion, prior_deviation = 0.2, 1.5
-    precision = (X**2).sum(axis=0) / noise**2 + prior_deviation**-2
-    mean, deviation = X.T @ y / noise**2 / precision, precision**-0.5
-    # E[log likelihood | on] - E[log likelihood | off]; the other columns drop out because they are orthogonal
-    gain = (X.T @ y * mean - 0.5 * (X**2).sum(axis=0) * (mean**2 + deviation**2)) / noise**2
-    divergence = spike_slab.slab_divergence(torch.tensor(mean), torch.tensor(deviation), prior_deviation).numpy()
+    prior_inclusion, prior_std = 0.2, 1.5
+    precision = (X**2).sum(axis=0) / noise**2 + prior_std**-2
+    mean, std = X.T @ y / noise**2 / precision, precision**-0.5
+    # E[log likelihood | gate 1] - E[log likelihood | gate 0]; the other columns cancel because they are orthogonal
+    gain = (X.T @ y * mean - 0.5 * (X**2).sum(axis=0) * (mean**2 + std**2)) / noise**2
+    divergence = spike_slab.slab_divergence(torch.tensor(mean), torch.tensor(std), prior_std).numpy()
     inclusion = spike_slab.fixed_point(gain, divergence, logit(prior_inclusion))
-    exact = exact_inclusion(X, y, noise, prior_inclusion, prior_deviation)
+    exact = exact_inclusion(X, y, noise, prior_inclusion, prior_std)
     np.testing.assert_allclose(inclusion, exact, rtol=1e-9)
     assert exact.min() < 0.05 and exact.max() > 0.99 and ((exact > 0.05) & (exact < 0.95)).any()
 
@@ -59,22 +59,22 @@ def test_fixed_point_is_the_exact_posterior_of_an_orthogonal_linear_unit(seed):
 @pytest.mark.parametrize("granularity", ["weight", "input"])
 def test_training_reaches_the_exact_posterior_of_an_orthogonal_linear_unit(granularity):
     X, y, noise = orthogonal_problem(0)
-    prior_inclusion, prior_deviation = 0.2, 1.5
+    prior_inclusion, prior_std = 0.2, 1.5
     network = Network((np.zeros((6, 1), np.float32),), (np.zeros(1, np.float32),))
-    module = SpikeSlabPerceptron(network, {granularity}, prior_inclusion, prior_deviation, inclusion=0.5).double()
-    rows, answers = torch.tensor(X), torch.tensor(y)
+    module = SpikeSlabPerceptron(network, {granularity}, prior_inclusion, prior_std, inclusion=0.5).double()
+    rows, targets = torch.tensor(X), torch.tensor(y)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
     module.layers[0].bias.requires_grad_(False)
     for _ in range(2000):
         slab = module.layers[0]
         gate = slab.logit if granularity == "weight" else module.unit_logit(0)[:, None]
-        mean, variance = spike_slab.weight_moments(torch.sigmoid(gate), slab.mean, slab.deviation)
-        error = (answers - (rows @ mean)[:, 0]).square() + (rows.square() @ variance)[:, 0]
+        mean, variance = spike_slab.weight_moments(torch.sigmoid(gate), slab.mean, slab.std)
+        error = (targets - (rows @ mean)[:, 0]).square() + (rows.square() @ variance)[:, 0]
         loss = 0.5 * error.sum() / noise**2 + module.divergence()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    exact = exact_inclusion(X, y, noise, prior_inclusion, prior_deviation)
+    exact = exact_inclusion(X, y, noise, prior_inclusion, prior_std)
     np.testing.assert_allclose(module.inclusions()[0][:, 0], exact, atol=5e-4)
 
 
@@ -83,11 +83,11 @@ def test_divergences_of_gates_and_slabs_are_those_of_torch():
     bernoulli = torch.distributions.Bernoulli
     expected = torch.distributions.kl_divergence(bernoulli(logits=logits), bernoulli(torch.tensor(0.03).double()))
     torch.testing.assert_close(spike_slab.gate_divergence(logits, logit(0.03)), expected, rtol=1e-6, atol=1e-6)
-    mean, deviation = torch.randn(2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    deviation = deviation.exp()
+    mean, std = torch.randn(2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    std = std.exp()
     normal = torch.distributions.Normal
-    expected = torch.distributions.kl_divergence(normal(mean, deviation), normal(0.0, 0.8))
-    torch.testing.assert_close(spike_slab.slab_divergence(mean, deviation, 0.8), expected)
+    expected = torch.distributions.kl_divergence(normal(mean, std), normal(0.0, 0.8))
+    torch.testing.assert_close(spike_slab.slab_divergence(mean, std, 0.8), expected)
 
 
 @pytest.mark.parametrize("value", [-800.0, -200.0, 200.0, 800.0])
@@ -101,20 +101,20 @@ def test_gate_divergence_stays_finite_where_gates_are_certain(value):
 
 def test_moments_are_those_of_the_mixture():
     inclusion = torch.tensor([0.01, 0.4, 0.97], dtype=torch.float64)
-    mean, deviation = torch.tensor([1.5, -0.3, 0.2]).double(), torch.tensor([0.2, 0.5, 0.01]).double()
+    mean, std = torch.tensor([1.5, -0.3, 0.2]).double(), torch.tensor([0.2, 0.5, 0.01]).double()
     mixture = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(torch.stack([1 - inclusion, inclusion], 1)),
         torch.distributions.Normal(
-            torch.stack([torch.zeros(3).double(), mean], 1), torch.stack([torch.full((3,), 1e-9), deviation], 1)
+            torch.stack([torch.zeros(3).double(), mean], 1), torch.stack([torch.full((3,), 1e-9), std], 1)
         ),
     )
-    moments = spike_slab.weight_moments(inclusion, mean, deviation)
+    moments = spike_slab.weight_moments(inclusion, mean, std)
     torch.testing.assert_close(moments[0], mixture.mean)
     torch.testing.assert_close(moments[1], mixture.variance)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
-def test_gates_are_open_as_often_as_they_should_whatever_the_temperature(temperature):
+def test_gates_are_open_with_their_probability_at_any_temperature(temperature):
     logits = torch.tensor([-3.0, -0.5, 0.0, 2.0])
     uniform = torch.rand((200_000, 4), generator=torch.Generator().manual_seed(0))
     gates = spike_slab.straight_through_gates(logits, uniform, temperature)
@@ -144,35 +144,39 @@ def test_extreme_noise_leaves_gates_and_gradients_finite():
 
 
 class Enumerated:
-    """A little tanh unit with five gates: everything about it can be summed over all 32 states."""
+    """A small tanh unit with five gates, whose expectations are sums over all 32 states."""
 
     def __init__(self, seed=0, n_gates=5):
-        random = torch.Generator().manual_seed(seed)
-        self.rows = torch.randn((20, n_gates), generator=random, dtype=torch.float64)
-        self.mean = torch.randn(n_gates, generator=random, dtype=torch.float64)
-        self.deviation = torch.rand(n_gates, generator=random, dtype=torch.float64) + 0.1
-        self.logit = torch.randn(n_gates, generator=random, dtype=torch.float64)
-        self.answers = torch.tanh(self.rows[:, 0] - self.rows[:, 1])
+        generator = torch.Generator().manual_seed(seed)
+        self.rows = torch.randn((20, n_gates), generator=generator, dtype=torch.float64)
+        self.mean = torch.randn(n_gates, generator=generator, dtype=torch.float64)
+        self.std = torch.rand(n_gates, generator=generator, dtype=torch.float64) + 0.1
+        self.logit = torch.randn(n_gates, generator=generator, dtype=torch.float64)
+        self.targets = torch.tanh(self.rows[:, 0] - self.rows[:, 1])
         self.states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=n_gates))).double()
-        self.prior_logit, self.prior_deviation = logit(0.1), 1.0
-        self.slabs = spike_slab.slab_divergence(self.mean, self.deviation, self.prior_deviation)
+        self.prior_logit, self.prior_std = logit(0.1), 1.0
+        self.slabs = spike_slab.slab_divergence(self.mean, self.std, self.prior_std)
 
     def log_likelihood(self, states):
         outputs = torch.tanh(self.rows @ (states * self.mean).T)
-        return -2.0 * (self.answers[:, None] - outputs).square().sum(dim=0)
+        return -2.0 * (self.targets[:, None] - outputs).square().sum(dim=0)
 
     def probabilities(self, logits):
         inclusion = torch.sigmoid(logits)
         return torch.where(self.states == 1, inclusion, 1 - inclusion).prod(dim=1)
 
     def bound(self, logits):
-        divergence = spike_slab.weight_divergence(
-            logits, self.mean, self.deviation, self.prior_logit, self.prior_deviation
-        )
+        divergence = spike_slab.weight_divergence(logits, self.mean, self.std, self.prior_logit, self.prior_std)
         return self.probabilities(logits) @ self.log_likelihood(self.states) - divergence.sum()
 
 
-def test_gate_gradient_is_that_of_the_enumerated_bound():
+def gate_gradient(logit, gain, divergence, prior_logit):
+    """The gradient of the evidence lower bound with respect to a gate's logit, from the docstring of `fixed_point`."""
+    inclusion = torch.sigmoid(logit)
+    return inclusion * (1 - inclusion) * (gain - divergence - (logit - prior_logit))
+
+
+def test_closed_form_gradient_of_a_gate_is_that_of_the_enumerated_bound():
     problem = Enumerated()
     logits = problem.logit.clone().requires_grad_()
     problem.bound(logits).backward()
@@ -181,11 +185,11 @@ def test_gate_gradient_is_that_of_the_enumerated_bound():
         on = problem.states[:, gate] == 1
         gain = (probability * log_likelihood)[on].sum() / probability[on].sum()
         gain -= (probability * log_likelihood)[~on].sum() / probability[~on].sum()
-        gradient = spike_slab.gate_gradient(problem.logit[gate], gain, problem.slabs[gate], problem.prior_logit)
+        gradient = gate_gradient(problem.logit[gate], gain, problem.slabs[gate], problem.prior_logit)
         torch.testing.assert_close(gradient, logits.grad[gate])
 
 
-def test_two_passes_with_one_draw_of_the_other_gates_are_unbiased():
+def test_gradient_of_a_gate_from_draws_of_the_other_gates_is_unbiased():
     problem = Enumerated(seed=1)
     logits = problem.logit.clone().requires_grad_()
     problem.bound(logits).backward()
@@ -196,14 +200,14 @@ def test_two_passes_with_one_draw_of_the_other_gates_are_unbiased():
         gain = problem.log_likelihood(states)
         states[:, gate] = 0
         gain -= problem.log_likelihood(states)
-        draws = spike_slab.gate_gradient(problem.logit[gate], gain, problem.slabs[gate], problem.prior_logit)
+        draws = gate_gradient(problem.logit[gate], gain, problem.slabs[gate], problem.prior_logit)
         assert (draws.mean() - logits.grad[gate]).abs() < 4 * draws.std() / math.sqrt(len(draws))
 
 
 def test_fixed_point_is_the_best_inclusion_probability():
     problem = Enumerated(seed=2)
     best = problem.logit.clone()
-    for _ in range(200):  # one gate after the other, until none moves
+    for _ in range(200):  # coordinate ascent until convergence
         for gate in range(5):
             on = problem.states[:, gate] == 1
             probability, log_likelihood = problem.probabilities(best), problem.log_likelihood(problem.states)
@@ -220,22 +224,22 @@ def test_fixed_point_is_the_best_inclusion_probability():
 @pytest.mark.parametrize(
     "granularity", [{"weight"}, {"node"}, {"input"}, {"weight", "node", "input"}, {"input", "node"}]
 )
-def test_divergence_of_a_network_is_what_sampling_gives(granularity):
-    """log q - log p over draws of everything: gates first; what a closed gate shuts off follows the prior."""
+def test_divergence_of_a_network_agrees_with_sampling(granularity):
+    """log q - log p over draws of gates, then of slabs; slabs behind a closed gate follow the prior."""
     network = initial_network((3, 4, 2), seed=1)
-    module = SpikeSlabPerceptron(network, granularity, prior_inclusion=0.2, prior_deviation=0.7, inclusion=0.6)
-    random = np.random.default_rng(0)
+    module = SpikeSlabPerceptron(network, granularity, prior_inclusion=0.2, prior_std=0.7, inclusion=0.6)
+    rng = np.random.default_rng(0)
     with torch.no_grad():
         for parameter in module.parameters():
-            shift = 0.1 * random.standard_normal(tuple(parameter.shape))
+            shift = 0.1 * rng.standard_normal(tuple(parameter.shape))
             parameter += torch.tensor(shift, dtype=torch.float32)
     n_draws, pi = 20_000, 0.2
     ratios = np.zeros(n_draws)
 
     def draw_gate(logits, on):
-        """Gates that exist where `on` says so, and their contribution to log q - log p."""
+        """Gates that exist where `on` is 1, and their contribution to log q - log p."""
         phi = special.expit(logits.detach().numpy().astype(float))
-        gate = random.random((n_draws, *phi.shape)) < phi
+        gate = rng.random((n_draws, *phi.shape)) < phi
         log_ratio = np.where(gate, np.log(phi / pi), np.log((1 - phi) / (1 - pi)))
         ratios[:] += (log_ratio * on).reshape(n_draws, -1).sum(axis=1)
         return gate * on
@@ -249,36 +253,36 @@ def test_divergence_of_a_network_is_what_sampling_gives(granularity):
     for index, layer in enumerate(module.layers):
         on = units[index][:, :, None] * units[index + 1][:, None, :]
         on = on if layer.gate is None else draw_gate(layer.logit, on)
-        mean, deviation = layer.mean.detach().numpy(), layer.deviation.detach().numpy()
-        slab = mean + deviation * random.standard_normal((n_draws, *mean.shape))
-        log_ratio = stats.norm.logpdf(slab, mean, deviation) - stats.norm.logpdf(slab, 0, 0.7)
+        mean, std = layer.mean.detach().numpy(), layer.std.detach().numpy()
+        slab = mean + std * rng.standard_normal((n_draws, *mean.shape))
+        log_ratio = stats.norm.logpdf(slab, mean, std) - stats.norm.logpdf(slab, 0, 0.7)
         ratios += (log_ratio * on).reshape(n_draws, -1).sum(axis=1)
     expected, standard_error = ratios.mean(), ratios.std() / math.sqrt(n_draws)
     assert abs(module.divergence().item() - expected) < 4 * standard_error
     assert standard_error < 0.02 * expected
 
 
-def test_sums_of_a_layer_have_the_mean_and_variance_of_its_weights():
+def test_pre_activations_have_the_mean_and_variance_of_the_weights():
     layer = SpikeSlabLayer(np.array([[1.0], [-2.0], [0.5]], np.float32), np.array([0.3], np.float32), True, 0.7)
     row = torch.tensor([[1.0, 0.5, -2.0]])
     draws = layer(row.expand(100_000, 3), torch.Generator().manual_seed(0)).detach()[:, 0]
-    random = np.random.default_rng(0)
-    deviation = layer.deviation.detach().numpy()[:, 0]
-    weights = random.random((100_000, 3)) < 0.7
-    weights = weights * (np.array([1.0, -2.0, 0.5]) + deviation * random.standard_normal((100_000, 3)))
+    rng = np.random.default_rng(0)
+    std = layer.std.detach().numpy()[:, 0]
+    weights = rng.random((100_000, 3)) < 0.7
+    weights = weights * (np.array([1.0, -2.0, 0.5]) + std * rng.standard_normal((100_000, 3)))
     expected = weights @ row.numpy()[0] + 0.3
     assert abs(draws.mean() - expected.mean()) < 4 * math.sqrt(2) * expected.std() / math.sqrt(100_000)
     assert draws.std() == pytest.approx(expected.std(), rel=0.02)
 
 
-def test_outputs_of_a_network_with_gated_units_are_those_of_all_its_parts():
-    """Two inputs, two hidden units, all with gates: the mean output is the one of 16 networks, weighted."""
+def test_mean_output_with_gated_units_agrees_with_enumeration():
+    """Two inputs, two hidden units, all with gates: the mean output is the weighted mean of 16 networks."""
     network = initial_network((2, 2, 1), "tanh", seed=3)
     network = Network(network.weights, (np.array([0.5, -0.4], np.float32), np.zeros(1, np.float32)), "tanh")
     module = SpikeSlabPerceptron(network, {"input", "node"}, inclusion=0.6, activate=torch.tanh)
     with torch.no_grad():
         for layer in module.layers:
-            layer.log_deviation.fill_(-20.0)
+            layer.log_std.fill_(-20.0)
     row = np.array([[1.0, -1.5]], np.float32)
     draws = module(torch.tensor(row).expand(200_000, 2), torch.Generator().manual_seed(0)).detach().numpy()[:, 0]
     expected = 0.0
@@ -288,22 +292,22 @@ def test_outputs_of_a_network_with_gated_units_are_those_of_all_its_parts():
     assert abs(draws.mean() - expected) < 4 * draws.std() / math.sqrt(len(draws))
 
 
-def test_kept_gates_switch_off_what_is_not_kept():
+def test_weights_with_fixed_gates_of_zero_are_off():
     network = initial_network((5, 4, 3), seed=0)
     module = SpikeSlabPerceptron(network, {"weight", "node", "input"})
-    kept = [torch.zeros(5, 4), torch.ones(4, 3)]
-    kept[0][2] = 1
+    gates = [torch.zeros(5, 4), torch.ones(4, 3)]
+    gates[0][2] = 1
     rows = torch.randn((8, 5), generator=torch.Generator().manual_seed(0))
-    outputs = [module(rows + shift, torch.Generator().manual_seed(1), kept) for shift in (0.0, torch.eye(5)[0])]
+    outputs = [module(rows + shift, torch.Generator().manual_seed(1), gates) for shift in (0.0, torch.eye(5)[0])]
     torch.testing.assert_close(*outputs)
-    slabs = [spike_slab.slab_divergence(layer.mean, layer.deviation, 1.0) for layer in module.layers]
-    torch.testing.assert_close(module.divergence(kept), slabs[0][2].sum() + slabs[1].sum())
+    slabs = [spike_slab.slab_divergence(layer.mean, layer.std, 1.0) for layer in module.layers]
+    torch.testing.assert_close(module.divergence(gates), slabs[0][2].sum() + slabs[1].sum())
 
 
 def test_inclusion_of_units_is_that_of_their_most_probable_path():
-    random = np.random.default_rng(0)
-    weights = [random.random(shape) for shape in ((4, 5), (5, 3), (3, 2))]
-    units = [random.random(len(weight)) for weight in weights]
+    rng = np.random.default_rng(0)
+    weights = [rng.random(shape) for shape in ((4, 5), (5, 3), (3, 2))]
+    units = [rng.random(len(weight)) for weight in weights]
     inclusions = spike_slab.path_inclusion(weights, units)
     for first, inclusion in enumerate(inclusions):
         for unit, given in enumerate(inclusion):
@@ -317,16 +321,16 @@ def test_inclusion_of_units_is_that_of_their_most_probable_path():
 
 
 def variable_selection(seed, n_samples=2000, n_features=20):
-    """Correlated inputs of which the first five matter, one of them with no linear effect of its own."""
-    random = np.random.default_rng(seed)
-    X = (random.standard_normal((n_samples, 1)) + random.standard_normal((n_samples, n_features))) / math.sqrt(2)
+    """Correlated inputs of which the first five matter, some of them without a linear effect."""
+    rng = np.random.default_rng(seed)
+    X = (rng.standard_normal((n_samples, 1)) + rng.standard_normal((n_samples, n_features))) / math.sqrt(2)
     y = 5 * X[:, 1] / (1 + X[:, 0] ** 2) + 5 * np.sin(X[:, 2] * X[:, 3]) + 2 * X[:, 4]
-    y += random.standard_normal(n_samples)
+    y += rng.standard_normal(n_samples)
     return torch.tensor(X, dtype=torch.float32), torch.tensor(y / y.std(), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_relevant_inputs_stand_out_and_hidden_units_are_dropped(seed):
+def test_relevant_inputs_are_included_and_hidden_units_are_removed(seed):
     X, y = variable_selection(seed)
     network = initial_network((20, 16, 1), "tanh", seed)
     module = SpikeSlabPerceptron(network, {"weight"}, prior_inclusion=1e-5, activate=torch.tanh)

@@ -1,6 +1,6 @@
 """Masks of weights: ranking, removal of dead ends, and networks without unused units.
 
-Everything here is a function of a network and of masks: one array of bool per layer, True for the weights that stay.
+Masks are one array of bool per layer, of the shape of the layer's weights, True for the weights that are kept.
 """
 
 import itertools
@@ -15,20 +15,22 @@ from distill.runtime.forward import activated
 
 Masks = Sequence[np.ndarray]
 
+# Fraction of zeros among the weights of used inputs from which on a network counts as pruned. Trained weights are
+# hardly ever exactly zero, so that any value well below one separates the two
 _PRUNED = 0.05
 
 
 class Sliced(NamedTuple):
-    """A network without the units that have become constant or lead nowhere.
+    """A network without the units that are constant or have no path to an output.
 
     Parameters
     ----------
     network : Network
-        Physically smaller; it answers as the masked one does.
+        Smaller, with the outputs of the masked network up to rounding.
     masks : tuple of ndarray of shape (n_inputs, n_outputs), bool
-        The weights that stay, of the smaller network.
+        Kept weights of the smaller network.
     units : tuple of ndarray of int
-        For the outputs of every layer, which of the old ones are left.
+        For every layer, the kept outputs by their positions in the original layer.
     """
 
     network: Network
@@ -36,12 +38,21 @@ class Sliced(NamedTuple):
     units: tuple[np.ndarray, ...]
 
 
-def largest(scores: Sequence[np.ndarray], n_kept: int) -> list[np.ndarray]:
-    """Return masks of the `n_kept` largest scores over all layers; the first ones win where scores are equal.
+def keep_largest(scores: Sequence[np.ndarray], n_kept: int) -> list[np.ndarray]:
+    """Return masks of the `n_kept` largest scores over all layers; of equal scores the first are kept.
+
+    Parameters
+    ----------
+    scores : sequence of ndarray of shape (n_inputs, n_outputs)
+    n_kept : int
+
+    Returns
+    -------
+    list of ndarray of shape (n_inputs, n_outputs), bool
 
     Examples
     --------
-    >>> largest([np.array([[1.0, 3.0]]), np.array([[2.0], [3.0]])], 2)
+    >>> keep_largest([np.array([[1.0, 3.0]]), np.array([[2.0], [3.0]])], 2)
     [array([[False,  True]]), array([[False],
            [ True]])]
     """
@@ -53,7 +64,7 @@ def largest(scores: Sequence[np.ndarray], n_kept: int) -> list[np.ndarray]:
 
 
 def count(masks: Masks) -> int:
-    """Return the number of weights that stay."""
+    """Return the number of kept weights."""
     return int(sum(mask.sum() for mask in masks))
 
 
@@ -65,36 +76,36 @@ def is_pruned(network: Network) -> bool:
 
 
 def without_dead_ends(masks: Masks) -> list[np.ndarray]:
-    """Return masks without the weights into units that lead nowhere, and out of units that nothing reaches.
+    """Return masks without the weights into units that have no path to an output, or out of units without inputs.
 
-    The biases of the latter still count: see `slice_network`.
+    The biases of units without inputs still count: see `slice_network`.
     """
     masks = [mask.copy() for mask in masks]
-    for before, behind in itertools.pairwise(masks):
-        behind[~before.any(axis=0)] = False
-    for before, behind in reversed(list(itertools.pairwise(masks))):
-        before[:, ~behind.any(axis=1)] = False
+    for before, after in itertools.pairwise(masks):
+        after[~before.any(axis=0)] = False
+    for before, after in reversed(list(itertools.pairwise(masks))):
+        before[:, ~after.any(axis=1)] = False
     return masks
 
 
 def slice_network(network: Network, masks: Masks) -> Sliced:
-    """Drop hidden units that are constant or lead nowhere.
+    """Remove hidden units that are constant or have no path to an output.
 
     Parameters
     ----------
     network : Network
     masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
-        Weights that are False are taken as zero.
+        Weights that are False count as zero.
 
     Returns
     -------
     Sliced
-        Units that no input reaches are constant, and are added to the biases behind them. At least one unit of each
-        layer is left.
+        Units without inputs are constant, and are added to the biases of the next layer. At least one unit of each
+        layer is kept.
 
     Examples
     --------
-    The second hidden unit is always 2, the third leads nowhere.
+    The second hidden unit is always 2, the third has no path to the output.
 
     >>> network = Network((np.ones((1, 3), np.float32), np.ones((3, 1), np.float32)),
     ...                   (np.array([0, 2, 0], np.float32), np.zeros(1, np.float32)))
@@ -104,13 +115,8 @@ def slice_network(network: Network, masks: Masks) -> Sliced:
     ((1, 1, 1), array([2.], dtype=float32))
     """
     weights = [np.where(mask, weight, 0) for mask, weight in zip(masks, network.weights)]
-    biases = [bias.astype(np.float64) for bias in network.biases]
-    reached = [mask.copy() for mask in masks]
-    for index in range(len(weights) - 1):
-        constant = ~reached[index].any(axis=0)
-        biases[index + 1] += activated(biases[index][constant], network.activation) @ weights[index + 1][constant]
-        reached[index + 1][constant] = False
-    alive = without_dead_ends(reached)
+    biases, connected = _fold_constants(weights, network.biases, masks, network.activation)
+    alive = without_dead_ends(connected)
     kept = np.arange(network.n_features)
     units, small_weights, small_biases, small_masks = [], [], [], []
     for index, mask in enumerate(alive):
@@ -124,3 +130,16 @@ def slice_network(network: Network, masks: Masks) -> Sliced:
         kept = left
     smaller = replace(network, weights=tuple(small_weights), biases=tuple(small_biases))
     return Sliced(smaller, tuple(small_masks), tuple(units))
+
+
+def _fold_constants(
+    weights: Sequence[np.ndarray], biases: Sequence[np.ndarray], masks: Masks, activation: str
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Add hidden units without inputs to the biases of the next layer; return biases in float64, and masks."""
+    biases = [bias.astype(np.float64) for bias in biases]
+    connected = [mask.copy() for mask in masks]
+    for index in range(len(weights) - 1):
+        constant = ~connected[index].any(axis=0)
+        biases[index + 1] += activated(biases[index][constant], activation) @ weights[index + 1][constant]
+        connected[index + 1][constant] = False
+    return biases, connected

@@ -1,4 +1,4 @@
-"""From what is left of a network to a student file, and how much may be left for a file of a given size."""
+"""Student files of pruned networks, and the number of weights that a file of a given size has room for."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,25 +6,47 @@ from dataclasses import replace
 import numpy as np
 
 from distill.codecs import container, dense, sparse
-from distill.compressors.pruning import count, largest
-from distill.compressors.spike_slab.pruned import Remains
+from distill.compressors import budget
+from distill.compressors.pruning import count, keep_largest
+from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
+from distill.compressors.spike_slab.pruned import PrunedNetwork, extract, posterior_means
 from distill.network import Network
+from distill.training.units import Task
 
-_STEP = 200
+# Resolution of a number of weights: a search ends at one part in so many, which is also a step of trimming. Finer steps
+# use the budget better by less than half a percent, and encode the file more often
+_RESOLUTION = 200
+# Estimate of the size of a file, from which the density is chosen that training aims at; the file itself is measured.
+# Bits per weight and bias: entropy coding saves about half of the highest byte of a float (distill/codecs/sparse.py).
+# The mask takes 0.9 of its entropy at a uniform density, because it is coded in contexts of inputs and outputs; the
+# header takes about 64 bytes. Chosen by hand
+_BITS_PER_VALUE = {"float16": 12, "float32": 28}
+_MASK_FRACTION = 0.9
+_HEADER_BYTES = 64
+_N_HALVINGS = 30
 
 
-def write(remains: Remains, network: Network, dtype: str) -> bytes:
-    """Write the student file: each layer sparse or dense, whichever is shorter.
+def encode(pruned: PrunedNetwork, network: Network, dtype: str) -> bytes:
+    """Encode a student file: each layer sparse or dense, whichever is shorter.
 
     Parameters
     ----------
-    remains : Remains
+    pruned : PrunedNetwork
     network : Network
-        What it is left of, whose description the file gets.
+        Unpruned, with the description that the file gets.
     dtype : {"float16", "float32"}
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ValueError
+        If a weight is too large for the dtype.
     """
-    masked = [np.where(mask, weight, 0) for mask, weight in zip(remains.masks, remains.network.weights)]
-    outer = remains.standardization.to_network(replace(remains.network, weights=tuple(masked)), network)
+    masked = [np.where(mask, weight, 0) for mask, weight in zip(pruned.masks, pruned.network.weights)]
+    outer = pruned.standardization.to_network(replace(pruned.network, weights=tuple(masked)), network)
     plain = dense.FLOAT16 if dtype == "float16" else dense.FLOAT32
     sections = [
         min(
@@ -37,22 +59,43 @@ def write(remains: Remains, network: Network, dtype: str) -> bytes:
     return container.pack(outer, sections)
 
 
+def encode_posterior(
+    posterior: SpikeSlabPerceptron, masks: Sequence[np.ndarray], task: Task, network: Network, dtype: str
+) -> bytes:
+    """Encode the student file of the posterior means of the weights in `masks`; see `extract` and `encode`."""
+    return encode(extract(task, posterior_means(task, posterior), posterior.arrays()[1], masks), network, dtype)
+
+
 def density_within(max_bytes: int, network: Network, dtype: str) -> float:
-    """Return about the density at which a network's file has so many bytes."""
-    bits_per_value = 12 if dtype == "float16" else 28  # a part of every value is entropy-coded
+    """Estimate the density at which the file of a network has `max_bytes`.
+
+    Parameters
+    ----------
+    max_bytes : int
+    network : Network
+    dtype : {"float16", "float32"}
+
+    Returns
+    -------
+    float
+        At least one weight, as a fraction of all weights.
+    """
+    bits_per_value = _BITS_PER_VALUE[dtype]
     n_weights = sum(weight.size for weight in network.weights)
-    n_others = sum(bias.size for bias in network.biases) * bits_per_value / 8 + 64
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        density = (low + high) / 2
-        mask = -(density * np.log2(density) + (1 - density) * np.log2(1 - density))
-        n_bytes = n_weights * (0.9 * mask + density * bits_per_value) / 8 + n_others
-        low, high = (density, high) if n_bytes < max_bytes else (low, density)
-    return max(low, 1 / n_weights)
+    n_others = sum(bias.size for bias in network.biases) * bits_per_value / 8 + _HEADER_BYTES
+
+    def size(density: float) -> float:
+        entropy = -(density * np.log2(density) + (1 - density) * np.log2(1 - density))
+        return n_weights * (_MASK_FRACTION * entropy + density * bits_per_value) / 8 + n_others
+
+    density, _ = budget.bisect(
+        lambda density: True if size(density) < max_bytes else None, fitting=0.0, failing=1.0, n_halvings=_N_HALVINGS
+    )
+    return max(density, 1 / n_weights)
 
 
 def masks_within(
-    max_bytes: int, masks: Sequence[np.ndarray], scores: Sequence[np.ndarray], size_of: Callable[[list], int]
+    max_bytes: int, masks: Sequence[np.ndarray], scores: Sequence[np.ndarray], encode: Callable[[list], bytes]
 ) -> list[np.ndarray]:
     """Return the masks if their file is small enough, or masks of as many of the largest scores as fit.
 
@@ -61,40 +104,57 @@ def masks_within(
     max_bytes : int
     masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
     scores : sequence of ndarray of the same shapes
-    size_of : callable(masks) -> int
-        Size of the file with these weights.
+    encode : callable(masks) -> bytes
+        Student file with these weights.
+
+    Returns
+    -------
+    list of ndarray of shape (n_inputs, n_outputs), bool
 
     Raises
     ------
     ValueError
         If not even one weight per layer fits.
     """
-    if size_of(masks) <= max_bytes:
+    if len(encode(masks)) <= max_bytes:
         return list(masks)
     low, high = len(masks), count(masks)
-    if (smallest := size_of(largest(scores, low))) > max_bytes:
+    if (smallest := len(encode(keep_largest(scores, low)))) > max_bytes:
         raise ValueError(
-            f"max_bytes={max_bytes} cannot be reached: with {low} weights left the file still has {smallest} bytes; "
-            "allow more"
+            f"max_bytes={max_bytes} cannot be reached: with {low} weights the file still has {smallest} bytes; allow "
+            "more"
         )
-    while high - low > max(1, high // _STEP):
-        middle = (low + high) // 2
-        low, high = (middle, high) if size_of(largest(scores, middle)) <= max_bytes else (low, middle)
-    return largest(scores, low)
+    n_kept = budget.largest(
+        lambda n_kept: len(encode(keep_largest(scores, n_kept))) <= max_bytes, low, high, resolution=_RESOLUTION
+    )
+    return keep_largest(scores, n_kept)
 
 
-def trim(remains: Remains, max_bytes: int, size_of: Callable[[Remains], int]) -> Remains:
-    """Return what is left without the least certain weights that `max_bytes` has no room for.
+def trim(pruned: PrunedNetwork, max_bytes: int, encode: Callable[[PrunedNetwork], bytes]) -> PrunedNetwork:
+    """Remove the weights of the lowest signal-to-noise ratio, until the file is small enough.
+
+    For use after fine-tuning, which changes the size of the entropy-coded values slightly: few steps are needed.
+
+    Parameters
+    ----------
+    pruned : PrunedNetwork
+    max_bytes : int
+    encode : callable(pruned) -> bytes
+        Student file of a pruned network.
+
+    Returns
+    -------
+    PrunedNetwork
 
     Raises
     ------
     ValueError
         If not even one weight per layer fits.
     """
-    n_kept, smaller = count(remains.masks), remains
-    while size_of(smaller) > max_bytes:
-        n_kept -= max(1, n_kept // _STEP)
-        if n_kept < len(remains.masks):
+    n_kept, smaller = count(pruned.masks), pruned
+    while len(encode(smaller)) > max_bytes:
+        n_kept -= max(1, n_kept // _RESOLUTION)
+        if n_kept < len(pruned.masks):
             raise ValueError(f"max_bytes={max_bytes} cannot be reached by pruning; allow more")
-        smaller = replace(remains, masks=tuple(largest(remains.signals, n_kept)))
+        smaller = replace(pruned, masks=tuple(keep_largest(pruned.signal_to_noise(), n_kept)))
     return smaller

@@ -1,13 +1,26 @@
-"""Spike-and-slab posteriors: every weight, hidden unit or input is there with a probability that is learned.
+"""Spike-and-slab posteriors: every weight, hidden unit or input has a learned probability of inclusion.
 
-A weight is ``w = z * beta``: a gate z, 1 with prior probability pi, and a slab ``beta ~ N(0, prior_deviation**2)``.
-Where the gate is 0 the weight is exactly zero. The posterior keeps that form: the gate is 1 with probability phi, its
-inclusion probability, and then the slab is N(mean, deviation**2). Gates may be shared: a hidden unit's gate holds for
-all weights into and out of it and for its bias, an input's gate for all weights it enters by.
+A weight is ``w = z * beta``: a gate z, 1 with prior probability pi, and a slab ``beta ~ N(0, prior_std**2)``. Where the
+gate is 0 the weight is exactly zero. The variational posterior has the same form: the gate is 1 with probability phi,
+its inclusion probability, and the slab is N(mean, std**2). Gates may be shared: the gate of a hidden unit belongs to
+all weights into and out of it and to its bias, the gate of an input to all weights out of it.
 
+The functions below have one array per quantity, all of them with the shape of the weights, (n_inputs, n_outputs),
+unless stated otherwise:
+
+=========== =====================================================
+logit       log-odds of the inclusion probability phi
+inclusion   phi, the sigmoid of the logit
+mean, std   mean and standard deviation of the slab, std above 0
+prior_logit log-odds of the prior inclusion probability pi, float
+prior_std   standard deviation of the slab's prior, float
+=========== =====================================================
+
+References
+----------
 The family is that of Saha, Liu and Liang, "Efficient model compression for Bayesian neural networks" (arXiv
 2411.00273). The relaxation of gates is due to Maddison, Mnih and Teh, "The concrete distribution" (ICLR 2017), the
-sampling of sums in place of weights to Kingma, Salimans and Welling, "Variational dropout and the local
+sampling of pre-activations in place of weights to Kingma, Salimans and Welling, "Variational dropout and the local
 reparameterization trick" (NeurIPS 2015).
 """
 
@@ -22,13 +35,19 @@ from distill.network import Network
 
 GRANULARITIES = ("weight", "node", "input")
 
-# Adam moves every parameter by about its learning rate; logits and logarithms have further to go than weights
-_GATE_PACE, _DEVIATION_PACE = 10.0, 3.0
-_SMALLEST = 1e-6
+# Learning rates of gates and standard deviations, as multiples of that of weights. Adam moves every parameter by about
+# its learning rate per step, and logits and logarithms have further to go than weights. Chosen by hand
+_GATE_RATE, _STD_RATE = 10.0, 3.0
+# Uniform draws are kept this far from 0 and 1, so that their logits and the gradients of gates stay finite
+_MIN_UNIFORM = 1e-6
+# Lower bound of the variance of a pre-activation: the gradient of a square root is infinite at zero
+_MIN_VARIANCE = 1e-12
+# Initial standard deviation of a slab, times the root of the number of inputs: weights start nearly certain
+_INITIAL_STD = 0.1
 
 
 def gate_divergence(logit: Tensor, prior_logit: float) -> Tensor:
-    """Return KL(Bernoulli(sigmoid(logit)) || Bernoulli(sigmoid(prior_logit))), element by element, in nats.
+    """Return KL(Bernoulli(sigmoid(logit)) || Bernoulli(sigmoid(prior_logit))), elementwise, in nats.
 
     Examples
     --------
@@ -41,25 +60,23 @@ def gate_divergence(logit: Tensor, prior_logit: float) -> Tensor:
     return torch.sigmoid(logit) * (logit - prior_logit) - never
 
 
-def slab_divergence(mean: Tensor, deviation: Tensor, prior_deviation: float) -> Tensor:
-    """Return KL(N(mean, deviation**2) || N(0, prior_deviation**2)), element by element, in nats."""
-    ratio = deviation / prior_deviation
-    return 0.5 * (ratio.square() + (mean / prior_deviation).square() - 1) - torch.log(ratio)
+def slab_divergence(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
+    """Return KL(N(mean, std**2) || N(0, prior_std**2)), elementwise, in nats."""
+    ratio = std / prior_std
+    return 0.5 * (ratio.square() + (mean / prior_std).square() - 1) - torch.log(ratio)
 
 
-def weight_divergence(
-    logit: Tensor, mean: Tensor, deviation: Tensor, prior_logit: float, prior_deviation: float
-) -> Tensor:
-    """Return the divergence of gated weights from their prior, element by element, in nats.
+def weight_divergence(logit: Tensor, mean: Tensor, std: Tensor, prior_logit: float, prior_std: float) -> Tensor:
+    """Return the KL divergence of gated weights from their prior, elementwise, in nats.
 
-    The slab counts as far as it is there, ``phi`` times; an excluded weight would otherwise pay for its slab, and
-    nothing would be gained by excluding it.
+    The divergence of the slab is weighted by phi; otherwise an excluded weight would pay for its slab, and nothing
+    would be gained by excluding it.
     """
-    slab = slab_divergence(mean, deviation, prior_deviation)
+    slab = slab_divergence(mean, std, prior_std)
     return gate_divergence(logit, prior_logit) + torch.sigmoid(logit) * slab
 
 
-def weight_moments(inclusion: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+def weight_moments(inclusion: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and variance of gated weights.
 
     Examples
@@ -67,7 +84,7 @@ def weight_moments(inclusion: Tensor, mean: Tensor, deviation: Tensor) -> tuple[
     >>> weight_moments(torch.tensor(0.5), torch.tensor(2.0), torch.tensor(0.1))
     (tensor(1.), tensor(1.0050))
     """
-    return inclusion * mean, inclusion * (deviation.square() + (1 - inclusion) * mean.square())
+    return inclusion * mean, inclusion * (std.square() + (1 - inclusion) * mean.square())
 
 
 def straight_through_gates(logit: Tensor, uniform: Tensor, temperature: float = 0.5) -> Tensor:
@@ -76,47 +93,43 @@ def straight_through_gates(logit: Tensor, uniform: Tensor, temperature: float = 
     Parameters
     ----------
     logit : Tensor
-        A gate is 1 with probability ``sigmoid(logit)``, whatever the temperature.
+        A gate is 1 with probability ``sigmoid(logit)`` at any temperature.
     uniform : Tensor
         Draws from [0, 1), of a shape that `logit` broadcasts to.
     temperature : float
-        The lower, the nearer the relaxation is to the gate and the wilder its gradient.
+        Lower values bring the relaxation nearer to the gate, and give gradients of higher variance.
+
+    Returns
+    -------
+    Tensor of the shape of `uniform`
 
     Examples
     --------
     >>> straight_through_gates(torch.tensor([2.0, 2.0]), torch.tensor([0.1, 0.5]))
     tensor([0., 1.])
     """
-    noise = uniform.clamp(_SMALLEST, 1 - _SMALLEST).logit()
+    noise = uniform.clamp(_MIN_UNIFORM, 1 - _MIN_UNIFORM).logit()
     relaxed = torch.sigmoid((logit + noise) / temperature)
     return (relaxed > 0.5).to(relaxed.dtype) + (relaxed - relaxed.detach())
 
 
-def gate_gradient(logit: Tensor, gain: Tensor, divergence: Tensor, prior_logit: float) -> Tensor:
-    """Return the exact gradient of the targets lower bound with respect to a gate's logit.
-
-    Parameters
-    ----------
-    logit : Tensor
-    gain : Tensor
-        ``E[log likelihood | gate 1] - E[log likelihood | gate 0]``, summed over the rows. One draw of everything else,
-        passed through the network twice, makes the answer an unbiased estimate.
-    divergence : Tensor
-        Of the slabs (and gates) that are there only where this gate is 1.
-    prior_logit : float
-    """
-    inclusion = torch.sigmoid(logit)
-    return inclusion * (1 - inclusion) * (gain - divergence - (logit - prior_logit))
-
-
 def fixed_point(gain: np.ndarray, divergence: np.ndarray, prior_logit: float) -> np.ndarray:
-    """Return the inclusion probability at which `gate_gradient` is zero, the best for all else as it is.
+    """Return the inclusion probability of a gate at which the evidence lower bound is highest, all else fixed.
+
+    The derivative of the bound with respect to the gate's logit is
+    ``phi * (1 - phi) * (gain - divergence - (logit - prior_logit))``, and zero at this probability.
 
     Parameters
     ----------
-    gain, divergence : array-like
-        As in `gate_gradient`.
+    gain : array-like
+        ``E[log likelihood | gate 1] - E[log likelihood | gate 0]``, summed over the samples.
+    divergence : array-like
+        KL divergence, in nats, of the slabs (and gates) that exist only if this gate is 1.
     prior_logit : float
+
+    Returns
+    -------
+    ndarray of the same shape, float64
 
     Examples
     --------
@@ -130,15 +143,16 @@ def fixed_point(gain: np.ndarray, divergence: np.ndarray, prior_logit: float) ->
 def path_inclusion(weights: Sequence[np.ndarray], units: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return, for the units before every layer, the probability of their most probable path to an output.
 
-    All gates of a path must be open, that of the unit itself among them. The probability that any of all paths is open
-    would be near 1 for every unit of a wide network: hundreds of gates that are hardly ever open add up.
+    It is the probability that all gates of the path are open, that of the unit itself among them. The probability that
+    any path is open would be near 1 for every unit of a wide network: hundreds of gates that are hardly ever open
+    add up.
 
     Parameters
     ----------
     weights : sequence of ndarray of shape (n_inputs, n_outputs)
-        Inclusion probabilities of the weights' own gates.
+        Inclusion probabilities of the gates of single weights.
     units : sequence of ndarray of shape (n_inputs,)
-        Those of the gates of the units before each layer.
+        Inclusion probabilities of the gates of the units before each layer.
 
     Returns
     -------
@@ -147,33 +161,34 @@ def path_inclusion(weights: Sequence[np.ndarray], units: Sequence[np.ndarray]) -
 
     Examples
     --------
-    The first input enters a unit that leads nowhere.
+    The first input enters a unit without a path to the output.
 
     >>> path_inclusion([np.eye(2), np.array([[0.0], [0.9]])], [np.ones(2), np.ones(2)])[0]
     array([0. , 0.9])
     """
     reached = np.ones(weights[-1].shape[1])
-    answer = []
+    inclusions = []
     for weight, unit in zip(reversed(weights), reversed(units)):
         reached = unit * (weight * reached).max(axis=1)
-        answer.insert(0, reached)
-    return answer
+        inclusions.insert(0, reached)
+    return inclusions
 
 
 class SpikeSlabLayer(nn.Module):
-    """One layer's weights with their posterior; its biases are plain numbers.
+    """Posterior of the weights of one layer; biases have no posterior.
 
     Parameters
     ----------
     weight : ndarray of shape (n_inputs, n_outputs)
-        Means of the slabs at the start.
+        Initial means of the slabs.
     bias : ndarray of shape (n_outputs,)
+        Initial biases.
     gated : bool
-        Whether each weight has a gate of its own.
+        Whether single weights have gates.
     inclusion : float in (0, 1)
-        Inclusion probability of every gate at the start.
-    deviation : ndarray of shape (n_inputs, n_outputs), or None
-        Deviations of the slabs at the start; None for a tenth of ``n_inputs ** -0.5``.
+        Initial inclusion probability of every gate.
+    std : ndarray of shape (n_inputs, n_outputs), or None
+        Initial standard deviations of the slabs; None for ``0.1 * n_inputs ** -0.5``.
     """
 
     def __init__(
@@ -182,77 +197,78 @@ class SpikeSlabLayer(nn.Module):
         bias: np.ndarray,
         gated: bool,
         inclusion: float = 0.99,
-        deviation: np.ndarray | None = None,
+        std: np.ndarray | None = None,
     ):
         super().__init__()
         weight = torch.tensor(weight)
-        start = torch.full_like(weight, 0.1 / math.sqrt(len(weight))) if deviation is None else torch.tensor(deviation)
+        std = torch.full_like(weight, _INITIAL_STD / math.sqrt(len(weight))) if std is None else torch.tensor(std)
         self.mean = nn.Parameter(weight)
-        self.log_deviation = nn.Parameter(start.log() / _DEVIATION_PACE)
-        self.gate = nn.Parameter(torch.full_like(weight, _start_of_gate(inclusion))) if gated else None
+        self.log_std = nn.Parameter(std.log() / _STD_RATE)
+        self.gate = nn.Parameter(torch.full_like(weight, _gate_parameter(inclusion))) if gated else None
         self.bias = nn.Parameter(torch.tensor(bias))
 
     @property
-    def deviation(self) -> Tensor:
-        """Deviations of the slabs, shape (n_inputs, n_outputs)."""
-        return torch.exp(_DEVIATION_PACE * self.log_deviation)
+    def std(self) -> Tensor:
+        """Standard deviations of the slabs, shape (n_inputs, n_outputs)."""
+        return torch.exp(_STD_RATE * self.log_std)
 
     @property
     def logit(self) -> Tensor | None:
         """Logits of the inclusion probabilities, shape (n_inputs, n_outputs), or None without gates."""
-        return None if self.gate is None else _GATE_PACE * self.gate
+        return None if self.gate is None else _GATE_RATE * self.gate
 
-    def forward(self, rows: Tensor, generator: torch.Generator, kept: Tensor | None = None) -> Tensor:
-        """Return one draw of the sums of every row, shape (n_samples, n_outputs).
+    def forward(self, inputs: Tensor, generator: torch.Generator, gates: Tensor | None = None) -> Tensor:
+        """Return one draw of the pre-activations of every sample, shape (n_samples, n_outputs).
 
-        A sum of many independent weights is nearly normal, so that each row's sums are drawn with the mean and the
-        variance that gates and slabs give them; both are exact.
+        A sum of many independent weights is nearly normal, so that pre-activations are drawn from a normal
+        distribution, with the exact mean and variance under gates and slabs.
 
         Parameters
         ----------
-        rows : Tensor of shape (n_samples, n_inputs)
+        inputs : Tensor of shape (n_samples, n_inputs)
         generator : torch.Generator
-        kept : Tensor of shape (n_inputs, n_outputs), or None
-            Gates fixed at these values.
+        gates : Tensor of shape (n_inputs, n_outputs), or None
+            Fixed values of the gates.
         """
-        mean, variance = self.moments(kept)
-        deviation = (rows.square() @ variance).clamp_min(1e-12).sqrt()
-        noise = torch.randn(deviation.shape, generator=generator, device=deviation.device)
-        return torch.addmm(self.bias, rows, mean) + deviation * noise
+        mean, variance = self.moments(gates)
+        std = (inputs.square() @ variance).clamp_min(_MIN_VARIANCE).sqrt()
+        noise = torch.randn(std.shape, generator=generator, device=std.device)
+        return torch.addmm(self.bias, inputs, mean) + std * noise
 
-    def moments(self, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of the weights, gates of units aside."""
-        if kept is not None:
-            return kept * self.mean, kept * self.deviation.square()
+    def moments(self, gates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of the weights, without the gates of units; see `forward` for `gates`."""
+        if gates is not None:
+            return gates * self.mean, gates * self.std.square()
         if self.gate is None:
-            return self.mean, self.deviation.square()
-        return weight_moments(torch.sigmoid(self.logit), self.mean, self.deviation)
+            return self.mean, self.std.square()
+        return weight_moments(torch.sigmoid(self.logit), self.mean, self.std)
 
-    def divergence(self, prior_logit: float, prior_deviation: float) -> Tensor:
-        """Return the divergence of each weight from its prior, shape (n_inputs, n_outputs)."""
+    def divergence(self, prior_logit: float, prior_std: float) -> Tensor:
+        """Return the KL divergence of each weight from its prior, shape (n_inputs, n_outputs), in nats."""
         if self.gate is None:
-            return slab_divergence(self.mean, self.deviation, prior_deviation)
-        return weight_divergence(self.logit, self.mean, self.deviation, prior_logit, prior_deviation)
+            return slab_divergence(self.mean, self.std, prior_std)
+        return weight_divergence(self.logit, self.mean, self.std, prior_logit, prior_std)
 
 
 class SpikeSlabPerceptron(nn.Module):
-    """A fully connected network whose weights, hidden units or inputs are there with a learned probability.
+    """A fully connected network with a spike-and-slab posterior over its weights, hidden units or inputs.
 
     Parameters
     ----------
     network : Network
-        Where the means start. Its input section is not part of the module: rows come in scaled.
+        Initial means. Its input scaling is not part of the module: inputs are expected scaled.
     granularity : collection of {"weight", "node", "input"}
         What has gates: single weights, hidden units, inputs; any of these together.
     prior_inclusion : float in (0, 1)
-    prior_deviation : float
-        Of the slabs.
+        Prior probability of every gate to be open.
+    prior_std : float
+        Standard deviation of the slabs' prior.
     inclusion : float in (0, 1)
-        Inclusion probability of every gate at the start.
-    deviations : sequence of ndarray of shape (n_inputs, n_outputs), or None
-        Deviations of the slabs at the start, one array per layer.
+        Initial inclusion probability of every gate.
+    stds : sequence of ndarray of shape (n_inputs, n_outputs), or None
+        Initial standard deviations of the slabs, one array per layer.
     activate : callable
-        What follows every layer but the last.
+        Activation of every layer but the last.
 
     Examples
     --------
@@ -271,100 +287,99 @@ class SpikeSlabPerceptron(nn.Module):
         network: Network,
         granularity: Sequence[str] = ("weight",),
         prior_inclusion: float = 1e-3,
-        prior_deviation: float = 1.0,
+        prior_std: float = 1.0,
         inclusion: float = 0.99,
-        deviations: Sequence[np.ndarray] | None = None,
+        stds: Sequence[np.ndarray] | None = None,
         activate: Callable[[Tensor], Tensor] = torch.relu,
     ):
         super().__init__()
         self.prior_inclusion = prior_inclusion
-        self.prior_deviation = prior_deviation
+        self.prior_std = prior_std
         self.activate = activate
-        layers = zip(network.weights, network.biases, deviations or [None] * len(network.weights))
+        layers = zip(network.weights, network.biases, stds or [None] * len(network.weights))
         self.layers = nn.ModuleList(
-            SpikeSlabLayer(weight, bias, "weight" in granularity, inclusion, deviation)
-            for weight, bias, deviation in layers
+            SpikeSlabLayer(weight, bias, "weight" in granularity, inclusion, std) for weight, bias, std in layers
         )
         # Units before each layer: the inputs, then every hidden layer
         self.unit_gates = nn.ParameterDict()
         for index, n_units in enumerate(network.layer_sizes[:-1]):
             if ("node" if index else "input") in granularity:
-                self.unit_gates[str(index)] = nn.Parameter(torch.full((n_units,), _start_of_gate(inclusion)))
+                self.unit_gates[str(index)] = nn.Parameter(torch.full((n_units,), _gate_parameter(inclusion)))
 
     @property
     def prior_logit(self) -> float:
-        """Log-odds of every gate before the data."""
+        """Prior log-odds of every gate to be open."""
         return math.log(self.prior_inclusion) - math.log1p(-self.prior_inclusion)
 
     def unit_logit(self, index: int) -> Tensor | None:
         """Return the logits of the gates of the units before layer `index`, shape (n_units,), or None."""
         gate = self.unit_gates[str(index)] if str(index) in self.unit_gates else None
-        return None if gate is None else _GATE_PACE * gate
+        return None if gate is None else _GATE_RATE * gate
 
-    def forward(self, rows: Tensor, generator: torch.Generator, kept: Sequence[Tensor] | None = None) -> Tensor:
-        """Return one draw of the outputs of every row, each with weights and gates of its own.
+    def forward(self, inputs: Tensor, generator: torch.Generator, gates: Sequence[Tensor] | None = None) -> Tensor:
+        """Return one draw of the outputs, with weights and gates drawn independently for every sample.
 
         Parameters
         ----------
-        rows : Tensor of shape (n_samples, n_features)
+        inputs : Tensor of shape (n_samples, n_features)
         generator : torch.Generator
-        kept : sequence of Tensor of shape (n_inputs, n_outputs), or None
-            One per layer: gates fixed at these values, 0 or 1.
+        gates : sequence of Tensor of shape (n_inputs, n_outputs), or None
+            Fixed values of the gates, 0 or 1, one array per layer.
 
         Returns
         -------
         Tensor of shape (n_samples, n_outputs)
         """
-        open_gates = self._draw_units(len(rows), 0, generator, kept)
-        rows = rows if open_gates is None else rows * open_gates
+        drawn = self._draw_unit_gates(len(inputs), 0, generator, gates)
+        inputs = inputs if drawn is None else inputs * drawn
         for index, layer in enumerate(self.layers):
-            rows = layer(rows, generator, None if kept is None else kept[index])
+            inputs = layer(inputs, generator, None if gates is None else gates[index])
             if index < len(self.layers) - 1:
-                open_gates = self._draw_units(len(rows), index + 1, generator, kept)
-                rows = self.activate(rows) if open_gates is None else self.activate(rows) * open_gates
-        return rows
+                drawn = self._draw_unit_gates(len(inputs), index + 1, generator, gates)
+                inputs = self.activate(inputs) if drawn is None else self.activate(inputs) * drawn
+        return inputs
 
-    def mean_outputs(self, rows: Tensor, kept: Sequence[Tensor]) -> Tensor:
-        """Return the outputs of the network whose weights are the means of the slabs, where `kept` is 1."""
-        for index, (layer, gates) in enumerate(zip(self.layers, kept)):
-            rows = torch.addmm(layer.bias, rows, gates * layer.mean)
-            rows = self.activate(rows) if index < len(self.layers) - 1 else rows
-        return rows
+    def mean_outputs(self, inputs: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        """Return the outputs of the network whose weights are the means of the slabs times `gates`."""
+        for index, (layer, gate) in enumerate(zip(self.layers, gates)):
+            inputs = torch.addmm(layer.bias, inputs, gate * layer.mean)
+            inputs = self.activate(inputs) if index < len(self.layers) - 1 else inputs
+        return inputs
 
-    def divergence(self, kept: Sequence[Tensor] | None = None) -> Tensor:
-        """Return the divergence of the posterior from the prior, shape (), in nats.
+    def divergence(self, gates: Sequence[Tensor] | None = None) -> Tensor:
+        """Return the KL divergence of the posterior from the prior, shape (), in nats.
 
         Parameters
         ----------
-        kept : sequence of Tensor, or None
-            With gates fixed at these values only the slabs are counted, where the gate is 1.
+        gates : sequence of Tensor of shape (n_inputs, n_outputs), or None
+            With gates fixed at these values, the sum of the divergences of slabs whose gate is 1.
         """
-        if kept is not None:
-            slabs = (slab_divergence(layer.mean, layer.deviation, self.prior_deviation) for layer in self.layers)
-            return sum((gates * slab).sum() for gates, slab in zip(kept, slabs))
-        total = sum(gate_divergence(_GATE_PACE * gate, self.prior_logit).sum() for gate in self.unit_gates.values())
+        if gates is not None:
+            slabs = (slab_divergence(layer.mean, layer.std, self.prior_std) for layer in self.layers)
+            return sum((gate * slab).sum() for gate, slab in zip(gates, slabs))
+        total = sum(gate_divergence(_GATE_RATE * gate, self.prior_logit).sum() for gate in self.unit_gates.values())
         for index, layer in enumerate(self.layers):
-            each = layer.divergence(self.prior_logit, self.prior_deviation)
-            total = total + self._by_units(index, each).sum()
+            each = layer.divergence(self.prior_logit, self.prior_std)
+            total = total + self._times_unit_inclusion(index, each).sum()
         return total
 
     @torch.no_grad()
     def gate_inclusions(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return the inclusion probabilities of the gates, 1 where there is none.
+        """Return the inclusion probabilities of the gates, 1 where there is no gate.
 
         Returns
         -------
         weights : list of ndarray of shape (n_inputs, n_outputs)
-            Of the gates of single weights, one array per layer.
+            Inclusion probabilities of the gates of single weights, one array per layer.
         units : list of ndarray of shape (n_inputs,)
-            Of the gates of inputs and hidden units, those before each layer.
+            Inclusion probabilities of the gates of the units before each layer: inputs, then hidden units.
         """
         weights, units = [], []
         for index, layer in enumerate(self.layers):
             logit = self.unit_logit(index)
-            own = torch.ones_like(layer.mean) if layer.gate is None else torch.sigmoid(layer.logit)
-            weights.append(own.cpu().numpy())
-            units.append(np.ones(len(own), np.float32) if logit is None else torch.sigmoid(logit).cpu().numpy())
+            inclusion = torch.ones_like(layer.mean) if layer.gate is None else torch.sigmoid(layer.logit)
+            weights.append(inclusion.cpu().numpy())
+            units.append(np.ones(len(inclusion), np.float32) if logit is None else torch.sigmoid(logit).cpu().numpy())
         return weights, units
 
     def inclusions(self) -> list[np.ndarray]:
@@ -373,45 +388,64 @@ class SpikeSlabPerceptron(nn.Module):
         after = [*units[1:], np.ones(weights[-1].shape[1], np.float32)]
         return [weight * before[:, None] * behind for weight, before, behind in zip(weights, units, after)]
 
+    def unit_inclusions(self) -> list[np.ndarray]:
+        """Return the inclusion probability of every input and hidden unit, shape (n_inputs,) for each layer.
+
+        That of an input is the probability of its most probable path to an output, see `path_inclusion`; that of a
+        hidden unit is this probability times the largest inclusion probability of a gate of its incoming weights.
+        """
+        weights, units = self.gate_inclusions()
+        inputs, *hidden = path_inclusion(weights, units)
+        return [inputs, *(unit * incoming.max(axis=0) for unit, incoming in zip(hidden, weights))]
+
     @torch.no_grad()
     def logits(self) -> list[np.ndarray]:
-        """Return a logit for every weight that orders weights as their inclusion probabilities do, without ties at 1.
+        """Return the logit of the least probable gate of every weight, one array per layer.
 
-        It is that of the least probable of the weight's gates.
+        It ranks weights nearly as their inclusion probabilities do, without ties at 1.
         """
-        answer = []
+        logits = []
         for index, layer in enumerate(self.layers):
             least = torch.full_like(layer.mean, math.inf) if layer.gate is None else layer.logit
             for logit, shape in ((self.unit_logit(index), (-1, 1)), (self.unit_logit(index + 1), (1, -1))):
                 least = least if logit is None else torch.minimum(least, logit.reshape(shape))
-            answer.append(least.cpu().numpy())
-        return answer
+            logits.append(least.cpu().numpy())
+        return logits
 
     @torch.no_grad()
     def arrays(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """Return means and deviations of the slabs, shapes (n_inputs, n_outputs), and biases, as float32 arrays."""
-        parts = ([getattr(layer, name) for layer in self.layers] for name in ("mean", "deviation", "bias"))
+        """Return means and standard deviations of the slabs, and biases, as float32 arrays, one per layer.
+
+        Returns
+        -------
+        means, stds : tuple of ndarray of shape (n_inputs, n_outputs)
+        biases : tuple of ndarray of shape (n_outputs,)
+        """
+        parts = ([getattr(layer, name) for layer in self.layers] for name in ("mean", "std", "bias"))
         return tuple(tuple(tensor.cpu().numpy().copy() for tensor in part) for part in parts)
 
     @torch.no_grad()
     def mean_inclusion(self) -> float:
-        """Return the mean inclusion probability of all gates; as prior probability it would make the bound highest."""
+        """Return the mean inclusion probability of all gates: the prior probability of the highest lower bound."""
         gates = [gate.ravel() for gate in self.unit_gates.values()]
         gates += [layer.gate.ravel() for layer in self.layers if layer.gate is not None]
-        return float(torch.sigmoid(_GATE_PACE * torch.cat(gates)).mean())
+        return float(torch.sigmoid(_GATE_RATE * torch.cat(gates)).mean())
 
-    def _by_units(self, index: int, each: Tensor) -> Tensor:
+    def _times_unit_inclusion(self, index: int, each: Tensor) -> Tensor:
         for logit, shape in ((self.unit_logit(index), (-1, 1)), (self.unit_logit(index + 1), (1, -1))):
             each = each if logit is None else each * torch.sigmoid(logit).reshape(shape)
         return each
 
-    def _draw_units(self, n_rows: int, index: int, generator: torch.Generator, kept: object) -> Tensor | None:
+    def _draw_unit_gates(
+        self, n_samples: int, index: int, generator: torch.Generator, gates: Sequence[Tensor] | None
+    ) -> Tensor | None:
+        """Draw the gates of the units before a layer, shape (n_samples, n_units); None without or with fixed ones."""
         logit = self.unit_logit(index)
-        if logit is None or kept is not None:
+        if logit is None or gates is not None:
             return None
-        uniform = torch.rand((n_rows, len(logit)), generator=generator, device=logit.device)
+        uniform = torch.rand((n_samples, len(logit)), generator=generator, device=logit.device)
         return straight_through_gates(logit, uniform)
 
 
-def _start_of_gate(inclusion: float) -> float:
-    return math.log(inclusion / (1 - inclusion)) / _GATE_PACE
+def _gate_parameter(inclusion: float) -> float:
+    return math.log(inclusion / (1 - inclusion)) / _GATE_RATE

@@ -1,4 +1,4 @@
-"""The weights that are left of a network: taken out of it, asked once more, and trained on."""
+"""Pruned networks: selection and extraction of the kept weights of a posterior, and their fine-tuning."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,172 +6,221 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor, nn
 
-from distill.compressors.pruning import slice_network
+from distill.compressors.pruning import slice_network, without_dead_ends
 from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
-from distill.compressors.spike_slab.training import LEAST_STEPS, Report, SelectionSettings
+from distill.compressors.spike_slab.training import MIN_STEPS, Report, TrainedPosterior, TrainingSettings
 from distill.network import Network
 from distill.runtime.forward import activated
 from distill.training.loop import History, train
-from distill.training.losses import Likelihood
 from distill.training.perceptron import TORCH_ACTIVATIONS
 from distill.training.samples import DenseRows
+from distill.training.targets import Targets, validation_fidelity
 from distill.training.units import Standardization, Task
 
+# Decay of the moving average of the weights: an average over about the last 1000 steps, as in the training of a student
 _AVERAGING = 0.999
+# Learning rate of the fine-tuning, as a fraction of that of the training. Chosen by hand
+_FINE_TUNING_RATE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Remains:
-    """The weights that are left, with what is still uncertain about them.
+class PrunedNetwork:
+    """The kept weights of a network, with their posterior.
 
     Parameters
     ----------
     standardization : Standardization
-        Of the inputs that are used.
+        For the used inputs.
     network : Network
-        In units of the training, without unused inputs and hidden units.
+        Means of the weights in units of the training, without unused inputs and hidden units.
     masks : tuple of ndarray of shape (n_inputs, n_outputs), bool
-        The weights that are there.
-    deviations : tuple of ndarray of shape (n_inputs, n_outputs), float32
-        Posterior deviations of the weights.
+        Kept weights.
+    stds : tuple of ndarray of shape (n_inputs, n_outputs), float32
+        Posterior standard deviations of the weights.
     units : tuple of ndarray of int
-        Which inputs of the unpruned network, and which outputs of each of its layers, are left.
+        The used inputs, and the kept outputs of each layer, by their positions in the unpruned network.
     """
 
     standardization: Standardization
     network: Network
     masks: tuple[np.ndarray, ...]
-    deviations: tuple[np.ndarray, ...]
+    stds: tuple[np.ndarray, ...]
     units: tuple[np.ndarray, ...]
 
-    @property
-    def signals(self) -> list[np.ndarray]:
-        """Size of every weight in units of its deviation; minus infinity where there is none."""
-        parts = zip(self.network.weights, self.deviations, self.masks)
-        return [np.where(mask, np.abs(weight) / deviation, -np.inf) for weight, deviation, mask in parts]
+    def signal_to_noise(self) -> list[np.ndarray]:
+        """Return the magnitude of every weight divided by its standard deviation; minus infinity for removed ones."""
+        parts = zip(self.network.weights, self.stds, self.masks)
+        return [np.where(mask, np.abs(weight) / std, -np.inf) for weight, std, mask in parts]
 
-    def draw(self, inputs: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Return the outputs that one draw of the weights gives for rows.
+    def draw(self, inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the outputs of one network drawn from the posterior of the kept weights.
 
         Parameters
         ----------
         inputs : ndarray of shape (n_samples, n_used)
-            As `standardization.transform` returns them.
-        random : Generator
+            Transformed by `standardization`.
+        rng : numpy.random.Generator
 
         Returns
         -------
         ndarray of shape (n_samples, n_outputs), float32
-            In the units of the unpruned network.
+            In units of the unpruned network.
         """
-        layers = len(self.masks)
-        for index in range(layers):
-            noise = random.standard_normal(self.masks[index].shape, dtype=np.float32)
-            weight = np.where(self.masks[index], self.network.weights[index] + self.deviations[index] * noise, 0)
+        n_layers = len(self.masks)
+        for index in range(n_layers):
+            noise = rng.standard_normal(self.masks[index].shape, dtype=np.float32)
+            weight = np.where(self.masks[index], self.network.weights[index] + self.stds[index] * noise, 0)
             inputs = inputs @ weight + self.network.biases[index]
-            inputs = activated(inputs, self.network.activation) if index < layers - 1 else inputs
+            inputs = activated(inputs, self.network.activation) if index < n_layers - 1 else inputs
         return inputs * self.standardization.unit + self.standardization.mean
 
+    def updated(self, posterior: SpikeSlabPerceptron) -> "PrunedNetwork":
+        """Return the same weights with the means, standard deviations and biases of a posterior of this network."""
+        means, stds, biases = posterior.arrays()
+        weights = tuple(np.where(mask, mean, 0) for mask, mean in zip(self.masks, means))
+        return replace(self, network=replace(self.network, weights=weights, biases=biases), stds=stds)
 
-def leave(task: Task, network: Network, deviations: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Remains:
-    """Keep the weights of masks, and only the units that they need.
+
+def select_weights(posterior: SpikeSlabPerceptron, threshold: float) -> list[np.ndarray]:
+    """Return masks of the weights whose gates all have an inclusion probability above a threshold."""
+    least = special.logit(threshold)
+    return [logit > least for logit in posterior.logits()]
+
+
+def check_connected(masks: Sequence[np.ndarray], remedy: str) -> None:
+    """Raise ValueError, with the remedy, if no kept weights connect an input with an output."""
+    if not without_dead_ends(masks)[0].any():
+        empty = next((index for index, mask in enumerate(masks) if not mask.any()), 0)
+        raise ValueError(
+            f"everything was pruned away: no weight of layer {empty} connects inputs with outputs; {remedy}"
+        )
+
+
+def posterior_means(task: Task, posterior: SpikeSlabPerceptron) -> Network:
+    """Return the network of the posterior means, in units of the training."""
+    weights, _, biases = posterior.arrays()
+    return replace(task.network, weights=weights, biases=biases)
+
+
+def extract(task: Task, network: Network, stds: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> PrunedNetwork:
+    """Extract the weights of masks, and the units that they need.
 
     Parameters
     ----------
     task : Task
     network : Network
-        In units of the training, all units there.
-    deviations : sequence of ndarray of shape (n_inputs, n_outputs)
+        Unpruned, in units of the training.
+    stds : sequence of ndarray of shape (n_inputs, n_outputs)
+        Posterior standard deviations of its weights.
     masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
+
+    Returns
+    -------
+    PrunedNetwork
     """
     sliced = slice_network(network, masks)
     used = np.flatnonzero(sliced.masks[0].any(axis=1))
     used = used if len(used) else np.array([0])
-    places = (used, *sliced.units)
-    left = replace(sliced.network, weights=(sliced.network.weights[0][used], *sliced.network.weights[1:]))
-    blocks = [deviation[np.ix_(*block)] for deviation, block in zip(deviations, itertools.pairwise(places))]
-    units = (task.standardization.features[used], *sliced.units)
-    return Remains(
-        task.standardization.select(used), left, (sliced.masks[0][used], *sliced.masks[1:]), tuple(blocks), units
+    positions = (used, *sliced.units)
+    smaller = replace(sliced.network, weights=(sliced.network.weights[0][used], *sliced.network.weights[1:]))
+    return PrunedNetwork(
+        standardization=task.standardization.select(used),
+        network=smaller,
+        masks=(sliced.masks[0][used], *sliced.masks[1:]),
+        stds=tuple(std[np.ix_(*block)] for std, block in zip(stds, itertools.pairwise(positions))),
+        units=(task.standardization.features[used], *sliced.units),
     )
 
 
 def fine_tune(
-    remains: Remains,
+    pruned: PrunedNetwork,
     task: Task,
-    likelihood: Likelihood,
-    kl_weight: float,
-    settings: SelectionSettings,
+    trained: TrainedPosterior,
+    settings: TrainingSettings,
     report: Report | None = None,
-) -> Remains:
-    """Train the weights that are left; the pass is kept whose means do best on held-out rows.
+) -> tuple[PrunedNetwork, int]:
+    """Train the posterior of the kept weights with fixed gates; keep the epoch with the best validation fidelity.
 
     Parameters
     ----------
-    remains : Remains
+    pruned : PrunedNetwork
     task : Task
-    likelihood : Likelihood
-        Trained as well.
-    kl_weight : float
-    settings : SelectionSettings
+    trained : TrainedPosterior
+        Its likelihood is trained further, in place, and its `kl_weight` stays as it is.
+    settings : TrainingSettings
     report : callable(posterior, message) -> bool, or None
-        Called after every pass; true stops the training.
+        Called after every epoch with the posterior of the kept weights; return True to stop the training.
+
+    Returns
+    -------
+    pruned : PrunedNetwork
+    n_iter : int
+        Number of epochs.
     """
-    used = torch.from_numpy(np.searchsorted(task.standardization.features, remains.units[0]))
-    rows, held_out = (DenseRows(part.tensors[0][:, used], part.tensors[1]) for part in (task.train, task.validation))
-    activate = TORCH_ACTIVATIONS[task.network.activation]
+    if not settings.fine_tune_iter:
+        return pruned, 0
+    used = torch.from_numpy(np.searchsorted(task.standardization.features, pruned.units[0]))
+    rows, validation = (DenseRows(part.tensors[0][:, used], part.tensors[1]) for part in (task.train, task.validation))
+    likelihood, activate = trained.likelihood, TORCH_ACTIVATIONS[task.network.activation]
     posterior = SpikeSlabPerceptron(
-        remains.network, (), prior_deviation=settings.prior_deviation, deviations=remains.deviations, activate=activate
+        pruned.network, (), prior_std=settings.prior_std, stds=pruned.stds, activate=activate
     )
-    kept = [torch.from_numpy(mask.astype(np.float32)) for mask in remains.masks]
+    gates = [torch.from_numpy(mask.astype(np.float32)) for mask in pruned.masks]
     generator = torch.Generator().manual_seed(settings.seed + 1)
 
     def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
-        fit = likelihood(posterior(inputs, generator, kept), targets, settings.temperature)
-        return fit + posterior.divergence(kept) * (kl_weight / len(rows))
+        fit = likelihood(posterior(inputs, generator, gates), targets, settings.temperature)
+        return fit + posterior.divergence(gates) * (trained.kl_weight / len(rows))
 
-    def judge(module: nn.ModuleList) -> tuple[float, float]:
-        return likelihood.validate(posterior.mean_outputs(held_out.tensors[0], kept), held_out.tensors[1])
+    def validate(module: nn.ModuleList) -> tuple[float, float]:
+        return likelihood.validate(posterior.mean_outputs(validation.tensors[0], gates), validation.tensors[1])
 
-    def after_pass(module: nn.ModuleList, history: History) -> bool:
-        message = f"fine-tuning: loss {history.loss_curve[-1]:.4f}, agreement {history.validation_scores[-1]:.4f}"
+    def after_epoch(module: nn.ModuleList, history: History) -> bool:
+        message = f"fine-tuning: loss {history.loss_curve[-1]:.4f}, fidelity {history.validation_scores[-1]:.4f}"
         return report is not None and report(posterior, message)
 
-    train(
+    history = train(
         nn.ModuleList([posterior, likelihood]),
         loss,
         rows,
         batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate / 2,
+        learning_rate=settings.learning_rate * _FINE_TUNING_RATE,
         max_iter=settings.fine_tune_iter,
-        min_steps=LEAST_STEPS,
-        validate=judge,
+        min_steps=MIN_STEPS,
+        validate=validate,
         n_iter_no_change=settings.fine_tune_iter,
         averaging=_AVERAGING,
         seed=settings.seed + 1,
-        callback=after_pass,
+        callback=after_epoch,
     )
-    return tuned(remains, posterior)
+    return pruned.updated(posterior), history.n_iter
 
 
-def tuned(remains: Remains, posterior: SpikeSlabPerceptron) -> Remains:
-    """Return what is left with the numbers that a posterior of it has."""
-    means, deviations, biases = posterior.arrays()
-    weights = tuple(np.where(mask, mean, 0) for mask, mean in zip(remains.masks, means))
-    return replace(remains, network=replace(remains.network, weights=weights, biases=biases), deviations=deviations)
-
-
-def means_of(task: Task, posterior: SpikeSlabPerceptron) -> Network:
-    """Return the network of the means, in units of the training."""
-    weights, _, biases = posterior.arrays()
-    return replace(task.network, weights=weights, biases=biases)
-
-
-def kept_weights(remains: Remains, network: Network) -> list[np.ndarray]:
-    """Return masks of the weights of an unpruned network that are left of it."""
+def kept_weights(pruned: PrunedNetwork, network: Network) -> list[np.ndarray]:
+    """Return masks of the kept weights in the unpruned `network`, shape (n_inputs, n_outputs) for each layer."""
     kept = [np.zeros(weight.shape, bool) for weight in network.weights]
-    for mask, block, target in zip(remains.masks, itertools.pairwise(remains.units), kept):
+    for mask, block, target in zip(pruned.masks, itertools.pairwise(pruned.units), kept):
         target[np.ix_(*block)] = mask
     return kept
+
+
+def measure(pruned: Network, network: Network, targets: Targets) -> dict:
+    """Return size and validation fidelity of a pruned network; see `SpikeSlabCompressor.report_`.
+
+    Parameters
+    ----------
+    pruned, network : Network
+        After and before pruning, in units of the samples.
+    targets : Targets
+    """
+    n_weights = sum(int(np.count_nonzero(weight)) for weight in pruned.weights)
+    return {
+        "n_weights": n_weights,
+        "density": n_weights / sum(weight.size for weight in network.weights),
+        "layer_sizes_before": network.layer_sizes,
+        "n_features": int(pruned.weights[0].any(axis=1).sum()),
+        "agreement": validation_fidelity(pruned, targets),
+    }

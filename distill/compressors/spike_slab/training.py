@@ -1,12 +1,11 @@
-"""Learn which weights a network needs: train a spike-and-slab posterior that starts at the network."""
+"""Training of a spike-and-slab posterior that starts at a network."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
 from distill.network import Network
@@ -15,22 +14,31 @@ from distill.training.losses import Likelihood
 from distill.training.perceptron import TORCH_ACTIVATIONS
 from distill.training.units import Task
 
-LEAST_STEPS = 32
-_STEERED_EVERY = 24
-_STEERED_FROM, _STEERED_LOWEST, _STEERED_HIGHEST = 1e-2, 1e-4, 10.0
+# Steps of an epoch, at least: small data are cut into smaller batches and an epoch goes over them several times
+MIN_STEPS = 32
+# Control of `kl_weight` by density. The density is measured every _CONTROL_INTERVAL steps, because it is a count over
+# all logits, and `kl_weight` is multiplied by exp(_PULL * excess + _BRAKE * change), with the exponent cut to [-1, 1]:
+# `excess` is the logarithm of measured over demanded density, `change` its change since the last measurement. A larger
+# _PULL reaches the density earlier and overshoots more; _BRAKE damps that, because closed gates hardly open again.
+# Chosen by hand; the densities in docs/results/spike_slab.md were reached with these values
+_CONTROL_INTERVAL = 24
 _PULL, _BRAKE = 0.05, 2.0
-_LOWEST_PRIOR, _LEAST_PROBABILITY = 1e-9, 1e-30
+_INITIAL_KL_WEIGHT, _MIN_KL_WEIGHT, _MAX_KL_WEIGHT = 1e-2, 1e-4, 10.0
+# Keeps the logarithm finite where no weight is left
+_MIN_DENSITY = 1e-9
+# Range of a prior probability that is estimated: finite log-odds below, and no prior in favor of inclusion above
+_MIN_PRIOR, _MAX_PRIOR = 1e-9, 0.5
 
 Report = Callable[[SpikeSlabPerceptron, str], bool]
 
 
 @dataclass(frozen=True)
-class SelectionSettings:
-    """What a selection depends on besides the network and the rows; see `distill.SpikeSlabCompressor`."""
+class TrainingSettings:
+    """Settings of the training of a posterior and of the fine-tuning; see `distill.SpikeSlabCompressor`."""
 
     granularity: tuple[str, ...] = ("weight",)
     prior_inclusion: float | str = 1e-3
-    prior_deviation: float = 1.0
+    prior_std: float = 1.0
     kl_weight: float = 1.0
     density: float | None = None
     max_iter: int = 40
@@ -42,19 +50,40 @@ class SelectionSettings:
     seed: int = 0
 
 
-class KLWeight:
-    """What the divergence is multiplied by, step after step.
+@dataclass(frozen=True, eq=False)
+class TrainedPosterior:
+    """Result of the training of a posterior.
 
-    It rises from zero to `final` along a line while training warms up. With a density it is steered instead: it rises
-    as long as more weights are there than shall be, and is held back where they become fewer too fast. Gates that have
-    closed hardly open again, so that going too far cannot be made good later.
+    Parameters
+    ----------
+    posterior : SpikeSlabPerceptron
+    likelihood : Likelihood
+    kl_weight : float
+        Weight of the KL divergence in the last step.
+    n_iter : int
+        Number of epochs.
+    """
+
+    posterior: SpikeSlabPerceptron
+    likelihood: Likelihood
+    kl_weight: float
+    n_iter: int
+
+
+class KLWeight:
+    """Schedule of the weight of the KL divergence, step after step.
+
+    It rises linearly from zero to `final` during warm-up. With a density it is controlled instead: it rises while more
+    weights are included than demanded, and falls where their number decreases too fast. Gates that have closed hardly
+    open again, so that overshooting is not corrected later.
 
     Parameters
     ----------
     final : float
     n_warm_up : int
-        Steps.
-    density : float or None
+        Number of steps.
+    density : float in (0, 1], or None
+        Demanded fraction of included weights.
 
     Examples
     --------
@@ -65,86 +94,85 @@ class KLWeight:
 
     def __init__(self, final: float, n_warm_up: int, density: float | None = None):
         self.final, self.n_warm_up, self.density = final, n_warm_up, density
-        self.n_steps, self.value, self.excess = 0, _STEERED_FROM, None
+        self.n_steps, self.value, self.excess = 0, _INITIAL_KL_WEIGHT, None
 
     def next(self, density: Callable[[], float]) -> float:
-        """Return the weight for the next step; `density` tells the share of weights that are there."""
+        """Return the weight of the next step; `density` returns the present fraction of included weights."""
         self.n_steps += 1
         if self.density is None:
             self.value = self.final * min(1.0, (self.n_steps - 1) / max(1, self.n_warm_up))
-        elif self.n_steps % _STEERED_EVERY == 0:
-            excess = math.log(max(density(), 1e-9) / self.density)
+        elif self.n_steps % _CONTROL_INTERVAL == 0:
+            excess = math.log(max(density(), _MIN_DENSITY) / self.density)
             change = 0.0 if self.excess is None else excess - self.excess
             self.value *= math.exp(max(-1.0, min(1.0, _PULL * excess + _BRAKE * change)))
-            self.value = min(max(self.value, _STEERED_LOWEST), _STEERED_HIGHEST)
+            self.value = min(max(self.value, _MIN_KL_WEIGHT), _MAX_KL_WEIGHT)
             self.excess = excess
         return self.value
 
 
-def density_of(posterior: SpikeSlabPerceptron) -> float:
-    """Return the share of weights that are more likely there than not."""
+def included_fraction(posterior: SpikeSlabPerceptron) -> float:
+    """Return the fraction of weights whose gates all have an inclusion probability above one half."""
     logits = posterior.logits()
     return sum(int(np.count_nonzero(logit > 0)) for logit in logits) / sum(logit.size for logit in logits)
 
 
-def learn_posterior(
-    task: Task, settings: SelectionSettings, report: Report | None = None
-) -> tuple[SpikeSlabPerceptron, Likelihood, float]:
+def train_posterior(task: Task, settings: TrainingSettings, report: Report | None = None) -> TrainedPosterior:
     """Train a spike-and-slab posterior that starts at a network.
+
+    The loss is the negative log-likelihood of a sample plus ``kl_weight / n_samples`` times the KL divergence.
 
     Parameters
     ----------
     task : Task
-    settings : SelectionSettings
+        Network and samples, in units of the training.
+    settings : TrainingSettings
     report : callable(posterior, message) -> bool, or None
-        Called after every pass; true stops the training.
+        Called after every epoch; return True to stop the training.
 
     Returns
     -------
-    posterior : SpikeSlabPerceptron
-    likelihood : Likelihood
-    kl_weight : float
-        What the divergence was multiplied by in the end.
+    TrainedPosterior
     """
     prior = settings.prior_inclusion
     posterior = SpikeSlabPerceptron(
         task.network,
         settings.granularity,
-        1 / (_n_gates(task.network, settings.granularity) + 1) if isinstance(prior, str) else prior,
-        settings.prior_deviation,
+        1 / (count_gates(task.network, settings.granularity) + 1) if isinstance(prior, str) else prior,
+        settings.prior_std,
         activate=TORCH_ACTIVATIONS[task.network.activation],
     )
     likelihood = Likelihood(task.kind, task.network.layer_sizes[-1])
-    generator = torch.Generator().manual_seed(settings.seed)
-    n_steps = math.prod(batches_of_epoch(len(task.train), settings.batch_size, min_steps=LEAST_STEPS))
+    generator = Generator().manual_seed(settings.seed)
+    n_steps = math.prod(batches_of_epoch(len(task.train), settings.batch_size, min_steps=MIN_STEPS))
     weight = KLWeight(settings.kl_weight, round(settings.warm_up * settings.max_iter * n_steps), settings.density)
 
     def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
-        kl_weight = weight.next(lambda: density_of(posterior))
+        kl_weight = weight.next(lambda: included_fraction(posterior))
         fit = likelihood(posterior(inputs, generator), targets)
         return fit + posterior.divergence() * (kl_weight / len(task.train))
 
-    def after_pass(module: nn.ModuleList, history: History) -> bool:
+    def after_epoch(module: nn.ModuleList, history: History) -> bool:
         if prior == "elbo":
-            posterior.prior_inclusion = min(max(posterior.mean_inclusion(), _LOWEST_PRIOR), 0.5)
-        message = f"loss {history.loss_curve[-1]:.4f}, density {density_of(posterior):.4f}"
+            posterior.prior_inclusion = min(max(posterior.mean_inclusion(), _MIN_PRIOR), _MAX_PRIOR)
+        message = f"loss {history.loss_curve[-1]:.4f}, density {included_fraction(posterior):.4f}"
         return report is not None and report(posterior, message)
 
-    train(
+    history = train(
         nn.ModuleList([posterior, likelihood]),
         loss,
         task.train,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,
-        min_steps=LEAST_STEPS,
+        min_steps=MIN_STEPS,
         seed=settings.seed,
-        callback=after_pass,
+        callback=after_epoch,
     )
-    return posterior, likelihood, weight.value
+    return TrainedPosterior(posterior, likelihood, weight.value, history.n_iter)
 
 
-def _n_gates(network: Network, granularity: Sequence[str]) -> int:
+def count_gates(network: Network, granularity: Sequence[str]) -> int:
+    """Return the number of gates of a network with gates of a granularity."""
     sizes = network.layer_sizes
     n_gates = sum(weight.size for weight in network.weights) if "weight" in granularity else 0
     n_gates += sizes[0] if "input" in granularity else 0
