@@ -1,4 +1,4 @@
-"""Training and validation samples: tensors in memory, CSR made dense a batch at a time, samples with input noise.
+"""Training and validation samples: tensors, CSR made dense a batch at a time, stacked data sets, samples with noise.
 
 All of them have a length and a method `take` that returns a batch, which is all the training loop needs.
 """
@@ -71,6 +71,35 @@ class SparseRows:
         """Return the samples at these positions: dense inputs, then targets."""
         dense = self.scaling.apply(self.X[index.cpu().numpy()].toarray())
         return torch.from_numpy(dense).to(self.device), *(tensor[index] for tensor in self.tensors)
+
+
+class StackedRows:
+    """Several data sets of equally many samples, for modules that are trained side by side.
+
+    Parameters
+    ----------
+    inputs : Tensor of shape (..., n_samples, n_features)
+        The leading axes, which may be none, are those of the modules.
+    targets : Tensor of shape (..., n_samples, n_outputs), or (..., n_samples)
+        The second for positions of labels.
+
+    Examples
+    --------
+    >>> rows = StackedRows(torch.zeros(2, 5, 3), torch.zeros(2, 5))
+    >>> len(rows), [tuple(part.shape) for part in rows.take(torch.tensor([0, 4]))]
+    (5, [(2, 2, 3), (2, 2)])
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor):
+        self.inputs, self.targets = inputs, targets
+        self.axis = inputs.ndim - 2
+
+    def __len__(self) -> int:
+        return self.inputs.shape[self.axis]
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the samples at these positions of every data set: inputs, then targets."""
+        return self.inputs.index_select(self.axis, index), self.targets.index_select(self.axis, index)
 
 
 class JitteredRows:

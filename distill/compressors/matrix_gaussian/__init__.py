@@ -1,4 +1,4 @@
-"""Matrix Gaussian posteriors: precision by posterior uncertainty, and standard deviations."""
+"""Matrix Gaussian posteriors: precision by posterior uncertainty, and predictions with standard deviations."""
 
 from distill.compressors.matrix_gaussian.estimator import MatrixGaussianCompressor
 

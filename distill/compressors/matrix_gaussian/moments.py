@@ -1,9 +1,9 @@
-"""Mean and variance of a network with matrix Gaussian weights, without drawing any.
+"""Mean and variance of the outputs of a network with matrix Gaussian weights, in closed form.
 
-The expected squared error of a network with one hidden layer needs nothing else, so its bound is known in closed form
-and is trained without the noise of draws. Beyond one hidden layer units are taken as independent and normal (Wu et al.,
-"Deterministic variational inference for robust Bayesian neural networks", ICLR 2019). `distill.runtime.moments` is
-the same in NumPy, for a file.
+The expected squared error follows from them, so that the bound of a regression is optimized without the variance of
+draws. They are exact for one hidden layer; beyond it, units are treated as independent and normal (Wu et al.,
+"Deterministic variational inference for robust Bayesian neural networks", ICLR 2019). `distill.runtime.moments` does
+the same in NumPy, for student files.
 """
 
 import math
@@ -16,9 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from distill.compressors.matrix_gaussian.posterior import MatrixGaussian, with_constant
 
-_SMALLEST = 1e-12
-# exp(-40) is nothing here, and smaller numbers slow processors down
-_DEEPEST = -40.0
+# Least variance of a pre-activation: its inverse square root stays finite
+_MIN_VARIANCE = 1e-12
+# Least exponent of a density: exp(-40) is zero for all purposes, and denormal numbers would slow processors down
+_MIN_EXPONENT = -40.0
+# Gauss-Hermite quadrature for tanh and logistic
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
 
 
@@ -27,8 +29,12 @@ def relu_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 
     Parameters
     ----------
-    mean, variance : Tensor of one shape
-        Variances are positive.
+    mean, variance : Tensor
+        Of the same shape; variances are positive.
+
+    Returns
+    -------
+    mean, variance : Tensor of that shape
 
     Examples
     --------
@@ -40,14 +46,26 @@ def relu_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ReluMoments(torch.autograd.Function):
-    """`relu_moments` with its exact gradient, in a third of the time and memory that autograd takes."""
+    """`relu_moments` with its exact gradient, in a third of the time and memory of autograd.
+
+    With z = mean / std, P its normal probability and p its density, all of the shape of the input:
+
+    =========== ====================================================
+    array       content
+    =========== ====================================================
+    probability P(z), derivative of the first moment by the mean
+    first       mean of max(z, 0), ``mean P + std p``
+    second      its variance, ``variance P + (mean - first) first``
+    slope       ``p / std``, twice the derivative of `first` by the variance
+    =========== ====================================================
+    """
 
     @staticmethod
     def forward(context, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         inverse = variance.rsqrt()
         z = mean * inverse
         probability = torch.erf(z * math.sqrt(0.5)).add_(1).mul_(0.5)
-        density = z.square_().mul_(-0.5).clamp_min_(_DEEPEST).exp_().mul_(1 / math.sqrt(2 * math.pi))
+        density = z.square_().mul_(-0.5).clamp_min_(_MIN_EXPONENT).exp_().mul_(1 / math.sqrt(2 * math.pi))
         first = mean * probability + variance * inverse * density
         second = torch.addcmul(variance * probability, mean - first, first).clamp_min_(0)
         context.save_for_backward(probability, density * inverse, first)
@@ -63,7 +81,18 @@ class ReluMoments(torch.autograd.Function):
 
 
 def activation_moments(activation: str, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of an activation of a normal number; of tanh and logistic by quadrature."""
+    """Return mean and variance of an activation of a normal variable; of tanh and logistic by quadrature.
+
+    Parameters
+    ----------
+    activation : {"identity", "relu", "tanh", "logistic"}
+    mean, variance : Tensor
+        Of the same shape; variances are positive.
+
+    Returns
+    -------
+    mean, variance : Tensor of that shape
+    """
     if activation == "identity":
         return mean, variance
     if activation == "relu":
@@ -77,24 +106,24 @@ def activation_moments(activation: str, mean: Tensor, variance: Tensor) -> tuple
 
 
 def output_moments(posteriors: Sequence[MatrixGaussian], X: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of the last layer's sums.
+    """Return mean and variance of a network's outputs.
 
     Parameters
     ----------
     posteriors : sequence of MatrixGaussian
-        One for each layer. Inputs are divided and extended as by `with_constant`.
+        One for each layer, in units in which its inputs are scaled; see `with_constant`.
     X : Tensor of shape (..., n, n_features)
     activation : {"identity", "relu", "tanh", "logistic"}
 
     Returns
     -------
     mean, variance : Tensor of shape (..., n, n_outputs)
-        The variance is that of the function; noise comes on top.
+        The variance is that of the function, without noise.
 
     Examples
     --------
     >>> from distill.compressors.matrix_gaussian.posterior import MatrixGaussianNetwork
-    >>> network = MatrixGaussianNetwork([torch.ones(4, 5), torch.ones(6, 2)], deviation=0.1)
+    >>> network = MatrixGaussianNetwork([torch.ones(4, 5), torch.ones(6, 2)], std=0.1)
     >>> mean, variance = output_moments(network.posteriors()[0], torch.ones(7, 3), "relu")
     >>> mean.shape, bool((variance > 0).all())
     (torch.Size([7, 2]), True)
@@ -110,5 +139,5 @@ def output_moments(posteriors: Sequence[MatrixGaussian], X: Tensor, activation: 
             spread = spread + (variance @ q.rows.diagonal()[..., :-1, None]) * columns
         mean, variance = inputs @ q.mean, spread
         if index < len(posteriors) - 1:
-            mean, variance = activation_moments(activation, mean, variance.clamp_min(_SMALLEST))
+            mean, variance = activation_moments(activation, mean, variance.clamp_min(_MIN_VARIANCE))
     return mean, variance

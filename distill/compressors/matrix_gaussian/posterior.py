@@ -1,16 +1,16 @@
-"""Matrix variate Gaussian posteriors: variances of rows and of columns instead of one for every weight.
+"""Matrix variate Gaussian posteriors: a variance for each row and column instead of one for each weight.
 
-A layer multiplies rows x of p inputs, a constant 1 for the bias among them, by a p x q matrix W. The posterior
+A layer multiplies samples x of p inputs, a constant 1 for the bias among them, by a p x q matrix W. The posterior
 
     q(W) = MN(M, U, V),    Cov(w_ij, w_kl) = U_ik V_jl,
 
 has a p x p covariance U of the inputs and a diagonal q x q covariance V of the outputs. With diagonal U = diag(u) and
-V = diag(v) these are p + q variances, fewer than the p q of a factorised Gaussian, and yet weights of one row or column
-rise and fall together (Louizos and Welling, "Structured and Efficient Variational Deep Learning with Matrix Gaussian
-Posteriors", arXiv 1603.04733). U may also carry a part of low rank, and pseudo-data: rows A of m inputs whose outputs
-A W are given a distribution of their own.
+V = diag(v) these are p + q variances, fewer than the p q of a factorized Gaussian, and the variances of a row or column
+are proportional (Louizos and Welling, "Structured and Efficient Variational Deep Learning with Matrix Gaussian
+Posteriors", arXiv 1603.04733). U may also have a part of low rank, and W may be conditioned on pseudo-data: m rows A of
+pseudo-inputs whose outputs A W have a given distribution.
 
-All functions take leading axes: independent posteriors, one after another, in one call.
+All functions take leading axes: independent posteriors in one call.
 """
 
 import itertools
@@ -25,11 +25,12 @@ from distill.training.perceptron import TORCH_ACTIVATIONS
 
 MODES = ("mean", "local", "joint", "weight")
 
+# Tried one after the other, relative to the mean of the diagonal; more than the last would change the posterior visibly
 _JITTERS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 class RowCovariance(NamedTuple):
-    """The covariance of the inputs, ``U = diag(variance) + basis core basis^T``.
+    """Covariance of the rows, ``U = diag(variance) + basis core basis^T``.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ class RowCovariance(NamedTuple):
         if self.basis is None:
             return self.variance
         total = self.variance + (self._weighted_basis() * self.basis).sum(-1)
-        # A part of low rank that takes away nearly all of a variance may leave less than nothing after rounding
+        # A part of low rank that cancels nearly all of a variance may leave a negative value after rounding
         return total.clamp_min(torch.finfo(total.dtype).eps * self.variance.detach().amin())
 
     def log_determinant(self) -> Tensor:
@@ -70,12 +71,12 @@ class RowCovariance(NamedTuple):
         return value + torch.linalg.slogdet(inner + torch.eye(inner.shape[-1]).to(inner)).logabsdet
 
     def times(self, columns: Tensor) -> Tensor:
-        """Return U B for B of shape (..., p, k)."""
+        """Return U B for B of shape (..., p, k); the same shape."""
         product = self.variance[..., None] * columns
         return product if self.basis is None else product + self._weighted_basis() @ (self.basis.mT @ columns)
 
     def quadratic(self, X: Tensor) -> Tensor:
-        """Return x U x^T for every row x of X, shape (..., n)."""
+        """Return x U x^T for each row x of X of shape (..., n, p); shape (..., n)."""
         value = (X.square() @ self.variance[..., None]).squeeze(-1)
         if self.basis is None:
             return value
@@ -84,7 +85,7 @@ class RowCovariance(NamedTuple):
         return (value + (weighted * projected).sum(-1)).clamp_min(0)
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Return R noise with R R^T = U, for noise of shape (..., p, k)."""
+        """Return R noise with R R^T = U, for noise of shape (..., p, k); the same shape."""
         root = self.variance.sqrt()[..., None]
         if self.basis is None:
             return root * noise
@@ -100,7 +101,7 @@ class RowCovariance(NamedTuple):
 
 
 class MatrixGaussian(NamedTuple):
-    """A distribution of p x q matrices, ``MN(mean, rows, diag(columns))``.
+    """Distribution of p x q matrices, ``MN(mean, rows, diag(columns))``.
 
     Parameters
     ----------
@@ -121,7 +122,7 @@ class MatrixGaussian(NamedTuple):
         return 0.5 * (p * q * math.log(2 * math.pi * math.e) + logarithms)
 
     def row_squares(self) -> Tensor:
-        """Return the expected sum of squares of every row, shape (..., p)."""
+        """Return the expected sum of squares of each row, shape (..., p)."""
         return self.mean.square().sum(-1) + self.rows.diagonal() * self.columns.sum(-1, keepdim=True)
 
 
@@ -137,8 +138,13 @@ def kl_divergence(q: MatrixGaussian, prior: MatrixGaussian | None = None) -> Ten
     Returns
     -------
     Tensor of shape (...)
-        ``(tr(U0^-1 U) tr(V0^-1 V) + tr((M - M0)^T U0^-1 (M - M0) V0^-1) - p q + q log(|U0| / |U|)
+        In nats, ``(tr(U0^-1 U) tr(V0^-1 V) + tr((M - M0)^T U0^-1 (M - M0) V0^-1) - p q + q log(|U0| / |U|)
         + p log(|V0| / |V|)) / 2``. The first term is a product of sums.
+
+    Raises
+    ------
+    ValueError
+        If the covariance of the prior's rows is not diagonal.
 
     Examples
     --------
@@ -163,7 +169,7 @@ def kl_divergence(q: MatrixGaussian, prior: MatrixGaussian | None = None) -> Ten
 
 
 def hierarchical_divergence(q: MatrixGaussian, shape: float = 1.0, rate: float = 1.0, per: str = "row") -> Tensor:
-    """Return the divergence from a Gaussian prior whose precision is not known.
+    """Return the KL divergence from a Gaussian prior whose precision has a Gamma prior.
 
     Parameters
     ----------
@@ -171,30 +177,46 @@ def hierarchical_divergence(q: MatrixGaussian, shape: float = 1.0, rate: float =
     shape, rate : float
         The precision t of the weights, N(0, 1/t), has a Gamma(shape, rate) prior; both positive.
     per : {"row", "layer"}
-        Whether every row (all weights that leave one input) has a precision of its own, or one is shared.
+        One precision for each row (the outgoing weights of an input), or one for all weights.
 
     Returns
     -------
     Tensor of shape (...)
-        ``E KL(q(W) || p(W | t)) + KL(q(t) || p(t))`` at the Gamma q(t) for which it is least: an upper bound like any
-        other, and nothing more to learn.
+        In nats, ``E KL(q(W) || p(W | t)) + KL(q(t) || p(t))`` at the Gamma q(t) that minimizes it, so that q(t) has
+        no parameters to train.
+
+    Raises
+    ------
+    ValueError
+        If `per` is unknown.
     """
     shape_posterior, rate_posterior = precision_posterior(q, shape, rate, per)
     count = 2 * (shape_posterior - shape)
-    log_evidence = (
+    log_marginal = (
         shape * math.log(rate)
         - math.lgamma(shape)
         + math.lgamma(shape_posterior)
         - shape_posterior * rate_posterior.log()
         - 0.5 * count * math.log(2 * math.pi)
     )
-    return -log_evidence.sum(-1) - q.entropy()
+    return -log_marginal.sum(-1) - q.entropy()
 
 
 def precision_posterior(
     q: MatrixGaussian, shape: float = 1.0, rate: float = 1.0, per: str = "row"
 ) -> tuple[float, Tensor]:
-    """Return shape and rate, (..., p) or (..., 1), of the Gamma posterior of the weights' precision."""
+    """Return the Gamma posterior of the weights' precision.
+
+    Parameters
+    ----------
+    q, shape, rate, per
+        See `hierarchical_divergence`.
+
+    Returns
+    -------
+    shape : float
+    rate : Tensor of shape (..., p) or (..., 1)
+    """
     if per not in ("row", "layer"):
         raise ValueError(f"per must be 'row' or 'layer', got {per!r}")
     squares = q.row_squares()
@@ -207,7 +229,7 @@ def precision_posterior(
 def condition(
     q: MatrixGaussian, pseudo_inputs: Tensor, pseudo_outputs: Tensor, spread: Tensor | None = None
 ) -> MatrixGaussian:
-    """Return what is believed of W when its outputs at some pseudo-inputs have a given distribution.
+    """Condition a posterior on the distribution of its outputs at pseudo-inputs.
 
     Parameters
     ----------
@@ -217,8 +239,8 @@ def condition(
     pseudo_outputs : Tensor of shape (..., m, q)
         The mean B of A W.
     spread : Tensor of shape (..., m, m) or None
-        T of its covariance ``S = L T T^T L^T``, where ``L L^T = K = A U A^T`` is what it was before: the identity
-        leaves the covariance as it is. None is S = 0: A W is known to be B, and the posterior has no density.
+        T of its covariance ``S = L T T^T L^T``, where ``L L^T = K = A U A^T`` is the covariance before: the identity
+        leaves it as it is. None is S = 0: A W is known to be B, and the posterior has no density.
 
     Returns
     -------
@@ -256,17 +278,22 @@ def sample_outputs(q: MatrixGaussian, X: Tensor, mode: str, generator: torch.Gen
     ----------
     q : MatrixGaussian
     X : Tensor of shape (..., n, p)
-        Each of its leading axes gets draws of its own.
+        Draws are independent between the indices of the leading axes.
     mode : {"mean", "local", "joint", "weight"}
-        "mean": no draw, the mean. "local": every row for itself, which is all that a sum over rows needs and has the
-        least noise (Kingma, Salimans and Welling, "Variational dropout and the local reparameterization trick", 2015).
-        "joint": all rows of X from their common distribution ``MN(X M, X U X^T, V)``. "weight": the same by drawing W.
-        Functions that are looked at as such (curves, Thompson sampling) need one of the last two.
+        "mean": no draw, the mean. "local": samples independent of each other, which suffices for a sum over samples and
+        gives its gradient the least variance (Kingma, Salimans and Welling, "Variational dropout and the local
+        reparameterization trick", 2015). "joint": all samples from their joint distribution ``MN(X M, X U X^T, V)``.
+        "weight": the same by drawing W. Functions as such (curves, Thompson sampling) need one of the last two.
     generator : torch.Generator or None
 
     Returns
     -------
     Tensor of shape (..., n, q)
+
+    Raises
+    ------
+    ValueError
+        If `mode` is unknown, or the covariance of "joint" draws is singular.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
@@ -277,31 +304,42 @@ def sample_outputs(q: MatrixGaussian, X: Tensor, mode: str, generator: torch.Gen
         return mean
     noise = _normal(mean.shape, mean, generator) * q.columns.sqrt()[..., None, :]
     if mode == "local":
-        # The square root has no derivative where a row is certain
+        # The square root has no derivative at a variance of zero
         smallest = torch.finfo(mean.dtype).tiny
         return mean + q.rows.quadratic(X).clamp_min(smallest).sqrt()[..., None] * noise
     return mean + stable_cholesky(X @ q.rows.times(X.mT), "the covariance of the outputs") @ noise
 
 
 def sample_weights(q: MatrixGaussian, size: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
-    """Draw weight matrices, shape (\\*size, p, q), where size has the posterior's own leading axes last."""
+    """Draw weight matrices, shape (\\*size, p, q); the last axes of size are the leading axes of the posterior."""
     shape = torch.broadcast_shapes((*size, 1, 1), q.mean.shape)
     return q.mean + q.rows.draw(_normal(shape, q.mean, generator)) * q.columns.sqrt()[..., None, :]
 
 
 def with_constant(X: Tensor) -> Tensor:
-    """Append a constant 1 to every row and divide by the square root of the number of inputs, the constant included."""
+    """Return samples (..., n, p - 1) with a constant 1 appended, divided by sqrt(p); shape (..., n, p)."""
     ones = torch.ones(*X.shape[:-1], 1).to(X)
     return torch.cat([X, ones], -1) / math.sqrt(X.shape[-1] + 1)
 
 
 def stable_cholesky(matrix: Tensor, name: str) -> Tensor:
-    """Return the Cholesky factor, with as little as needed added to the diagonal, up to a thousandth of its mean.
+    """Return the Cholesky factor, with the least sufficient jitter on the diagonal, up to a thousandth of its mean.
+
+    Parameters
+    ----------
+    matrix : Tensor of shape (..., n, n)
+    name : str
+        For the message of the error.
+
+    Returns
+    -------
+    Tensor of shape (..., n, n)
+        Lower triangular.
 
     Raises
     ------
     ValueError
-        If the matrix has none even so, or is not finite.
+        If the matrix is not positive definite even so, or not finite.
     """
     size = matrix.detach().diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     identity = torch.eye(matrix.shape[-1]).to(matrix)
@@ -320,30 +358,35 @@ def _normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | Non
 
 
 class MatrixGaussianLayer(nn.Module):
-    """The posterior of one layer's weights as parameters to learn.
+    """Posterior of one layer's weights with trainable parameters.
 
     Parameters
     ----------
     mean : Tensor of shape (..., p, q)
-        Where M begins; the bias is the last row.
-    deviation : float
-        Standard deviation of every weight at the start.
+        Initial M; the bias is the last row.
+    std : float
+        Initial standard deviation of every weight.
     n_factors : int
-        Rank of what U has beyond its diagonal.
+        Rank of the part of U beside its diagonal.
     n_pseudo : int
         Number m of pseudo-inputs.
     bound : {"valid", "paper"}
-        What pseudo-data mean. "valid": the outputs at the pseudo-inputs have a mean and a covariance that are learned,
-        and the divergence is that of the posterior which results. "paper": they are fixed numbers, as in the authors'
-        program; the divergence is that of the posterior before conditioning, and so the loss bounds nothing.
+        "valid": the outputs at the pseudo-inputs have a trained mean and covariance, and the KL divergence is that of
+        the conditioned posterior. "paper", for comparison: these outputs are fixed, as in the authors' program, and the
+        KL divergence is that of the posterior before conditioning, so that the loss is no bound.
     generator : torch.Generator or None
-        Draws the pseudo-inputs.
+        For the initial factors and pseudo-inputs.
+
+    Raises
+    ------
+    ValueError
+        If `bound` is unknown.
     """
 
     def __init__(
         self,
         mean: Tensor,
-        deviation: float = 0.05,
+        std: float = 0.05,
         n_factors: int = 0,
         n_pseudo: int = 0,
         bound: str = "valid",
@@ -355,11 +398,12 @@ class MatrixGaussianLayer(nn.Module):
         batch, (p, q) = mean.shape[:-2], mean.shape[-2:]
         self.bound = bound
         self.mean = nn.Parameter(mean.clone())
-        self.log_rows = nn.Parameter(torch.full((*batch, p), math.log(deviation)).to(mean))
-        self.log_columns = nn.Parameter(torch.full((*batch, q), math.log(deviation)).to(mean))
+        self.log_rows = nn.Parameter(torch.full((*batch, p), math.log(std)).to(mean))
+        self.log_columns = nn.Parameter(torch.full((*batch, q), math.log(std)).to(mean))
         self.factor = self.pseudo_inputs = None
         if n_factors:
-            scale = math.sqrt(deviation) * 0.1
+            # Small beside the diagonal, and not zero, where the gradient would vanish
+            scale = math.sqrt(std) * 0.1
             self.factor = nn.Parameter(scale * _normal((*batch, p, n_factors), mean, generator))
         if n_pseudo:
             inputs = _normal((*batch, n_pseudo, p), mean, generator) / math.sqrt(p)
@@ -369,39 +413,44 @@ class MatrixGaussianLayer(nn.Module):
                 self.pseudo_spread = nn.Parameter(torch.eye(n_pseudo).to(mean).repeat(*batch, 1, 1))
 
     def base(self) -> MatrixGaussian:
-        """Return the posterior before any pseudo-data."""
+        """Return the posterior before conditioning on pseudo-data."""
         rows = RowCovariance(self.log_rows.exp(), self.factor)
         return MatrixGaussian(self.mean, rows, self.log_columns.exp())
 
     def posteriors(self) -> tuple[MatrixGaussian, MatrixGaussian]:
-        """Return the posterior to compute with and the one whose divergence counts; see `bound`."""
+        """Return the posterior of the likelihood term and the posterior of the KL divergence; see `bound`."""
         base = self.base()
         if self.pseudo_inputs is None:
             return base, base
         if self.bound == "paper":
             return condition(base, self.pseudo_inputs, self.pseudo_outputs), base
-        used = condition(base, self.pseudo_inputs, self.pseudo_outputs, self.pseudo_spread.tril())
-        return used, used
+        conditioned = condition(base, self.pseudo_inputs, self.pseudo_outputs, self.pseudo_spread.tril())
+        return conditioned, conditioned
 
 
 class MatrixGaussianNetwork(nn.Module):
-    """A fully connected network with a matrix Gaussian posterior in every layer.
+    """Fully connected network with a matrix Gaussian posterior in every layer.
 
     Parameters
     ----------
     means : sequence of Tensor of shape (..., n_inputs + 1, n_outputs)
-        Where the means begin, the bias in the last row, in units in which each layer divides its inputs by
+        Initial means, the bias in the last row, in units in which each layer divides its inputs by
         ``sqrt(n_inputs + 1)``; see `with_constant`.
     activation : {"identity", "relu", "tanh", "logistic"}
-        What follows every layer but the last.
-    deviation, n_factors, n_pseudo, bound, generator
-        See `MatrixGaussianLayer`.
+        Of every layer but the last.
+    **settings
+        std, n_factors, n_pseudo, bound, generator: see `MatrixGaussianLayer`.
+
+    Raises
+    ------
+    ValueError
+        If the means of successive layers do not fit together.
 
     Examples
     --------
     >>> network = MatrixGaussianNetwork([torch.zeros(4, 5), torch.zeros(6, 2)])
-    >>> used, counted = network.posteriors()
-    >>> network.outputs(used, torch.ones(7, 3), "mean").shape
+    >>> posteriors, _ = network.posteriors()
+    >>> network.outputs(posteriors, torch.ones(7, 3), "mean").shape
     torch.Size([7, 2])
     """
 
@@ -414,14 +463,14 @@ class MatrixGaussianNetwork(nn.Module):
         self.layers = nn.ModuleList(MatrixGaussianLayer(mean, **settings) for mean in means)
 
     def posteriors(self) -> tuple[list[MatrixGaussian], list[MatrixGaussian]]:
-        """Return every layer's posterior to compute with, and those whose divergence counts."""
-        used, counted = zip(*(layer.posteriors() for layer in self.layers))
-        return list(used), list(counted)
+        """Return the posteriors of all layers for the likelihood, and those for the KL divergence."""
+        sampled, penalized = zip(*(layer.posteriors() for layer in self.layers))
+        return list(sampled), list(penalized)
 
     def outputs(
         self, posteriors: Sequence[MatrixGaussian], X: Tensor, mode: str, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw the last layer's sums for rows X of shape (..., n, n_features); see `sample_outputs`."""
+        """Draw the network's outputs for samples X of shape (..., n, n_features); see `sample_outputs`."""
         last = len(posteriors) - 1
         for index, q in enumerate(posteriors):
             X = sample_outputs(q, with_constant(X), mode, generator)

@@ -1,7 +1,7 @@
-"""From a matrix Gaussian posterior to a student file: units, what is dropped, steps of the grid."""
+"""Convert a matrix Gaussian posterior to a student file: units, removal of weights without signal, quantization."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,49 +9,60 @@ import torch
 
 from distill.codecs import container, grid
 from distill.codecs.grid import GridLayer
-from distill.compressors.matrix_gaussian import grid_codes
-from distill.compressors.matrix_gaussian.rounding import freedom, input_correlations, round_together
+from distill.compressors.budget import bisect
+from distill.compressors.matrix_gaussian.rounding import (
+    input_correlations,
+    round_independently,
+    round_jointly,
+    step_multipliers,
+)
 from distill.compressors.matrix_gaussian.training import Posterior
 from distill.compressors.pruning import slice_network, without_dead_ends
 from distill.network import Network
 from distill.runtime.forward import Forward, activated
 from distill.training.perceptron import scale_outputs
+from distill.training.targets import Targets, validation_fidelity
 from distill.training.units import Standardization
 
-_MOST_ROUNDS = 4
-# Fewer weights do not pay for a number that says how much coarser their row's steps are
-_FEWEST_COLUMNS = 32
+# Rounds of quantization at most, each without the hidden units that lost all their weights in the round before
+_MAX_ROUNDS = 4
+# Narrower layers keep the plain steps: a step exponent for each row costs them more bytes than larger steps save
+_MIN_COLUMNS = 32
+# Ridge of the fit of a layer to changed inputs, relative to their mean square. At 0 the fit is singular for dependent
+# inputs; larger values leave more of the error
 _RIDGE = 1e-2
-_LOWEST_RATE, _HIGHEST_RATE = 1e-6, 1e6
-_N_HALVINGS, _N_COSTLY_HALVINGS, _N_WIDENINGS = 24, 5, 8
+# Search for a budget in bytes: range of rate weights; bisections of the logarithm with independent rounding, which is
+# quick, and with joint rounding; attempts, each 0.25 higher in the logarithm, to find a start for the latter
+_MIN_RATE, _MAX_RATE = 1e-6, 1e6
+_N_HALVINGS, _N_JOINT_HALVINGS, _N_STARTS = 24, 5, 8
 
 
 @dataclass(frozen=True, eq=False)
-class Belief:
-    """What is known of a network's weights, in the units of the rows it will be asked about.
+class GaussianWeights:
+    """Means and variances of a network's weights, in the units of its own inputs and outputs.
 
     Parameters
     ----------
     network : Network
         Its weights and biases are the means.
-    rows : tuple of ndarray of shape (n_inputs + 1,)
-        Variances of the rows of every layer, the biases' last.
-    columns : tuple of ndarray of shape (n_outputs,)
-        Variances of the columns. A weight's is the product of both.
+    row_variances : tuple of ndarray of shape (n_inputs + 1,)
+        For each layer; the last one is that of the biases.
+    column_variances : tuple of ndarray of shape (n_outputs,)
+        For each layer. The variance of a weight is that of its row times that of its column.
     noise : ndarray of shape (n_outputs,) or None
-        Variance of the noise of numbers.
-    tails : ndarray of shape (n_outputs,) or None
-        Degrees of freedom of the noise where it is Student's t.
+        Variance of the noise of a regression.
+    degrees_of_freedom : ndarray of shape (n_outputs,) or None
+        Of the noise if it is Student's t.
     marginal : bool
-        Whether the rows' variances are the diagonal of a covariance that is not diagonal, so that they say already how
-        far a row may move if others follow.
+        Whether the row variances are the diagonal of a covariance that is not diagonal. They then include the tolerance
+        that compensation by other rows gives, and the steps must not become larger for it.
     """
 
     network: Network
-    rows: tuple[np.ndarray, ...]
-    columns: tuple[np.ndarray, ...]
+    row_variances: tuple[np.ndarray, ...]
+    column_variances: tuple[np.ndarray, ...]
     noise: np.ndarray | None = None
-    tails: np.ndarray | None = None
+    degrees_of_freedom: np.ndarray | None = None
     marginal: bool = False
 
     @property
@@ -59,137 +70,277 @@ class Belief:
         """Means of every layer, shape (n_inputs + 1, n_outputs), the biases last."""
         return [np.vstack(layer) for layer in zip(self.network.weights, self.network.biases)]
 
+    def round_layer(self, index: int, rate_weight: float) -> GridLayer:
+        """Return a layer whose weights are rounded independently; see `round_independently`."""
+        noise = self.noise if index == len(self.row_variances) - 1 else None
+        rows, columns = self.row_variances[index], self.column_variances[index]
+        return round_independently(self.matrices[index], rows, columns, rate_weight, noise)
+
 
 @torch.no_grad()
-def believe(posterior: Posterior, frame: Standardization, network: Network, heavy_tails: bool = False) -> Belief:
-    """Bring a posterior into the units of a network that it was learned for.
+def posterior_to_weights(
+    posterior: Posterior, units: Standardization, network: Network, student_t: bool = False
+) -> GaussianWeights:
+    """Convert a posterior to the units of the network that it was trained for.
 
     Parameters
     ----------
     posterior : Posterior
-        Learned in the units of `frame`. Of rows whose covariance has more than a diagonal, the diagonal is kept.
-    frame : Standardization
+        Trained in `units`. Of the covariance of the rows only the diagonal is used.
+    units : Standardization
     network : Network
-        It gives names, classes and the input section. Where it has none, the frame's becomes one: folded into the
-        first layer it would make the bias depend on the weights.
-    heavy_tails : bool
-        Whether the Gamma posterior of the noise's precision is one for each row, so that noise is Student's t.
+        Gives names, classes and the input scaling. If it has none, that of `units` is used; folded into the first layer
+        it would make the biases depend on the weights.
+    student_t : bool
+        Whether the noise is Student's t: each sample has a precision, and the Gamma posterior is its distribution.
 
     Returns
     -------
-    Belief
+    GaussianWeights
         Inputs that do not vary have means of zero.
     """
-    weights, biases, rows, columns = [], [], [], []
     layers = posterior.network.posteriors()[0]
-    for q in layers:
-        matrix = q.mean.numpy().astype(np.float64) / math.sqrt(len(q.mean))
-        weights.append(matrix[:-1])
-        biases.append(matrix[-1])
-        rows.append(q.rows.diagonal().numpy().astype(np.float64) / len(q.mean))
-        columns.append(q.columns.numpy().astype(np.float64))
-    weights[-1], biases[-1] = scale_outputs(weights[-1], biases[-1], frame.mean, frame.unit)
-    columns[-1] = columns[-1] * np.square(frame.unit, dtype=np.float64)
-    first = np.zeros((network.n_features, weights[0].shape[1]))
-    first[frame.features] = weights[0]
+    # Training divides the inputs of a layer by the square root of their number; see `with_constant`
+    means = [q.mean.numpy().astype(np.float64) / math.sqrt(len(q.mean)) for q in layers]
+    rows = [q.rows.diagonal().numpy().astype(np.float64) / len(q.mean) for q in layers]
+    columns = [q.columns.numpy().astype(np.float64) for q in layers]
+    weights, biases = [mean[:-1] for mean in means], [mean[-1] for mean in means]
+    weights[-1], biases[-1] = scale_outputs(weights[-1], biases[-1], units.mean, units.unit)
+    columns[-1] = columns[-1] * np.square(units.unit, dtype=np.float64)
+    weights[0] = units.expand(weights[0])
+    # Inputs that do not vary have no variance of their own; that of the biases keeps the levels together
     variances = np.full(network.n_features + 1, rows[0][-1])
-    variances[:-1][frame.features] = rows[0][:-1]
+    variances[:-1][units.features] = rows[0][:-1]
     rows[0] = variances
-    learned = replace(
+    means = replace(
         network,
-        weights=tuple(weight.astype(np.float32) for weight in (first, *weights[1:])),
+        weights=tuple(weight.astype(np.float32) for weight in weights),
         biases=tuple(bias.astype(np.float32) for bias in biases),
     )
-    if frame.offset is not None:
+    if units.offset is not None:
         offset, scale = (
-            _everywhere(value, frame.features, network.n_features) for value in (frame.offset, frame.scale)
+            value if value is None or np.ndim(value) == 0 else units.expand(value)
+            for value in (units.offset, units.scale)
         )
-        learned = replace(learned, offset=offset, scale=scale)
-    noise = tails = None
+        means = replace(means, offset=offset, scale=scale)
+    noise = degrees_of_freedom = None
     if posterior.noise is not None:
-        # The mean of 1 / t for a Gamma t; with two rows it would not exist
-        noise = (posterior.noise.rate / (posterior.noise.shape - 1).clamp_min(0.5)).numpy() * np.square(frame.unit)
-        tails = 2 * posterior.noise.shape.numpy() if heavy_tails else None
+        # The mean of 1 / t for t with a Gamma distribution; it exists for shapes above 1, and not with two samples
+        noise = (posterior.noise.rate / (posterior.noise.shape - 1).clamp_min(0.5)).numpy() * np.square(units.unit)
+        degrees_of_freedom = 2 * posterior.noise.shape.numpy() if student_t else None
     marginal = any(q.rows.basis is not None for q in layers)
-    return Belief(learned, tuple(rows), tuple(columns), noise, tails, marginal)
+    return GaussianWeights(means, tuple(rows), tuple(columns), noise, degrees_of_freedom, marginal)
 
 
-def signals(belief: Belief) -> list[np.ndarray]:
-    """Return every weight's mean, squared, over its variance; biases not with them."""
-    parts = zip(belief.network.weights, belief.rows, belief.columns)
-    return [np.square(weight, dtype=np.float64) / (rows[:-1, None] * columns) for weight, rows, columns in parts]
+def first_layer_inputs(rows: np.ndarray, network: Network, compressed: Network) -> np.ndarray:
+    """Return inputs of a network's first layer as inputs of the compressed network's first layer.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_samples, n_features)
+        With the input scaling of `network`, if it has one.
+    network : Network
+        The original network.
+    compressed : Network
+        Has the input scaling of `network`; or, if that has none, one that is not applied to `rows` yet. See
+        `posterior_to_weights`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features), float32
+    """
+    scaled = network.offset is not None or network.scale is not None
+    return rows.astype(np.float32) if scaled else compressed.scale_inputs(rows)
 
 
-def signal_masks(belief: Belief, least: float) -> list[np.ndarray]:
-    """Return masks without the rows and columns whose mean signal is below `least`; outputs stay."""
+def signal_masks(weights: GaussianWeights, min_signal: float) -> list[np.ndarray]:
+    """Return masks that are False for rows and columns without signal.
+
+    Parameters
+    ----------
+    weights : GaussianWeights
+    min_signal : float
+        Least mean of ``mean^2 / variance`` over the weights of a row or column, biases apart.
+
+    Returns
+    -------
+    list of ndarray of shape (n_inputs, n_outputs), bool
+        The outputs of the network are kept.
+    """
     masks = []
-    for index, signal in enumerate(signals(belief)):
-        rows, columns = signal.mean(axis=1) >= least, signal.mean(axis=0) >= least
-        if index == len(belief.rows) - 1:
+    layers = zip(weights.network.weights, weights.row_variances, weights.column_variances)
+    for index, (mean, row_variance, column_variance) in enumerate(layers):
+        signal = np.square(mean, dtype=np.float64) / (row_variance[:-1, None] * column_variance)
+        rows, columns = signal.mean(axis=1) >= min_signal, signal.mean(axis=0) >= min_signal
+        if index == len(weights.row_variances) - 1:
             columns[:] = True
         masks.append(rows[:, None] & columns)
     return masks
 
 
-def reduce(belief: Belief, masks: Sequence[np.ndarray]) -> Belief:
-    """Drop weights that are False, and with them hidden units that nothing reaches or that lead nowhere.
-
-    Returns
-    -------
-    Belief
-        Fewer hidden units. Units that nothing reaches are constant, and are added to the biases behind them.
-    """
-    sliced = slice_network(belief.network, masks)
-    rows, columns, kept = [], [], np.arange(belief.network.n_features)
-    for row, column, units in zip(belief.rows, belief.columns, sliced.units):
-        rows.append(np.append(row[kept], row[-1]))
-        columns.append(column[units])
-        kept = units
-    return replace(belief, network=sliced.network, rows=tuple(rows), columns=tuple(columns))
-
-
-def quantize(
-    belief: Belief, rate_weight: float, uniform: bool | int = False, inputs: np.ndarray | None = None
-) -> tuple[Network, list[GridLayer]]:
-    """Round the means to grids that follow the variances, and drop the hidden units that this leaves without weights.
+def prune(weights: GaussianWeights, masks: Sequence[np.ndarray]) -> GaussianWeights:
+    """Remove weights, and the hidden units that become constant or have no outgoing weights.
 
     Parameters
     ----------
-    belief : Belief
-    rate_weight, uniform
-        See `distill.compressors.matrix_gaussian.grid_codes.quantize`.
-    inputs : ndarray of shape (n_samples, n_features), or None
-        Rows as they enter the first layer. With them the weights of a layer are rounded together, and every layer makes
-        good what those before it have changed; see `distill.compressors.matrix_gaussian.rounding`.
+    weights : GaussianWeights
+    masks : sequence of ndarray of shape (n_inputs, n_outputs), bool
+        False for the weights that are removed.
+
+    Returns
+    -------
+    GaussianWeights
+        With fewer hidden units. Constant units are added to the biases of the next layer.
+    """
+    sliced = slice_network(weights.network, masks)
+    rows, columns, kept = [], [], np.arange(weights.network.n_features)
+    for row, column, units in zip(weights.row_variances, weights.column_variances, sliced.units):
+        rows.append(np.append(row[kept], row[-1]))
+        columns.append(column[units])
+        kept = units
+    return replace(weights, network=sliced.network, row_variances=tuple(rows), column_variances=tuple(columns))
+
+
+def quantize(
+    weights: GaussianWeights, rate_weight: float, inputs: np.ndarray | None = None
+) -> tuple[Network, list[GridLayer]]:
+    """Round the means to grids that follow the variances, and remove the hidden units that lose all their weights.
+
+    Parameters
+    ----------
+    weights : GaussianWeights
+    rate_weight : float
+        Price of a nat of code in nats of loss, positive.
+    inputs : ndarray of shape (n_samples, n_features), float32, or None
+        Inputs of the first layer. If given, the weights of a layer are rounded jointly, and each layer compensates for
+        the changes of the layers before it; see `distill.compressors.matrix_gaussian.rounding`.
 
     Returns
     -------
     network : Network
-        Of the shape that the layers have.
+        The means, without the removed units.
     layers : list of GridLayer
+        Of the same shapes.
+
+    Raises
+    ------
+    ValueError
+        If the posterior is not finite, or `rate_weight` too small for the file format.
     """
-    for n_rounds in range(1, _MOST_ROUNDS + 1):
-        last = len(belief.rows) - 1
-        layers = [
-            grid_codes.quantize(matrix, rows, columns, rate_weight, belief.noise if index == last else None, uniform)
-            for index, (matrix, rows, columns) in enumerate(zip(belief.matrices, belief.rows, belief.columns))
-        ]
+    for n_rounds in range(1, _MAX_ROUNDS + 1):
+        layers = [weights.round_layer(index, rate_weight) for index in range(len(weights.row_variances))]
         if inputs is not None:
-            layers = _rounded_together(belief, layers, inputs, rate_weight, uniform)
-        masks = [layer.codes[:-1] != 0 for layer in layers]
-        alive = without_dead_ends(masks)
-        if n_rounds == _MOST_ROUNDS or all(mask.any(axis=0).all() for mask in alive[:-1]):
+            layers = _round_layers_jointly(weights, layers, inputs, rate_weight)
+        alive = without_dead_ends([layer.codes[:-1] != 0 for layer in layers])
+        if n_rounds == _MAX_ROUNDS or all(mask.any(axis=0).all() for mask in alive[:-1]):
             break
-        belief = reduce(belief, _whole_units(alive))
-    if belief.tails is not None:
-        layers[-1] = replace(layers[-1], degrees_of_freedom=np.asarray(belief.tails, np.float32))
-    return belief.network, layers
+        weights = prune(weights, _masks_of_units(alive))
+    if weights.degrees_of_freedom is not None:
+        layers[-1] = replace(layers[-1], degrees_of_freedom=np.asarray(weights.degrees_of_freedom, np.float32))
+    return weights.network, layers
 
 
-def _whole_units(alive: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return masks that are False for whole hidden units alone: those that have no weights, of either side.
+def encode(weights: GaussianWeights, rate_weight: float, inputs: np.ndarray | None = None) -> bytes:
+    """Return the student file; see `quantize`."""
+    network, layers = quantize(weights, rate_weight, inputs)
+    return container.pack(network, [grid.encode(layer) for layer in layers])
 
-    Weights of other units that were rounded to zero may be wanted in the next round, when the rest is rounded anew.
+
+def encode_within(weights: GaussianWeights, max_bytes: int, inputs: np.ndarray | None = None) -> tuple[bytes, float]:
+    """Return the most faithful student file within a budget.
+
+    Parameters
+    ----------
+    weights : GaussianWeights
+    max_bytes : int
+    inputs : ndarray of shape (n_samples, n_features), float32, or None
+        See `quantize`.
+
+    Returns
+    -------
+    data : bytes
+    rate_weight : float
+        The one of this file.
+
+    Raises
+    ------
+    ValueError
+        If no file is that small.
+    """
+
+    def attempt(log_rate: float, inputs: np.ndarray | None = None) -> bytes | None:
+        try:
+            data = encode(weights, math.exp(log_rate), inputs)
+        except ValueError:  # more steps than the format holds
+            return None
+        return data if len(data) <= max_bytes else None
+
+    low, high = math.log(_MIN_RATE), math.log(_MAX_RATE)
+    data = attempt(high)
+    if data is None:
+        size = len(encode(weights, _MAX_RATE))
+        raise ValueError(f"max_bytes={max_bytes} cannot be reached: the smallest file has {size} bytes; allow more")
+    log_rate, data = bisect(attempt, high, low, _N_HALVINGS, data)
+    if inputs is not None:
+        # Jointly rounded weights take about as many bytes: the search starts at the rate found
+        for start in log_rate + 0.25 * np.arange(_N_STARTS):
+            joint = attempt(start, inputs)
+            if joint is not None:
+                rate, joint = bisect(lambda rate: attempt(rate, inputs), start, start - 1, _N_JOINT_HALVINGS, joint)
+                # In very small budgets the nearest file that fits may have hardly any weights
+                if _squared_error(weights, joint, inputs) <= _squared_error(weights, data, inputs):
+                    log_rate, data = rate, joint
+                break
+    return data, math.exp(log_rate)
+
+
+def refit(matrix: np.ndarray, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Fit a layer to changed inputs by ridge regression toward its present weights.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (n_inputs + 1, n_outputs)
+        The biases last.
+    inputs : ndarray of shape (n_samples, n_inputs), float32
+    outputs : ndarray of shape (n_samples, n_outputs)
+        Pre-activations that the layer had for the original inputs.
+
+    Returns
+    -------
+    ndarray of shape (n_inputs + 1, n_outputs), float64
+    """
+    rows = np.hstack([inputs, np.ones((len(inputs), 1), np.float32)])
+    moments = (rows.T @ rows).astype(np.float64)
+    ridge = _RIDGE * np.trace(moments) / len(moments)
+    gradient = rows.T @ (outputs - rows @ matrix)
+    return matrix + np.linalg.solve(moments + ridge * np.eye(len(moments)), gradient.astype(np.float64))
+
+
+def describe(decoded: Network, network: Network, targets: Targets) -> dict:
+    """Return the measurements of `MatrixGaussianCompressor.report_`.
+
+    Parameters
+    ----------
+    decoded : Network
+        Decoded from the file.
+    network : Network
+        The original one.
+    targets : Targets
+        Those of the compression.
+    """
+    targets = replace(targets, validation=first_layer_inputs(targets.validation, network, decoded))
+    return {
+        "n_weights": sum(int(np.count_nonzero(weight)) for weight in decoded.weights),
+        "n_features": int(decoded.weights[0].any(axis=1).sum()),
+        "layer_sizes_before": network.layer_sizes,
+        "agreement": validation_fidelity(decoded, targets),
+    }
+
+
+def _masks_of_units(alive: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return masks that are False for the weights of hidden units without incoming or outgoing weights, and no others.
+
+    Weights of other units that were rounded to zero may get other codes in the next round.
     """
     masks = [np.ones_like(mask) for mask in alive]
     for index, mask in enumerate(alive[:-1]):
@@ -199,109 +350,28 @@ def _whole_units(alive: Sequence[np.ndarray]) -> list[np.ndarray]:
     return masks
 
 
-def _rounded_together(
-    belief: Belief, layers: list[GridLayer], inputs: np.ndarray, rate_weight: float, uniform: bool | int
+def _round_layers_jointly(
+    weights: GaussianWeights, layers: list[GridLayer], inputs: np.ndarray, rate_weight: float
 ) -> list[GridLayer]:
-    activation = belief.network.activation
-    wanted_inputs = given_inputs = inputs
-    rounded = []
-    for matrix, layer, rows, columns in zip(belief.matrices, layers, belief.rows, belief.columns):
-        correlations = input_correlations(given_inputs)
-        sums = wanted_inputs @ matrix[:-1] + matrix[-1]
-        if rounded:
-            matrix = refitted(matrix, given_inputs, sums)
-        if uniform is False and not belief.marginal and len(columns) >= _FEWEST_COLUMNS:
-            layer = replace(layer, step_exponents=freedom(correlations))
-        rounded.append(round_together(layer, matrix, rows, columns, correlations, rate_weight))
-        wanted_inputs = activated(sums, activation)
-        matrix = rounded[-1].matrix
-        given_inputs = activated(given_inputs @ matrix[:-1] + matrix[-1], activation)
-    return rounded
+    """Round layer after layer, each refitted to the inputs that the rounded layers before it deliver."""
+    activation = weights.network.activation
+    original = rounded = inputs
+    result = []
+    parts = zip(weights.matrices, layers, weights.row_variances, weights.column_variances)
+    for matrix, layer, row_variance, column_variance in parts:
+        correlations = input_correlations(rounded)
+        outputs = original @ matrix[:-1] + matrix[-1]
+        if result:
+            matrix = refit(matrix, rounded, outputs)
+        if not weights.marginal and len(column_variance) >= _MIN_COLUMNS:
+            layer = replace(layer, step_exponents=step_multipliers(correlations))
+        result.append(round_jointly(layer, matrix, row_variance, column_variance, correlations, rate_weight))
+        original = activated(outputs, activation)
+        matrix = result[-1].matrix
+        rounded = activated(rounded @ matrix[:-1] + matrix[-1], activation)
+    return result
 
 
-def refitted(matrix: np.ndarray, inputs: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """Return a matrix, biases last, that gives these sums for other inputs, and is otherwise near to what it was."""
-    rows = np.hstack([inputs, np.ones((len(inputs), 1), np.float32)])
-    moments = (rows.T @ rows).astype(np.float64)
-    ridge = _RIDGE * np.trace(moments) / len(moments)
-    missing = rows.T @ (sums - rows @ matrix)
-    return matrix + np.linalg.solve(moments + ridge * np.eye(len(moments)), missing.astype(np.float64))
-
-
-def write(belief: Belief, rate_weight: float, uniform: bool | int = False, inputs: np.ndarray | None = None) -> bytes:
-    """Write the student file; see `quantize`."""
-    network, layers = quantize(belief, rate_weight, uniform, inputs)
-    return container.pack(network, [grid.encode(layer) for layer in layers])
-
-
-def write_within(
-    belief: Belief, max_bytes: int, uniform: bool | int = False, inputs: np.ndarray | None = None
-) -> tuple[bytes, float]:
-    """Write the most faithful student file of at most so many bytes.
-
-    Returns
-    -------
-    data : bytes
-    rate_weight : float
-
-    Raises
-    ------
-    ValueError
-        If no file is that small.
-    """
-
-    def attempt(log_rate: float, inputs: np.ndarray | None) -> bytes | None:
-        try:
-            data = write(belief, math.exp(log_rate), uniform, inputs)
-        except ValueError:  # more steps than the format holds
-            return None
-        return data if len(data) <= max_bytes else None
-
-    low, high = math.log(_LOWEST_RATE), math.log(_HIGHEST_RATE)
-    found = attempt(high, None)
-    if found is None:
-        size = len(write(belief, _HIGHEST_RATE, uniform))
-        raise ValueError(
-            f"max_bytes={max_bytes} cannot be reached: a file without any weight that matters has {size} bytes; allow "
-            "more"
-        )
-    low, high, found = _lowest_rate(lambda rate: attempt(rate, None), low, high, found, _N_HALVINGS)
-    if inputs is not None:
-        # Rounded together, weights take about as many bytes: what was found is where to look
-        for start in high + 0.25 * np.arange(_N_WIDENINGS):
-            together = attempt(start, inputs)
-            if together is not None:
-                _, rate, together = _lowest_rate(
-                    lambda rate: attempt(rate, inputs), start - 1, start, together, _N_COSTLY_HALVINGS
-                )
-                # With very few bytes there may be none between too many and hardly any
-                if _departure(belief, together, inputs) <= _departure(belief, found, inputs):
-                    high, found = rate, together
-                break
-    return found, math.exp(high)
-
-
-def _departure(belief: Belief, data: bytes, inputs: np.ndarray) -> float:
-    """Return the mean squared difference between what a file answers and what was to be written."""
-    return float(np.square(Forward(container.decode(data).network)(inputs) - Forward(belief.network)(inputs)).mean())
-
-
-def _lowest_rate(
-    attempt: Callable[[float], bytes | None], low: float, high: float, found: bytes, n_halvings: int
-) -> tuple[float, float, bytes]:
-    for _ in range(n_halvings):
-        middle = 0.5 * (low + high)
-        data = attempt(middle)
-        if data is None:
-            low = middle
-        else:
-            high, found = middle, data
-    return low, high, found
-
-
-def _everywhere(value: np.ndarray | None, features: np.ndarray, n_features: int) -> np.ndarray | None:
-    if value is None or np.ndim(value) == 0:
-        return value
-    spread = np.zeros(n_features, np.float32)
-    spread[features] = value
-    return spread
+def _squared_error(weights: GaussianWeights, data: bytes, inputs: np.ndarray) -> float:
+    """Return the mean squared difference between the outputs of a file and those of the means."""
+    return float(np.square(Forward(container.decode(data).network)(inputs) - Forward(weights.network)(inputs)).mean())

@@ -1,7 +1,7 @@
-"""Learn matrix Gaussian posteriors of a network's weights: maximise the targets lower bound.
+"""Train matrix Gaussian posteriors of a network's weights: maximize the evidence lower bound.
 
-Everything takes leading axes, so that many networks of one shape learn from many sets of rows side by side, each as it
-would alone; `kl_weight` may differ between them.
+All functions take leading axes, for many networks of one shape that are trained on different samples at once, each with
+the result that it would have alone; `kl_weight` may differ between them.
 """
 
 import math
@@ -22,42 +22,52 @@ from distill.compressors.matrix_gaussian.posterior import (
 )
 from distill.network import Network
 from distill.training import losses
-from distill.training.loop import History, train
+from distill.training.loop import History, batches_of_epoch, train
+from distill.training.samples import StackedRows
 
 PRIORS = ("normal", "row", "layer")
 EXPECTATIONS = ("moments", "draws")
 
-_LEAST_STEPS, _AVERAGING, _NOISE_STEP = 32, 0.999, 0.05
+# Least number of steps of an epoch: small data are repeated within it
+_MIN_STEPS = 32
+# Decay of the running average of the parameters, as in the program of Louizos and Welling
+_AVERAGING = 0.999
+# Least step of the noise's posterior toward the one of the present batch; the first steps are larger, 1 / n
+_NOISE_STEP = 0.05
 _BLOCK = 1024
-# Held-out rows count as if there were so many more of them on which the noise is as it was
-_DOUBT = 5.0
-_DEGREES = (3.0, 5.0, 10.0, 30.0, 1000.0)
-# Gamma prior of the precision of a row's weights, or a layer's
+# Number of pseudo-samples for which the noise estimated from the training samples is right: the more validation
+# samples, the more their errors determine the noise
+_PSEUDO_COUNT = 5.0
+# Candidates for Student's t noise: degrees of freedom, the last of them practically normal, and
+# factors of the squared scale
+_DEGREES_OF_FREEDOM = (3.0, 5.0, 10.0, 30.0, 1000.0)
+_SCALES = np.geomspace(0.4, 40, 28)
+# Gamma prior of the precision of the weights of a row or layer: weak, worth one weight of variance one
 _SHAPE, _RATE = 0.5, 0.5
 
 
 @dataclass(frozen=True)
 class VariationalSettings:
-    """What a posterior depends on besides the network and the rows.
+    """Settings of a training.
 
     Parameters
     ----------
     kl_weight : float or Tensor
-        What the divergence counts compared with the likelihood; a tensor has the leading axes.
+        Weight of the KL divergence relative to the likelihood; a tensor has the leading axes.
     prior : {"normal", "row", "layer"}
         N(0, 1) for every weight, in units in which a layer divides its inputs by the square root of their number; or
-        a precision that is not known, one for every row or one for every layer.
-    deviation : float
-        Of the weights at the start.
+        N(0, 1 / t) with a Gamma prior on the precision t, one for each row or one for each layer.
+    initial_std : float
+        Standard deviation of the weights at the start.
     n_factors, n_pseudo, bound
         See `distill.compressors.matrix_gaussian.posterior.MatrixGaussianLayer`.
     expectation : {"moments", "draws"}
-        How the expected likelihood of numbers is computed: in closed form, or with one draw for each row. That of
-        labels always takes draws.
+        Expected likelihood of a regression: in closed form, or with one draw for each sample. Classification always
+        uses draws.
     max_iter : int
-        Passes over the rows.
+        Number of epochs.
     warm_up : float in [0, 1]
-        Share of them during which the divergence comes to count.
+        Fraction of the epochs during which the weight of the KL divergence rises.
     batch_size : int
     learning_rate : float
     seed : int
@@ -65,7 +75,7 @@ class VariationalSettings:
 
     kl_weight: float | Tensor = 1.0
     prior: str = "normal"
-    deviation: float = 0.05
+    initial_std: float = 0.05
     n_factors: int = 0
     n_pseudo: int = 0
     bound: str = "valid"
@@ -77,61 +87,45 @@ class VariationalSettings:
     seed: int = 0
 
 
-class Rows:
-    """Rows of leading axes, taken by their position in each: tensors of shape (..., n_samples, n_columns).
-
-    Parameters
-    ----------
-    inputs, targets : Tensor
-        Targets may also be positions of labels, of shape (..., n_samples).
-    """
-
-    def __init__(self, inputs: Tensor, targets: Tensor):
-        self.inputs, self.targets = inputs, targets
-        self.axis = inputs.ndim - 2
-
-    def __len__(self) -> int:
-        return self.inputs.shape[self.axis]
-
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of these rows."""
-        return self.inputs.index_select(self.axis, index), self.targets.index_select(self.axis, index)
-
-
 class Posterior(nn.Module):
-    """A network with uncertain weights and, for numbers, noise of unknown size.
+    """A network with a posterior over its weights and, for regression, over the precision of the noise.
 
     Parameters
     ----------
     network : MatrixGaussianNetwork
-        Or anything with its methods.
+        Or another module with its methods.
     activation : str
     noise : GaussianNoise or None
-        None for labels.
+        None for classification.
     """
 
     def __init__(self, network: MatrixGaussianNetwork, activation: str, noise: GaussianNoise | None):
         super().__init__()
         self.network, self.activation, self.noise = network, activation, noise
 
-    def moments(self, rows: Tensor, used: Sequence | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of the last layer's sums; see `output_moments`."""
-        return output_moments(self.network.posteriors()[0] if used is None else used, rows, self.activation)
+    def moments(self, inputs: Tensor, posteriors: Sequence | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of the network's outputs, shape (..., n, n_outputs); see `output_moments`."""
+        posteriors = self.network.posteriors()[0] if posteriors is None else posteriors
+        return output_moments(posteriors, inputs, self.activation)
 
-    def divergence(self, counted: Sequence, prior: str) -> Tensor:
-        """Return the divergence of all layers from the prior, shape (...), in nats."""
-        return sum(layer_divergence(q, prior) for q in counted)
+    def divergence(self, posteriors: Sequence, prior: str) -> Tensor:
+        """Return the KL divergence of all layers from the prior, shape (...), in nats."""
+        return sum(layer_divergence(q, prior) for q in posteriors)
 
 
 def layer_divergence(q: MatrixGaussian, prior: str) -> Tensor:
-    """Return the divergence of a layer's posterior from one of the `PRIORS`, shape (...), in nats."""
+    """Return the KL divergence of a layer's posterior from one of the `PRIORS`, shape (...), in nats."""
     if prior == "normal":
         return kl_divergence(q)
     return hierarchical_divergence(q, _SHAPE, _RATE, prior)
 
 
 def initial_means(network: Network) -> list[Tensor]:
-    """Return a network's weights with the biases as last rows, in units in which layers divide their inputs.
+    """Return the weights of a network in the units of `MatrixGaussianNetwork`, the biases as last rows.
+
+    Returns
+    -------
+    list of Tensor of shape (n_inputs + 1, n_outputs)
 
     Examples
     --------
@@ -147,9 +141,9 @@ def initial_means(network: Network) -> list[Tensor]:
 
 
 def make_posterior(
-    means: Sequence[Tensor], activation: str, settings: VariationalSettings, n_samples: int, numbers: bool
+    means: Sequence[Tensor], activation: str, settings: VariationalSettings, n_samples: int, regression: bool
 ) -> Posterior:
-    """Return the posterior that training starts from: narrow, around a network.
+    """Return the posterior at the start of a training: narrow, around a network.
 
     Parameters
     ----------
@@ -158,45 +152,46 @@ def make_posterior(
     activation : str
     settings : VariationalSettings
     n_samples : int
-        Rows that will be learned from.
-    numbers : bool
-        Whether numbers are learned, or labels.
+        Number of training samples.
+    regression : bool
+        Whether there is noise; False for classification.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     network = MatrixGaussianNetwork(
         means,
         activation,
-        deviation=settings.deviation,
+        std=settings.initial_std,
         n_factors=settings.n_factors,
         n_pseudo=settings.n_pseudo,
         bound=settings.bound,
         generator=generator,
     )
     batch, n_outputs = means[-1].shape[:-2], means[-1].shape[-1]
-    return Posterior(network, activation, GaussianNoise(n_samples, (*batch, n_outputs)) if numbers else None)
+    return Posterior(network, activation, GaussianNoise(n_samples, (*batch, n_outputs)) if regression else None)
 
 
 def learn(
     posterior: Posterior,
-    rows: Rows,
+    rows: StackedRows,
     settings: VariationalSettings,
-    report: Callable[[Posterior, str], bool] | None = None,
+    callback: Callable[[Posterior, str], bool] | None = None,
 ) -> History:
     """Train a posterior in place.
 
     Parameters
     ----------
     posterior : Posterior
-    rows : Rows
-        Targets of numbers are in units of their deviation; those of labels are positions or probabilities.
+    rows : StackedRows
+        Training samples. Targets of a regression are standardized; those of a classification are positions of labels,
+        or probabilities.
     settings : VariationalSettings
-    report : callable(posterior, message) -> bool, or None
-        Called after every pass; true stops the training.
+    callback : callable(posterior, message) -> bool, or None
+        Called after every epoch; return True to stop early.
 
     Returns
     -------
     History
-        Losses are negative bounds in nats per row, summed over leading axes.
+        Losses are negative bounds in nats per sample, summed over leading axes.
 
     Raises
     ------
@@ -204,29 +199,28 @@ def learn(
         If the bound is no longer finite.
     """
     generator = torch.Generator().manual_seed(settings.seed + 1)
-    n_batches = math.ceil(len(rows) / settings.batch_size)
-    steps_per_pass = n_batches * math.ceil(_LEAST_STEPS / n_batches)
-    n_warm_up = settings.warm_up * settings.max_iter * steps_per_pass
+    n_batches, n_rounds = batches_of_epoch(len(rows), settings.batch_size, settings.batch_size, _MIN_STEPS)
+    n_warm_up = settings.warm_up * settings.max_iter * (n_batches * n_rounds)
     n_steps = 0
 
     def loss(module: Posterior, inputs: Tensor, targets: Tensor) -> Tensor:
         nonlocal n_steps
-        used, counted = module.network.posteriors()
+        sampled, penalized = module.network.posteriors()
         if module.noise is None:
-            outputs = module.network.outputs(used, inputs, "local", generator)
+            outputs = module.network.outputs(sampled, inputs, "local", generator)
             fit = cross_entropy(outputs, targets)
         else:
-            squares = squared_errors(module, used, inputs, targets, settings.expectation, generator)
-            # The noise is known given the errors: it needs no gradient
+            squares = squared_errors(module, sampled, inputs, targets, settings.expectation, generator)
+            # The optimum of the noise given the errors has a closed form, so that it needs no gradient
             module.noise.update(squares.detach().mean(-2), max(_NOISE_STEP, 1 / (n_steps + 1)))
             fit = -module.noise.log_likelihood(squares).mean(-1)
         n_steps += 1
-        share = min(1.0, n_steps / max(1.0, n_warm_up))
-        divergence = module.divergence(counted, settings.prior)
-        return (fit + divergence * (settings.kl_weight * share / len(rows))).sum()
+        ramp = min(1.0, n_steps / max(1.0, n_warm_up))
+        divergence = module.divergence(penalized, settings.prior)
+        return (fit + divergence * (settings.kl_weight * ramp / len(rows))).sum()
 
-    def after_pass(module: Posterior, history: History) -> bool:
-        return report is not None and report(module, f"bound {-history.loss_curve[-1]:.4f} nats a row")
+    def after_epoch(module: Posterior, history: History) -> bool:
+        return callback is not None and callback(module, f"bound {-history.loss_curve[-1]:.4f} nats per sample")
 
     history = train(
         posterior,
@@ -236,33 +230,49 @@ def learn(
         min_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         max_iter=settings.max_iter,
-        min_steps=_LEAST_STEPS,
+        min_steps=_MIN_STEPS,
         averaging=_AVERAGING,
         seed=settings.seed,
-        callback=after_pass,
+        callback=after_epoch,
     )
-    settle_noise(posterior, rows)
+    fit_noise(posterior, rows)
     return history
 
 
 def squared_errors(
     posterior: Posterior,
-    used: Sequence[MatrixGaussian],
+    posteriors: Sequence[MatrixGaussian],
     inputs: Tensor,
     targets: Tensor,
     expectation: str,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return expected squared errors, shape (..., n, n_outputs), in closed form or of one draw for each row."""
+    """Return expected squared errors, in closed form or from one draw for each sample.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    posteriors : sequence of MatrixGaussian
+        Those of its layers.
+    inputs : Tensor of shape (..., n, n_features)
+    targets : Tensor of shape (..., n, n_outputs)
+    expectation : {"moments", "draws"}
+    generator : torch.Generator or None
+        For "draws".
+
+    Returns
+    -------
+    Tensor of shape (..., n, n_outputs)
+    """
     if expectation == "moments":
-        mean, variance = posterior.moments(inputs, used)
+        mean, variance = posterior.moments(inputs, posteriors)
         return (targets - mean).square() + variance
-    return (targets - posterior.network.outputs(used, inputs, "local", generator)).square()
+    return (targets - posterior.network.outputs(posteriors, inputs, "local", generator)).square()
 
 
 @torch.no_grad()
-def mean_squares(posterior: Posterior, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Return mean squared errors of the mean function, and its mean variances, over rows; shape (..., n_outputs)."""
+def mean_squares(posterior: Posterior, rows: StackedRows) -> tuple[Tensor, Tensor]:
+    """Return the mean squared error of the mean function, and the mean of its variance, shape (..., n_outputs) each."""
     error = variance = 0.0
     for index in torch.arange(len(rows)).split(_BLOCK):
         inputs, targets = rows.take(index)
@@ -272,66 +282,67 @@ def mean_squares(posterior: Posterior, rows: Rows) -> tuple[Tensor, Tensor]:
     return error / len(rows), variance / len(rows)
 
 
-def settle_noise(posterior: Posterior, rows: Rows, held_out: Rows | None = None) -> None:
-    """Give the noise the posterior that errors call for.
+def fit_noise(posterior: Posterior, rows: StackedRows, validation: StackedRows | None = None) -> None:
+    """Set the posterior of the noise, in place, to its optimum given the errors; without effect for classification.
 
     Parameters
     ----------
     posterior : Posterior
-    rows : Rows
-        Those that were learned from.
-    held_out : Rows or None
-        Rows that were not. Where their errors are larger than noise and what is uncertain about the function explain,
-        noise is larger by that; the fewer they are, the less they count.
+    rows : StackedRows
+        Training samples.
+    validation : StackedRows or None
+        Where its errors are larger than the noise and the uncertainty of the function imply, the noise becomes larger
+        by that factor; less so with few samples.
     """
     if posterior.noise is None:
         return
     error, variance = mean_squares(posterior, rows)
     posterior.noise.update(error + variance, 1.0)
-    if held_out is not None:
-        scale = noise_excess(posterior, held_out)
-        posterior.noise.rate.mul_(1 + (scale - 1) * len(held_out) / (len(held_out) + _DOUBT))
+    if validation is not None:
+        scale = noise_excess(posterior, validation)
+        posterior.noise.rate.mul_(1 + (scale - 1) * len(validation) / (len(validation) + _PSEUDO_COUNT))
 
 
-def noise_excess(posterior: Posterior, held_out: Rows) -> Tensor:
-    """Return by what held-out errors say the noise's variance is too small, at least 1, shape (..., n_outputs)."""
-    error, variance = mean_squares(posterior, held_out)
+def noise_excess(posterior: Posterior, validation: StackedRows) -> Tensor:
+    """Return the factor by which validation errors exceed the noise variance, at least 1, shape (..., n_outputs)."""
+    error, variance = mean_squares(posterior, validation)
     noise = posterior.noise.rate / posterior.noise.shape
     return ((error - variance) / noise).clamp_min(1.0)
 
 
 @torch.no_grad()
-def fit_tails(posterior: Posterior, held_out: Rows, n_draws: int = 50, seed: int = 0) -> None:
-    """Make the noise Student's t, with scale and degrees of freedom under which held-out rows are most likely.
+def fit_degrees_of_freedom(posterior: Posterior, validation: StackedRows, n_draws: int = 50, seed: int = 0) -> None:
+    """Make the noise Student's t, in place, with the scale and degrees of freedom of largest validation likelihood.
 
-    The precision is then taken to differ from row to row; shape and rate of the noise say how.
+    Each sample then has a precision; shape and rate of the noise are those of the Gamma distribution of precisions.
 
     Parameters
     ----------
     posterior : Posterior
-        With noise, whose present size is where the search begins.
-    held_out : Rows
+        With noise, whose present scale is where the search begins.
+    validation : StackedRows
     n_draws : int
-        Draws of the function for every row.
+        Number of draws of the function for each sample.
     seed : int
     """
-    difference = held_out.targets - function_draws(posterior, held_out.inputs, n_draws, seed)
-    size = posterior.noise.rate / posterior.noise.shape
-    best = torch.full_like(size, -math.inf)
-    shape, rate = torch.zeros_like(size), torch.zeros_like(size)
-    for degrees in _DEGREES:
-        for scale in np.geomspace(0.4, 40, 28):
-            tried = torch.full_like(size, degrees / 2), degrees / 2 * size * scale
-            density = predictive_log_density(difference, *(part[..., None, :] for part in tried))
-            value = (torch.logsumexp(density, 0) - math.log(n_draws)).mean(-2)
-            better = value > best
-            best = torch.where(better, value, best)
-            shape, rate = torch.where(better, tried[0], shape), torch.where(better, tried[1], rate)
+    difference = validation.targets - function_draws(posterior, validation.inputs, n_draws, seed)
+    variance = posterior.noise.rate / posterior.noise.shape
+    best = torch.full_like(variance, -math.inf)
+    shape, rate = torch.zeros_like(variance), torch.zeros_like(variance)
+    for degrees_of_freedom in _DEGREES_OF_FREEDOM:
+        for scale in _SCALES:
+            half = degrees_of_freedom / 2
+            candidate = torch.full_like(variance, half), half * variance * scale
+            density = predictive_log_density(difference, *(part[..., None, :] for part in candidate))
+            likelihood = (torch.logsumexp(density, 0) - math.log(n_draws)).mean(-2)
+            better = likelihood > best
+            best = torch.where(better, likelihood, best)
+            shape, rate = torch.where(better, candidate[0], shape), torch.where(better, candidate[1], rate)
     posterior.noise.shape, posterior.noise.rate = shape, rate
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy over rows, shape (...); see `losses.cross_entropy`."""
+    """Return the mean cross-entropy over samples, shape (...); see `losses.cross_entropy`."""
     if outputs.ndim == 2:
         return losses.cross_entropy(outputs, targets)
     return torch.stack([losses.cross_entropy(*pair) for pair in zip(outputs, targets)])
@@ -339,7 +350,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def function_draws(posterior: Posterior, inputs: Tensor, n_draws: int, seed: int) -> Tensor:
-    """Return draws of the last layer's sums, every row for itself, shape (n_draws, ..., n, n_outputs)."""
+    """Return draws of the network's outputs, independent between samples, shape (n_draws, ..., n, n_outputs)."""
     generator = torch.Generator().manual_seed(seed)
-    used, _ = posterior.network.posteriors()
-    return torch.stack([posterior.network.outputs(used, inputs, "local", generator) for _ in range(n_draws)])
+    sampled, _ = posterior.network.posteriors()
+    return torch.stack([posterior.network.outputs(sampled, inputs, "local", generator) for _ in range(n_draws)])
