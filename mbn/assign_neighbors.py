@@ -396,7 +396,7 @@ def _squares(reference: np.ndarray, candidates: np.ndarray, n_first: int, out: n
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _choose_dense(  # noqa: PLR0913 - the arrays of a compiled kernel have to be arguments
+def _choose_dense(
     X: np.ndarray,
     reference: np.ndarray,
     candidates: np.ndarray,
@@ -565,7 +565,7 @@ def _flag(
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _look_further(  # noqa: PLR0913 - as in `_choose_dense`
+def _look_further(
     X: np.ndarray,
     reference: np.ndarray,
     candidates: np.ndarray,
@@ -746,7 +746,7 @@ def _exact_cost(x: np.ndarray, y: np.ndarray, mask: np.ndarray, metric: int) -> 
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _choose_sparse(  # noqa: PLR0913 - two CSR matrices are six arrays
+def _choose_sparse(
     x_starts: np.ndarray,
     x_columns: np.ndarray,
     x_values: np.ndarray,

@@ -181,7 +181,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         "verbose": ["verbose"],
     }
 
-    def __init__(  # noqa: PLR0913 - scikit-learn requires a parameter for each setting
+    def __init__(
         self,
         n_components=None,
         *,
