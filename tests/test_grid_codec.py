@@ -1,4 +1,4 @@
-"""The grid codec: what is written comes back, steps follow the posterior, and damaged bytes are refused."""
+"""The grid codec and rounding to it: round trips, steps that follow the posterior, damaged bytes."""
 
 import dataclasses
 
@@ -7,14 +7,14 @@ import pytest
 
 from distill.codecs import grid
 from distill.codecs.reader import Reader, StudentFileError
-from distill.compressors.matrix_gaussian.grid_codes import quantize
+from distill.compressors.matrix_gaussian.rounding import round_independently
 
 
 def posterior(n_inputs=40, n_outputs=12, seed=0):
-    random = np.random.default_rng(seed)
-    rows = np.exp(random.normal(-3, 1, n_inputs + 1))
-    columns = np.exp(random.normal(0, 1, n_outputs))
-    mean = random.normal(size=(n_inputs + 1, n_outputs)) * random.choice([0.02, 1], (n_inputs + 1, 1))
+    rng = np.random.default_rng(seed)
+    rows = np.exp(rng.normal(-3, 1, n_inputs + 1))
+    columns = np.exp(rng.normal(0, 1, n_outputs))
+    mean = rng.normal(size=(n_inputs + 1, n_outputs)) * rng.choice([0.02, 1], (n_inputs + 1, 1))
     return mean, rows, columns
 
 
@@ -35,10 +35,10 @@ def read(section, n_inputs, n_outputs):
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 7), (40, 12), (150, 100)])
 @pytest.mark.parametrize("rate_weight", [1e-9, 1e-3, 1.0, 100.0])
-def test_what_is_written_comes_back(shape, rate_weight):
+def test_round_trip(shape, rate_weight):
     noise = np.linspace(0.1, 1, shape[1], dtype=np.float32)
     for given in (None, noise):
-        layer = quantize(*posterior(*shape), rate_weight, given)
+        layer = round_independently(*posterior(*shape), rate_weight, given)
         found = read(grid.encode(layer), *shape)
         assert_same(found, layer)
         assert found.has_variances and (given is None) == (found.noise is None)
@@ -48,24 +48,24 @@ def test_what_is_written_comes_back(shape, rate_weight):
     assert extras["row_variance"].shape == (shape[0] + 1,) and extras["column_variance"].shape == (shape[1],)
 
 
-def test_rows_with_coarser_steps_come_back():
-    coarser = np.random.default_rng(1).integers(-3, 9, 41)
-    layer = quantize(*posterior(), 1.0, coarser=coarser)
+def test_step_exponents_round_trip():
+    exponents = np.random.default_rng(1).integers(-3, 9, 41)
+    layer = round_independently(*posterior(), 1.0, step_exponents=exponents)
     assert not layer.used.all()
     found = read(grid.encode(layer), 40, 12)
     assert_same(found, layer)
     stored = np.append(layer.used, True)
-    np.testing.assert_array_equal(found.step_exponents[stored], coarser[stored])
+    np.testing.assert_array_equal(found.step_exponents[stored], exponents[stored])
     steps = np.abs(layer.matrix[stored] / np.maximum(1, np.abs(layer.codes[stored])))
-    wanted = grid.power(layer.row_levels + coarser + layer.step_level)[stored, None] * np.sqrt(layer.column_variance)
+    wanted = grid.power(layer.row_levels + exponents + layer.step_level)[stored, None] * np.sqrt(layer.column_variance)
     np.testing.assert_allclose(steps[steps > 0], wanted[steps > 0], rtol=1e-6)
-    plain = quantize(*posterior(), 1.0)
-    same = grid.encode(quantize(*posterior(), 1.0, coarser=np.zeros(41, int)))
+    plain = round_independently(*posterior(), 1.0)
+    same = grid.encode(round_independently(*posterior(), 1.0, step_exponents=np.zeros(41, int)))
     assert same.payload == grid.encode(plain).payload
 
 
-def test_tails_come_back_and_are_refused_where_no_variance_exists():
-    layer = quantize(*posterior(), noise=np.ones(12))
+def test_degrees_of_freedom_round_trip_and_raise_where_the_variance_is_infinite():
+    layer = round_independently(*posterior(), noise=np.ones(12))
     layer = dataclasses.replace(layer, degrees_of_freedom=np.linspace(2.5, 30, 12, dtype=np.float32))
     section = grid.encode(layer)
     np.testing.assert_array_equal(read(section, 40, 12).degrees_of_freedom, layer.degrees_of_freedom)
@@ -76,45 +76,50 @@ def test_tails_come_back_and_are_refused_where_no_variance_exists():
         read(grid.encode(layer), 40, 12)
 
 
-def test_variances_that_are_infinite_are_refused():
-    layer = quantize(*posterior())
+def test_infinite_variances_raise():
+    layer = round_independently(*posterior())
     layer = dataclasses.replace(layer, codes=0 * layer.codes, row_levels=layer.row_levels + 300)
     with pytest.raises(StudentFileError, match="variances that are infinite"):
         grid.decode(Reader(grid.encode(layer).payload), [(40, 12)])
 
 
-def test_powers_are_powers_and_levels_their_inverse():
+def test_power_and_nearest_level_are_inverse():
     levels = np.arange(-400, 401)
     np.testing.assert_allclose(grid.power(levels), 2.0 ** (levels / 4), rtol=1e-15)
     np.testing.assert_array_equal(grid.nearest_level(grid.power(levels)), levels)
 
 
-def test_small_steps_change_nothing_and_no_error_exceeds_what_the_step_allows():
+def test_rounding_errors_are_within_the_step():
     mean, rows, columns = posterior()
-    deviation = np.sqrt(rows[:, None] * columns)
-    fine = quantize(mean, rows, columns, 1e-9)
-    assert (np.abs(fine.matrix - mean) / deviation).max() < 1e-4
-    # With sqrt(12) deviations a step, rounding to the nearest is off by half of it; levels are within 2^(1/4)
-    coarse = quantize(mean, rows, columns, 1.0)
+    std = np.sqrt(rows[:, None] * columns)
+    fine = round_independently(mean, rows, columns, 1e-9)
+    assert (np.abs(fine.matrix - mean) / std).max() < 1e-4
+    # With steps of sqrt(12) standard deviations, the error of the nearest code is half a step; levels are within 2^(1/4)
+    coarse = round_independently(mean, rows, columns, 1.0)
     step = grid.power(coarse.levels + coarse.step_level)
     assert (np.abs(coarse.matrix - mean) / step)[coarse.codes != 0].max() < 1.0
     found = coarse.row_variance[:, None] * coarse.column_variance
     used = np.append(coarse.used, True)
-    assert np.abs(np.log2(found[used] / deviation[used] ** 2)).max() < 0.51
+    assert np.abs(np.log2(found[used] / std[used] ** 2)).max() < 0.51
 
 
 def loss_and_size(mean, rows, columns, rate_weight, uniform):
-    """The loss is the one the posterior stands for: squared error in units of twice the variance."""
-    layer = quantize(mean, rows, columns, rate_weight, uniform=uniform)
+    """The loss is that of the posterior: squared error in units of twice the variance."""
+    if uniform:
+        level = round(grid.nearest_level(np.sqrt(rows)).mean() + grid.nearest_level(np.sqrt(columns)).mean())
+        steps = np.full(len(rows), grid.power(np.array(2 * level))), np.ones(len(columns))
+        layer = dataclasses.replace(round_independently(mean, *steps, rate_weight), has_variances=False)
+    else:
+        layer = round_independently(mean, rows, columns, rate_weight)
     loss = (np.square(layer.matrix - mean) / (2 * rows[:, None] * columns)).sum()
     return loss, len(grid.encode(layer).payload)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_posterior_steps_cost_less_than_one_step_at_equal_loss(seed):
-    random = np.random.default_rng(seed)
-    rows, columns = np.exp(random.normal(-5, 1, 201)), np.exp(random.normal(0, 1, 60))
-    mean = random.normal(size=(201, 60))
+    rng = np.random.default_rng(seed)
+    rows, columns = np.exp(rng.normal(-5, 1, 201)), np.exp(rng.normal(0, 1, 60))
+    mean = rng.normal(size=(201, 60))
     weights = np.geomspace(1e-3, 0.1, 6)
     loss, size = np.transpose([loss_and_size(mean, rows, columns, weight, False) for weight in weights])
     flat_loss, flat_size = np.transpose([loss_and_size(mean, rows, columns, weight, True) for weight in weights])
@@ -124,36 +129,38 @@ def test_posterior_steps_cost_less_than_one_step_at_equal_loss(seed):
     for target in np.geomspace(flat_loss.min() * 1.5, loss.max() / 4, 3):
         needed = np.interp(np.log(target), np.log(loss), size)
         saved = np.interp(np.log(target), np.log(flat_loss), flat_size) - needed
-        # What the variances themselves take is paid for out of it; measured 0.59 to 0.76 of the gain
+        # The bytes of the variances are deducted from it; measured 0.59 to 0.76 of the gain
         assert 0.45 * gain < saved < gain
 
 
 def test_bytes_fall_with_the_rate_weight():
-    sizes = [len(grid.encode(quantize(*posterior(), weight)).payload) for weight in (1e-6, 1e-3, 0.1, 1.0, 10.0)]
+    sizes = [
+        len(grid.encode(round_independently(*posterior(), weight)).payload) for weight in (1e-6, 1e-3, 0.1, 1.0, 10.0)
+    ]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 3 * sizes[-1]
 
 
-def test_rows_of_noise_are_dropped():
+def test_rows_of_zero_means_are_unused():
     mean, rows, columns = posterior()
     mean[3:30] = 0
-    layer = quantize(mean, rows, columns)
+    layer = round_independently(mean, rows, columns)
     assert not layer.used[3:30].any() and (layer.row_variance[3:30] == 0).all()
     assert_same(read(grid.encode(layer), 40, 12), layer)
 
 
-def test_bad_posteriors_are_refused():
+def test_invalid_posteriors_raise():
     mean, rows, columns = posterior()
     for wrong in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="variances must be positive and finite"):
-            quantize(mean, np.where(np.arange(41) == 5, wrong, rows), columns)
+            round_independently(mean, np.where(np.arange(41) == 5, wrong, rows), columns)
     with pytest.raises(ValueError, match="means of the weights must be finite"):
-        quantize(np.where(mean > 2, np.nan, mean), rows, columns)
+        round_independently(np.where(mean > 2, np.nan, mean), rows, columns)
     with pytest.raises(ValueError, match="larger rate_weight"):
-        grid.encode(quantize(1e9 * mean, rows, columns, 1e-12))
+        grid.encode(round_independently(1e9 * mean, rows, columns, 1e-12))
 
 
-def test_cut_long_and_damaged_bytes_are_refused_or_read_as_something_whole():
-    section = grid.encode(quantize(*posterior(8, 5), 0.1, np.ones(5)))
+def test_damaged_bytes_raise_or_decode_to_a_whole_layer():
+    section = grid.encode(round_independently(*posterior(8, 5), 0.1, np.ones(5)))
     for length in range(len(section.payload)):
         with pytest.raises(StudentFileError):
             read(section._replace(payload=section.payload[:length]), 8, 5)

@@ -1,6 +1,7 @@
 """MatrixGaussianCompressor in use: bytes, standard deviations, targets, errors."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from sklearn.preprocessing import StandardScaler
 
 from distill import Distiller, MatrixGaussianCompressor, load
 from distill.codecs import container, grid
-from distill.compressors.matrix_gaussian import quantization as files
-from distill.compressors.matrix_gaussian import rounding
-from distill.compressors.matrix_gaussian import training as solver
-from distill.compressors.matrix_gaussian.grid_codes import quantize
+from distill.compressors.matrix_gaussian import quantization, rounding, training
+from distill.compressors.matrix_gaussian.quantization import GaussianWeights
+from distill.compressors.matrix_gaussian.rounding import round_independently
+from distill.compressors.matrix_gaussian.training import VariationalSettings, initial_means, make_posterior
 from distill.network import Network
 from distill.training.perceptron import initial_network
+from distill.training.samples import StackedRows
 from distill.training.units import fit_standardization
 
 DIGITS, CLASSES = load_digits(return_X_y=True)
@@ -34,9 +36,9 @@ SHORTEST = {"max_iter": 4, "random_state": 0}
 @pytest.fixture(scope="module")
 def curve():
     """Noisy samples of a curve, with a gap without data, and a network fitted to them."""
-    random = np.random.default_rng(0)
-    X = np.concatenate([random.uniform(-3, -1, 300), random.uniform(1, 3, 300)])[:, None]
-    y = 40 + 10 * np.sin(2 * X[:, 0]) + random.normal(0, 2, 600)
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.uniform(-3, -1, 300), rng.uniform(1, 3, 300)])[:, None]
+    y = 40 + 10 * np.sin(2 * X[:, 0]) + rng.normal(0, 2, 600)
     network = MLPRegressor(hidden_layer_sizes=40, solver="lbfgs", alpha=1, max_iter=400, random_state=0)
     with pytest.warns(UserWarning):
         network.fit(X, y)
@@ -135,8 +137,8 @@ def test_noise_is_estimated_and_fewer_rows_give_larger_variances(curve):
     X, y, fitted = curve
     assert 1.7 < fitted.noise_.item() < 2.6
     _, variance = load(fitted.to_bytes()).output_moments(X)
-    deviations = fitted.predict(X, return_std=True)[1]
-    np.testing.assert_allclose(deviations, np.sqrt(variance[:, 0] + fitted.noise_**2), rtol=1e-5)
+    std = fitted.predict(X, return_std=True)[1]
+    np.testing.assert_allclose(std, np.sqrt(variance[:, 0] + fitted.noise_**2), rtol=1e-5)
     few = MatrixGaussianCompressor(FrozenEstimator(fitted.estimator_), max_iter=40, random_state=0)
     _, less = load(few.fit(X[::12], y[::12]).to_bytes()).output_moments(X)
     assert less.mean() > 2 * variance.mean()
@@ -144,11 +146,11 @@ def test_noise_is_estimated_and_fewer_rows_give_larger_variances(curve):
 
 def test_intervals_cover(curve):
     _, _, fitted = curve
-    random = np.random.default_rng(1)
-    X = np.concatenate([random.uniform(-3, -1, 2000), random.uniform(1, 3, 2000)])[:, None]
-    y = 40 + 10 * np.sin(2 * X[:, 0]) + random.normal(0, 2, 4000)
-    answers, deviations = fitted.predict(X, return_std=True)
-    covered = np.mean(np.abs(y - answers) < stats.norm.ppf(0.95) * deviations)
+    rng = np.random.default_rng(1)
+    X = np.concatenate([rng.uniform(-3, -1, 2000), rng.uniform(1, 3, 2000)])[:, None]
+    y = 40 + 10 * np.sin(2 * X[:, 0]) + rng.normal(0, 2, 4000)
+    predictions, std = fitted.predict(X, return_std=True)
+    covered = np.mean(np.abs(y - predictions) < stats.norm.ppf(0.95) * std)
     assert 0.85 < covered < 0.96
 
 
@@ -190,15 +192,15 @@ def test_averaged_probabilities_of_noise_have_larger_entropy(matrix_gaussian):
 
 def test_linear_network_has_the_posterior_of_bayesian_linear_regression():
     """One layer with known noise and prior is Bayesian linear regression, which scikit-learn solves."""
-    random = np.random.default_rng(0)
-    X = random.standard_normal((60, 3))
-    y = X @ [1.0, -0.5, 0.0] + 0.5 * random.standard_normal(60)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 3))
+    y = X @ [1.0, -0.5, 0.0] + 0.5 * rng.standard_normal(60)
     X, y = (X - X.mean(axis=0)) / X.std(axis=0), (y - y.mean()) / y.std()
     network = Network((np.zeros((3, 1), np.float32),), (np.zeros(1, np.float32),))
-    settings = solver.VariationalSettings(max_iter=100, batch_size=60, learning_rate=0.02, warm_up=0.0)
-    posterior = solver.make_posterior(solver.initial_means(network), "relu", settings, 60, True)
+    settings = VariationalSettings(max_iter=100, batch_size=60, learning_rate=0.02, warm_up=0.0)
+    posterior = make_posterior(initial_means(network), "relu", settings, 60, True)
     rows = torch.tensor(X, dtype=torch.float32), torch.tensor(y[:, None], dtype=torch.float32)
-    solver.learn(posterior, solver.Rows(*rows), settings)
+    training.learn(posterior, StackedRows(*rows), settings)
     precision = (posterior.noise.shape / posterior.noise.rate).item()
     # N(0, 1) on weights whose inputs are divided by 2, sqrt(3 inputs + 1), is N(0, 1/4) on the weights themselves
     covariance = np.linalg.inv(precision * X.T @ X + 4 * np.eye(3))
@@ -213,17 +215,17 @@ def test_linear_network_has_the_posterior_of_bayesian_linear_regression():
 
 
 def test_batched_posteriors_equal_single_ones():
-    random = torch.Generator().manual_seed(0)
-    X, y = torch.randn(2, 50, 3, generator=random), torch.randn(2, 50, 1, generator=random)
-    means = [torch.randn(2, 4, 5, generator=random), torch.randn(2, 6, 1, generator=random)]
+    generator = torch.Generator().manual_seed(0)
+    X, y = torch.randn(2, 50, 3, generator=generator), torch.randn(2, 50, 1, generator=generator)
+    means = [torch.randn(2, 4, 5, generator=generator), torch.randn(2, 6, 1, generator=generator)]
     weights = torch.tensor([1.0, 0.2])
-    settings = solver.VariationalSettings(weights, max_iter=2, batch_size=20)
-    both = solver.make_posterior(means, "relu", settings, 50, True)
-    solver.learn(both, solver.Rows(X, y), settings)
+    settings = VariationalSettings(kl_weight=weights, max_iter=2, batch_size=20)
+    both = make_posterior(means, "relu", settings, 50, True)
+    training.learn(both, StackedRows(X, y), settings)
     for index in range(2):
-        settings = solver.VariationalSettings(float(weights[index]), max_iter=2, batch_size=20)
-        alone = solver.make_posterior([mean[index] for mean in means], "relu", settings, 50, True)
-        solver.learn(alone, solver.Rows(X[index], y[index]), settings)
+        settings = VariationalSettings(kl_weight=float(weights[index]), max_iter=2, batch_size=20)
+        alone = make_posterior([mean[index] for mean in means], "relu", settings, 50, True)
+        training.learn(alone, StackedRows(X[index], y[index]), settings)
         for ours, theirs in zip(alone.network.layers, both.network.layers):
             torch.testing.assert_close(ours.mean, theirs.mean[index], atol=1e-4, rtol=1e-3)
             torch.testing.assert_close(ours.log_rows, theirs.log_rows[index], atol=1e-4, rtol=1e-3)
@@ -233,23 +235,23 @@ def test_batched_posteriors_equal_single_ones():
 def test_expected_loss_does_not_depend_on_batch_size():
     """The divergence is divided by the number of rows once, and the likelihood is a mean."""
     X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
-    settings = solver.VariationalSettings()
-    posterior = solver.make_posterior([torch.ones(4, 5), torch.ones(6, 1)], "relu", settings, 8, True)
+    settings = VariationalSettings()
+    posterior = make_posterior([torch.ones(4, 5), torch.ones(6, 1)], "relu", settings, 8, True)
     used = posterior.network.posteriors()[0]
-    once = solver.squared_errors(posterior, used, X, torch.zeros(8, 1), "moments").mean(-2)
-    twice = solver.squared_errors(posterior, used, torch.cat([X, X]), torch.zeros(16, 1), "moments").mean(-2)
+    once = training.squared_errors(posterior, used, X, torch.zeros(8, 1), "moments").mean(-2)
+    twice = training.squared_errors(posterior, used, torch.cat([X, X]), torch.zeros(16, 1), "moments").mean(-2)
     torch.testing.assert_close(once, twice)
 
 
 def test_student_t_noise_fits_heavy_tails(curve):
     X, _, fitted = curve
-    random = np.random.default_rng(2)
-    wild = fitted.predict(X) + 2 * stats.t.rvs(3, size=len(X), random_state=random)
+    rng = np.random.default_rng(2)
+    wild = fitted.predict(X) + 2 * stats.t.rvs(3, size=len(X), random_state=rng)
     settings = {"max_iter": 30, "validation_fraction": 0.3, "random_state": 0}
     normal = MatrixGaussianCompressor(FrozenEstimator(fitted.estimator_), **settings).fit(X, wild)
     heavy = MatrixGaussianCompressor(FrozenEstimator(fitted.estimator_), noise="t", **settings).fit(X, wild)
     assert normal.noise_degrees_ is None and heavy.noise_degrees_.item() <= 10
-    again = fitted.predict(X) + 2 * stats.t.rvs(3, size=len(X), random_state=random)
+    again = fitted.predict(X) + 2 * stats.t.rvs(3, size=len(X), random_state=rng)
     assert heavy.log_likelihood(X, again) > normal.log_likelihood(X, again) + 0.02
     assert load(heavy.to_bytes()).extras[-1]["noise_degrees"] == heavy.noise_degrees_
     draws = heavy.sample(X[:30], 20)[:, :, 0]
@@ -263,73 +265,69 @@ def test_student_t_noise_fits_heavy_tails(curve):
 
 
 def test_change_of_units_keeps_the_moments():
-    random = np.random.default_rng(0)
-    rows = (random.standard_normal((100, 4)) * [1, 100, 0, 3] + [0, 50, 7, 1]).astype(np.float32)
-    targets = (random.standard_normal((100, 2)) * [5, 0.1] + 3).astype(np.float32)
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((100, 4)) * [1, 100, 0, 3] + [0, 50, 7, 1]).astype(np.float32)
+    targets = (rng.standard_normal((100, 2)) * [5, 0.1] + 3).astype(np.float32)
     network = initial_network((4, 6, 2), "tanh", seed=0)
-    frame = fit_standardization(network, rows, rows.std(axis=0) > 0, targets)
-    settings = solver.VariationalSettings(deviation=0.5)
-    inner = frame.inward(network)
-    posterior = solver.make_posterior(solver.initial_means(inner), "tanh", settings, 100, True)
-    belief = files.believe(posterior, frame, network)
-    mean, variance = posterior.moments(torch.from_numpy(frame.enter(rows)))
-    data = files.write(belief, 1e-9)
+    units = fit_standardization(network, rows, rows.std(axis=0) > 0, targets)
+    settings = VariationalSettings(initial_std=0.5)
+    inner = units.to_training(network)
+    posterior = make_posterior(initial_means(inner), "tanh", settings, 100, True)
+    weights = quantization.posterior_to_weights(posterior, units, network)
+    mean, variance = posterior.moments(torch.from_numpy(units.transform(rows)))
+    data = quantization.encode(weights, 1e-9)
     student = load(data)
     found_mean, found_variance = student.output_moments(rows)
-    unit = frame.unit
-    np.testing.assert_allclose(found_mean, mean.detach().numpy() * unit + frame.mean, rtol=0.02, atol=0.02)
+    unit = units.unit
+    np.testing.assert_allclose(found_mean, mean.detach().numpy() * unit + units.mean, rtol=0.02, atol=0.02)
     # Standard deviations are powers of 2^(1/4), so variances are off by up to a fifth in rows and columns each
     np.testing.assert_allclose(found_variance, variance.detach().numpy() * unit**2, rtol=0.3)
 
 
 def test_hidden_units_without_signal_are_removed():
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     network = initial_network((5, 8, 3), "relu", seed=0)
-    network.weights[0][:, 2] = 0  # nothing reaches it: a constant
+    network.weights[0][:, 2] = 0  # no inputs: a constant
     network.biases[0][2] = 1.5
-    network.weights[1][5] = 0  # leads nowhere
+    network.weights[1][5] = 0  # no outgoing weights
     network.weights[0][4] = 0  # an input without weights
-    belief = files.Belief(network, (np.full(6, 1e-4), np.full(9, 1e-4)), (np.ones(8), np.ones(3)))
-    reduced = files.reduce(belief, files.signal_masks(belief, 0.05))
-    assert reduced.network.layer_sizes == (5, 6, 3) and len(reduced.rows[1]) == 7 and len(reduced.columns[0]) == 6
-    rows = random.standard_normal((20, 5)).astype(np.float32)
+    weights = GaussianWeights(network, (np.full(6, 1e-4), np.full(9, 1e-4)), (np.ones(8), np.ones(3)))
+    reduced = quantization.prune(weights, quantization.signal_masks(weights, 0.05))
+    assert reduced.network.layer_sizes == (5, 6, 3)
+    assert len(reduced.row_variances[1]) == 7 and len(reduced.column_variances[0]) == 6
+    rows = rng.standard_normal((20, 5)).astype(np.float32)
     hidden = [np.maximum(rows @ part.weights[0] + part.biases[0], 0) for part in (network, reduced.network)]
     wanted, found = (h @ part.weights[1] + part.biases[1] for h, part in zip(hidden, (network, reduced.network)))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-    decoded = container.decode(files.write(belief, 0.1))
+    decoded = container.decode(quantization.encode(weights, 0.1))
     assert decoded.network.layer_sizes == (5, 6, 3)
     assert decoded.extras[0]["row_variance"][4] == 0
     assert container.CODECS[grid.GRID].name == "grid"
 
 
 def test_wide_layers_with_diagonal_covariance_have_coarser_steps():
-    random = np.random.default_rng(0)
-    inputs = random.standard_normal((300, 20)).cumsum(axis=1).astype(np.float32)
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((300, 20)).cumsum(axis=1).astype(np.float32)
     network = initial_network((20, 40, 3), "relu", seed=0)
-    belief = files.Belief(network, (np.full(21, 1e-4), np.full(41, 1e-4)), (np.ones(40), np.ones(3)))
-    layers = files.quantize(belief, 0.1, inputs=inputs)[1]
-    assert (
-        layers[0].step_exponents.max() > 2 and layers[1].step_exponents is None
-    )  # three weights do not pay for a number
-    decoded = container.decode(files.write(belief, 0.1, inputs=inputs)).network
+    weights = GaussianWeights(network, (np.full(21, 1e-4), np.full(41, 1e-4)), (np.ones(40), np.ones(3)))
+    layers = quantization.quantize(weights, 0.1, inputs=inputs)[1]
+    assert layers[0].step_exponents.max() > 2
+    assert layers[1].step_exponents is None  # an exponent for three weights costs more than it saves
+    decoded = container.decode(quantization.encode(weights, 0.1, inputs=inputs)).network
     for weight, layer in zip(decoded.weights, layers):
         np.testing.assert_array_equal(weight, layer.matrix[:-1])
-    settings = solver.VariationalSettings(n_factors=2)
-    posterior = solver.make_posterior(solver.initial_means(network), "relu", settings, 300, True)
-    full = files.believe(
-        posterior, fit_standardization(network, inputs, inputs.any(axis=0), np.ones((300, 3))), network
-    )
+    settings = VariationalSettings(n_factors=2)
+    posterior = make_posterior(initial_means(network), "relu", settings, 300, True)
+    units = fit_standardization(network, inputs, inputs.any(axis=0), np.ones((300, 3)))
+    full = quantization.posterior_to_weights(posterior, units, network)
     assert full.marginal
-    for changes in ({"uniform": True}, {"belief": full}):
-        assert (
-            files.quantize(**({"belief": belief} | changes), rate_weight=0.1, inputs=inputs)[1][0].step_exponents
-            is None
-        )
+    for marginal in (full, replace(weights, marginal=True)):
+        assert quantization.quantize(marginal, 0.1, inputs=inputs)[1][0].step_exponents is None
 
 
 def test_removed_units_do_not_affect_the_rounding_of_others():
-    random = np.random.default_rng(0)
-    inputs = random.standard_normal((300, 20)).cumsum(axis=1).astype(np.float32)
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((300, 20)).cumsum(axis=1).astype(np.float32)
     network = initial_network((20, 40, 3), "relu", seed=0)
     without = Network(
         (np.delete(network.weights[0], 7, axis=1), np.delete(network.weights[1], 7, axis=0)),
@@ -339,35 +337,52 @@ def test_removed_units_do_not_affect_the_rounding_of_others():
     network.weights[0][:, 7] = network.weights[1][7] = 1e-6  # rounded to zero, so that there is a second round
     network.biases[0][7] = 0
     columns = np.ones(40, np.float32), np.ones(3, np.float32)
-    belief = files.Belief(network, (np.full(21, 1e-4), np.full(41, 1e-4)), columns)
-    smaller = files.Belief(without, (np.full(21, 1e-4), np.full(40, 1e-4)), (columns[0][1:], columns[1]))
-    reduced, layers = files.quantize(belief, 0.5, inputs=inputs)
+    weights = GaussianWeights(network, (np.full(21, 1e-4), np.full(41, 1e-4)), columns)
+    smaller = GaussianWeights(without, (np.full(21, 1e-4), np.full(40, 1e-4)), (columns[0][1:], columns[1]))
+    reduced, layers = quantization.quantize(weights, 0.5, inputs=inputs)
     assert reduced.layer_sizes == (20, 39, 3) and (layers[0].codes == 0).mean() > 0.05
-    for layer, wanted in zip(layers, files.quantize(smaller, 0.5, inputs=inputs)[1]):
+    for layer, wanted in zip(layers, quantization.quantize(smaller, 0.5, inputs=inputs)[1]):
         np.testing.assert_array_equal(layer.codes, wanted.codes)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_chosen_code_costs_least_of_all_candidates(seed):
+    rng = np.random.default_rng(seed)
+    exact, classes = rng.normal(0, 3, 200), rng.integers(0, 2, 200)
+    lengths, distortion = rng.uniform(0, 4, (2, 12)), rng.uniform(0.1, 3, 200)
+    chosen = rounding.cheapest_codes(exact, distortion, lengths, classes)
+    for value, weight, number, code in zip(exact, distortion, classes, chosen):
+        nearest = abs(round(value))
+        costs = {c: weight * (c - abs(value)) ** 2 + lengths[number, c] for c in {nearest, max(nearest - 1, 0), 0}}
+        assert abs(code) == min(costs, key=costs.get) and code * value >= 0
+
+
+def test_code_lengths_are_those_of_the_frequencies():
+    magnitudes = np.repeat([0, 1, 2], [6000, 3000, 1000])
+    np.testing.assert_allclose(rounding.code_lengths(magnitudes, 2), -np.log([0.6, 0.3 / 2, 0.1 / 2]), atol=1e-3)
+
+
 def correlated_layer(seed=0):
-    random = np.random.default_rng(seed)
-    inputs = random.standard_normal((500, 6)).astype(np.float32) @ random.standard_normal((6, 20)).astype(np.float32)
-    inputs += 0.3 * random.standard_normal(inputs.shape).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    inputs = rng.standard_normal((500, 6)).astype(np.float32) @ rng.standard_normal((6, 20)).astype(np.float32)
+    inputs += 0.3 * rng.standard_normal(inputs.shape).astype(np.float32)
     size = np.sqrt(np.append(np.square(inputs).mean(axis=0), 1))
-    return inputs, random.standard_normal((21, 8)), 0.01 / size**2, np.exp(random.normal(0, 0.3, 8))
+    return inputs, rng.standard_normal((21, 8)), 0.01 / size**2, np.exp(rng.normal(0, 0.3, 8))
 
 
 def test_uncorrelated_weights_are_rounded_independently():
     _, mean, rows, columns = correlated_layer()
-    layer = quantize(mean, rows, columns, 1e-6)
-    together = rounding.round_together(layer, mean, rows, columns, np.eye(21), 1e-6)
+    layer = round_independently(mean, rows, columns, 1e-6)
+    together = rounding.round_jointly(layer, mean, rows, columns, np.eye(21), 1e-6)
     np.testing.assert_array_equal(together.codes, layer.codes)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_joint_rounding_has_smaller_output_error(seed):
     inputs, mean, rows, columns = correlated_layer(seed)
-    layer = quantize(mean, rows, columns, 0.3)
+    layer = round_independently(mean, rows, columns, 0.3)
     correlations = rounding.input_correlations(inputs)
-    together = rounding.round_together(layer, mean, rows, columns, correlations, 0.3)
+    together = rounding.round_jointly(layer, mean, rows, columns, correlations, 0.3)
     errors = [inputs @ (part.matrix - mean)[:-1] + (part.matrix - mean)[-1] for part in (layer, together)]
     before, after = (float(np.square(error).mean()) for error in errors)
     assert after < 0.75 * before  # measured 0.2 to 0.55 of it
@@ -380,25 +395,25 @@ def test_joint_rounding_has_smaller_output_error(seed):
 
 def bytes_and_loss(rate_weight, coarsely, seed):
     """The loss is that of correlated inputs, z^T C z / (2 v) of every column, in nats."""
-    random = np.random.default_rng(seed)
-    image = random.standard_normal((2000, 120)).cumsum(axis=1) * random.uniform(0.5, 2, 120)
+    rng = np.random.default_rng(seed)
+    image = rng.standard_normal((2000, 120)).cumsum(axis=1) * rng.uniform(0.5, 2, 120)
     correlations = rounding.input_correlations(image.astype(np.float32))
-    rows, columns = 0.01 / np.square(np.append(image.std(axis=0), 1)), np.exp(random.normal(0, 0.3, 40))
-    mean = 0.4 * np.sqrt(rows[:, None] * columns) * random.standard_normal((121, 40)) / np.sqrt(0.1)
-    coarser = rounding.freedom(correlations) if coarsely else None
-    layer = quantize(mean, rows, columns, rate_weight, coarser=coarser)
-    layer = rounding.round_together(layer, mean, rows, columns, correlations, rate_weight)
+    rows, columns = 0.01 / np.square(np.append(image.std(axis=0), 1)), np.exp(rng.normal(0, 0.3, 40))
+    mean = 0.4 * np.sqrt(rows[:, None] * columns) * rng.standard_normal((121, 40)) / np.sqrt(0.1)
+    exponents = rounding.step_multipliers(correlations) if coarsely else None
+    layer = round_independently(mean, rows, columns, rate_weight, step_exponents=exponents)
+    layer = rounding.round_jointly(layer, mean, rows, columns, correlations, rate_weight)
     z = (layer.matrix - mean) / np.sqrt(rows)[:, None]
     return len(grid.encode(layer).payload), float((np.einsum("ij,ik,kj->j", z, correlations, z) / (2 * columns)).sum())
 
 
-def test_freedom_is_the_conditional_standard_deviation():
+def test_step_multipliers_are_conditional_standard_deviations():
     # Brute force: the precision given the rows before, with the rows after free
-    random = np.random.default_rng(0)
-    correlations = rounding.input_correlations(random.standard_normal((50, 9)).cumsum(axis=1).astype(np.float32))
+    rng = np.random.default_rng(0)
+    correlations = rounding.input_correlations(rng.standard_normal((50, 9)).cumsum(axis=1).astype(np.float32))
     wanted = [np.linalg.inv(correlations[row:, row:])[0, 0] for row in range(10)]
-    np.testing.assert_array_equal(rounding.freedom(correlations), grid.nearest_level(np.power(wanted, 0.25)))
-    np.testing.assert_array_equal(rounding.freedom(np.eye(4)), 0)
+    np.testing.assert_array_equal(rounding.step_multipliers(correlations), grid.nearest_level(np.power(wanted, 0.25)))
+    np.testing.assert_array_equal(rounding.step_multipliers(np.eye(4)), 0)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -411,13 +426,13 @@ def test_coarser_steps_of_early_rows_cost_less_at_equal_loss(seed):
 
 
 def test_refitted_layer_compensates_changed_inputs():
-    random = np.random.default_rng(0)
-    inputs = random.standard_normal((300, 5)).astype(np.float32)
-    matrix = random.standard_normal((6, 2))
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((300, 5)).astype(np.float32)
+    matrix = rng.standard_normal((6, 2))
     changed = inputs + 0.3 * np.roll(inputs, 1, axis=1)
-    sums = inputs @ matrix[:-1] + matrix[-1]
-    again = files.refitted(matrix, changed, sums)
-    np.testing.assert_allclose(changed @ again[:-1] + again[-1], sums, atol=0.1)
+    outputs = inputs @ matrix[:-1] + matrix[-1]
+    again = quantization.refit(matrix, changed, outputs)
+    np.testing.assert_allclose(changed @ again[:-1] + again[-1], outputs, atol=0.1)
 
 
 # targets
@@ -430,15 +445,15 @@ def test_classification_learns_from_y():
     fitted = MatrixGaussianCompressor(FrozenEstimator(network), **SHORT).fit(DIGITS[TRAIN], CLASSES[TRAIN])
     assert fitted.score(DIGITS[TEST], CLASSES[TEST]) > 0.88
     assert fitted.noise_ is None and fitted.nbytes_ < 2500
-    with pytest.raises(ValueError, match="return_std=True is for numbers"):
+    with pytest.raises(ValueError, match="return_std=True is for regression"):
         fitted.predict(DIGITS[:3], return_std=True)
 
 
 def test_embeddings_have_standard_deviations():
     embedding = Distiller(PCA(2), hidden_layer_sizes=(16,), max_iter=15, random_state=0)
     fitted = MatrixGaussianCompressor(embedding, **SHORT).fit(DIGITS[TRAIN])
-    answers, deviations = fitted.transform(DIGITS[TEST], return_std=True)
-    assert answers.shape == deviations.shape == (597, 2) and (deviations > 0).all()
+    predictions, std = fitted.transform(DIGITS[TEST], return_std=True)
+    assert predictions.shape == std.shape == (597, 2) and (std > 0).all()
     assert fitted.score(DIGITS[TEST]) > 0.85
 
 
@@ -464,6 +479,42 @@ def test_every_posterior_and_prior_fits(changes):
     assert -5.8 < fitted.log_likelihood(X, y) < -5.0
 
 
+# parameters
+
+
+def test_n_iter_of_a_fit_that_a_callback_stops(student):
+    pytest.importorskip("sklearn.callback")
+    steps = []
+
+    class Stops:
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
+            steps.append(context.task_name)
+            return steps.count("compress-step") == 2
+
+    compressor = MatrixGaussianCompressor(FrozenEstimator(student), **SHORTEST)
+    assert compressor.set_callbacks(Stops()).fit(DIGITS[TRAIN]).n_iter_ == 2
+
+
+def test_old_name_of_initial_std_is_deprecated(student):
+    new = MatrixGaussianCompressor(FrozenEstimator(student), initial_std=0.2, max_iter=1, random_state=0)
+    old = MatrixGaussianCompressor(FrozenEstimator(student), initial_deviation=0.2, max_iter=1, random_state=0)
+    with pytest.warns(FutureWarning, match="'initial_deviation' of MatrixGaussianCompressor .* 'initial_std'"):
+        old.fit(DIGITS[TRAIN])
+    assert old.to_bytes() == new.fit(DIGITS[TRAIN]).to_bytes()
+
+
+def test_compressor_for_a_budget(student):
+    compressor = MatrixGaussianCompressor.for_budget(FrozenEstimator(student), 1500, effort=0.02, random_state=3)
+    assert (compressor.max_bytes, compressor.max_iter, compressor.random_state) == (1500, 2, 3)
+    assert compressor.learn_from == "outputs"
+    assert MatrixGaussianCompressor.for_budget(student, 1500, effort=1e-3).max_iter == 1
+    assert compressor.fit(DIGITS[TRAIN]).nbytes_ <= 1500
+
+
 # errors
 
 
@@ -474,11 +525,13 @@ def test_every_posterior_and_prior_fits(changes):
         ({"max_bytes": 40}, r"max_bytes=40 cannot be reached: .* \d+ bytes"),
         ({"min_signal": -1.0}, "min_signal"),
         ({"kl_weight": 0.0}, "kl_weight"),
-        ({"prior": "laplace"}, "prior must be one of 'normal', 'row', 'layer'"),
-        ({"bound": "loose"}, "bound must be one of"),
-        ({"expectation": "none"}, "expectation must be one of"),
-        ({"noise": "laplace"}, "noise must be one of 'normal', 't'"),
+        ({"prior": "laplace"}, "'prior' parameter of MatrixGaussianCompressor must be a str among .*'layer'"),
+        ({"bound": "loose"}, "'bound' parameter of .* must be a str among"),
+        ({"expectation": "none"}, "'expectation' parameter of .* must be a str among"),
+        ({"noise": "laplace"}, "'noise' parameter of .* must be a str among"),
         ({"n_pseudo": -1}, "n_pseudo"),
+        ({"compensate": "yes"}, "'compensate' parameter of .* must be"),
+        ({"initial_std": 0.0}, "'initial_std' parameter of .* must be a float in the range"),
         ({"learn_from": "y"}, "learn_from='y' needs y"),
         ({"learning_rate_init": 1e6}, "diverged"),
     ],
@@ -504,9 +557,9 @@ def test_constant_targets():
     X = np.random.default_rng(0).standard_normal((60, 3))
     network = MLPRegressor(hidden_layer_sizes=5, solver="lbfgs", max_iter=500, random_state=0).fit(X, np.full(60, 3.5))
     fitted = MatrixGaussianCompressor(FrozenEstimator(network), **SHORT).fit(X, np.full(60, 3.5))
-    answers, deviations = fitted.predict(X, return_std=True)
-    np.testing.assert_allclose(answers, 3.5, atol=0.2)
-    assert np.isfinite(deviations).all() and np.isfinite(fitted.log_likelihood(X, np.full(60, 3.5)))
+    predictions, std = fitted.predict(X, return_std=True)
+    np.testing.assert_allclose(predictions, 3.5, atol=0.2)
+    assert np.isfinite(std).all() and np.isfinite(fitted.log_likelihood(X, np.full(60, 3.5)))
 
 
 def test_non_finite_weights_raise():
@@ -520,7 +573,7 @@ def test_non_finite_weights_raise():
 
 
 def test_files_without_variances_raise(student):
-    with pytest.raises(ValueError, match="knows nothing of the uncertainty"):
+    with pytest.raises(ValueError, match="stores no variances"):
         load(student.to_bytes()).output_moments(DIGITS[:3])
-    with pytest.raises(ValueError, match="knows nothing of the uncertainty"):
+    with pytest.raises(ValueError, match="stores no variances"):
         load(student.to_bytes()).predict_proba(DIGITS[:3], averaged=True)

@@ -71,10 +71,10 @@ def test_gradients_are_exact(activation):
     assert torch.autograd.gradcheck(lambda *given: trained.activation_moments(activation, *given), (mean, variance))
 
 
-def random_network(sizes, activation, deviation=0.6, seed=0):
+def random_network(sizes, activation, std=0.6, seed=0):
     generator = torch.Generator().manual_seed(seed)
     means = [torch.randn(a + 1, b, generator=generator) for a, b in itertools.pairwise(sizes)]
-    network = MatrixGaussianNetwork(means, activation, deviation=deviation)
+    network = MatrixGaussianNetwork(means, activation, std=std)
     with torch.no_grad():
         for layer in network.layers:
             layer.log_rows += 0.5 * torch.randn(layer.log_rows.shape, generator=generator)

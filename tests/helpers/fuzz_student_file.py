@@ -22,7 +22,7 @@ from some_students import make_network
 
 from distill.codecs import codebook, container, grid, preprocessing, random_code, sparse
 from distill.codecs.container import StudentFileError
-from distill.compressors.matrix_gaussian.grid_codes import quantize
+from distill.compressors.matrix_gaussian.rounding import round_independently
 from distill.runtime import load
 
 _GOLDEN = Path(__file__).parent.parent / "golden"
@@ -58,7 +58,7 @@ def seeds() -> dict[str, bytes]:
             means = np.vstack([weight, bias]) * (random.random((len(weight) + 1, 1)) < 0.7)
             rows, columns = np.exp(random.normal(-3, 1, len(means))), np.exp(random.normal(size=len(bias)))
             noise = np.ones(len(bias)) if len(bias) == sizes[-1] else None
-            layer = quantize(means, rows, columns, rate_weight, noise)
+            layer = round_independently(means, rows, columns, rate_weight, noise)
             tails = None if noise is None else np.full(len(bias), 4, np.float32)
             layers.append(grid.encode(replace(layer, degrees_of_freedom=tails)))
         files[f"grid-{rate_weight:g}"] = container.pack(network, layers)
