@@ -94,7 +94,7 @@ def test_rounding_errors_are_within_the_step():
     std = np.sqrt(rows[:, None] * columns)
     fine = round_independently(mean, rows, columns, 1e-9)
     assert (np.abs(fine.matrix - mean) / std).max() < 1e-4
-    # With steps of sqrt(12) standard deviations, the error of the nearest code is half a step; levels are within 2^(1/4)
+    # Steps are sqrt(12) standard deviations: the error of the nearest code is half a step; levels are within 2^(1/4)
     coarse = round_independently(mean, rows, columns, 1.0)
     step = grid.power(coarse.levels + coarse.step_level)
     assert (np.abs(coarse.matrix - mean) / step)[coarse.codes != 0].max() < 1.0
