@@ -1,16 +1,15 @@
 """RandomCodeCompressor on MNIST: bytes of real files against error.
 
 (a) student: a student of an unlabelled MBN teacher, from 300 bytes to 10 kB: ACC and agreement with the teacher.
-(b) lenet: LeNet-300-100 trained with labels, for comparison with published rows: error against the labels.
-(c) speed: Mean-KL against Mean-Var, steps until the same held-out loss at the same budget; published: the same with
+(b) lenet: LeNet-300-100 trained with labels, for comparison with published results: error against the labels.
+(c) speed: Mean-KL against Mean-Var, steps until the same validation loss at the same budget; published: the same with
     Mean-Var's penalties as in the code of its authors, which takes long.
-(d) pruning: what is left of coded networks when their smallest weights are set to zero.
+(d) pruning: agreement of coded networks with the original one when their smallest weights are set to zero.
 
 Both networks are 784-300-100-10 and are trained on images shifted by up to a pixel, the student with the teacher's
-labels. Where there are several candidates for a budget, the last 5000 training images choose, with the teacher's labels
-where there are no others, and for one seed; test images are looked at once, from the files. (docs/random_code.md says
-how the candidates came about.) The compressor is told that images are a grid (`input_shape`); what happens without that
-is a row of its own.
+labels. Where a budget has several candidates, one is chosen by its accuracy on the last 5000 training images, with the
+teacher's labels in (a), for one seed; test images are scored once, from the files. (For the origin of the candidates
+see docs/results/random_code.md.) The compressor gets the grid of the images (`input_shape`); one row is without it.
 
     python benchmarks/random_code.py --data DIR [--seeds 3] [--labels FILE] [--parts student,lenet,speed]
 """
@@ -25,17 +24,17 @@ import joblib
 import numpy as np
 import torch
 from common import RESULTS, clustering_accuracy, load_mnist, parser, spread, table, write_json
-from lenet import N_VALIDATION, teacher_labels
-from sklearn.cluster import KMeans
+from lenet import N_VALIDATION, as_classifier, teacher_labels
 from sklearn.frozen import FrozenEstimator
-from sklearn.neural_network import MLPClassifier
 
-from distill import Distiller, load
+from distill import RandomCodeCompressor, load
 from distill.codecs import container
 from distill.codecs.random_code import Layout
 from distill.compressors.base import network_of
-from distill.compressors.random_code.estimator import RandomCodeCompressor, _rows, starting_point
-from distill.compressors.random_code.learner import Learner, LearnerSettings
+from distill.compressors.random_code.layout_search import blank_network
+from distill.compressors.random_code.learner import Learner, LearnerSettings, distillation_samples, initial_means
+from distill.compressors.random_code.mean_kl import MeanKL
+from distill.compressors.random_code.mean_var import MeanVar
 from distill.compressors.random_code.refinement import SharedNetwork, mean_loss
 from distill.runtime import Student
 from distill.training.device import one_thread
@@ -50,7 +49,7 @@ GRID = (28, 28)
 
 
 class Settings(NamedTuple):
-    """What is chosen for a budget; `copies`: how often the images are fitted besides, shifted by up to a pixel."""
+    """Settings for a budget; `copies`: how many copies of the images, shifted by up to a pixel, are added."""
 
     hidden: tuple[int, ...]
     waves: int | None
@@ -59,7 +58,7 @@ class Settings(NamedTuple):
     copies: int = 0
 
 
-# What is tried for every budget
+# Candidates for each budget; the choice is by validation images
 CANDIDATES = {
     300: [Settings((28,), 42, 1.0), Settings((36,), 36, 1.0)],
     500: [Settings((36,), 49, 1.0), Settings((45,), 42, 1.0)],
@@ -70,20 +69,21 @@ CANDIDATES = {
 }
 CANDIDATES_WITH_LABELS = {2000: [Settings((100,), 81, 2.0, 4e-2, copies=1)]}
 WITHOUT_GRID = (1000,)
-# Choosing codes again takes minutes where there are many, and so does training after each of them
+# Refinements and training between blocks take minutes where there are many blocks
 REFINEMENTS = {4300: 1, 10000: 0}
 STEPS_BETWEEN_BLOCKS = {2000: 2, 4300: 1, 10000: 1}
 
 
 def main():
+    """Run the chosen parts and write the results after each."""
     line = parser(__doc__, "random_code")
     line.add_argument(
         "--labels", type=Path, help="npz with train_labels and test_labels of an MBN teacher fitted before"
     )
-    line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where whatever took long is kept")
-    line.add_argument("--parts", default="student,lenet,speed,published,pruning", help="which of them to run")
+    line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="cache of networks and files")
+    line.add_argument("--parts", default="student,lenet,speed,published,pruning", help="parts to run")
     line.add_argument("--budgets", default=",".join(map(str, CANDIDATES)), help="bytes")
-    line.add_argument("--rows", type=int, default=60000, help="training images, for a quick look at less")
+    line.add_argument("--rows", type=int, default=60000, help="number of training images, fewer for a quick run")
     line.add_argument(
         "--steps", type=int, default=12000, help="training steps before coding; half in (c), a third in (d)"
     )
@@ -92,10 +92,10 @@ def main():
     memory = joblib.Memory(options.cache, verbose=0)
     X, y, X_test, y_test = load_mnist(options.data)
     labels, labels_test = teacher_labels(options.labels, X, X_test, memory)
-    n_learned = options.rows - N_VALIDATION
+    n_train = options.rows - N_VALIDATION
     data = {
-        "X": X[:n_learned],
-        "X_valid": X[n_learned : options.rows],
+        "X": X[:n_train],
+        "X_valid": X[n_train : options.rows],
         "X_test": X_test,
         "y_test": y_test,
         "n_steps": options.steps,
@@ -103,15 +103,15 @@ def main():
     }
     results = {"seeds": options.seeds, "steps": options.steps, "rows": options.rows}
     if {"student", "speed", "published", "pruning"} & set(parts):
-        student = memory.cache(train_network)(data["X"], labels[:n_learned])
-        valid = labels[n_learned : options.rows]
+        student = memory.cache(train_network)(data["X"], labels[:n_train])
+        valid = labels[n_train : options.rows]
     if "student" in parts:
         print(f"teacher: ACC {100 * clustering_accuracy(y_test, labels_test):.2f}")
         results["student"] = bench_curve("student", student, valid, labels_test, budgets, options.seeds, data)
         write_json(options.out, results)
     if "lenet" in parts:
-        network = memory.cache(train_network)(data["X"], y[:n_learned])
-        valid = y[n_learned : options.rows]
+        network = memory.cache(train_network)(data["X"], y[:n_train])
+        valid = y[n_train : options.rows]
         results["lenet"] = bench_curve(LENET, network, valid, y_test, budgets, options.seeds, data)
         write_json(options.out, results)
     if "speed" in parts:
@@ -125,11 +125,11 @@ def main():
     write_json(options.out, results)
 
 
-# networks that are imitated
+# original networks
 
 
 def train_network(X, y):
-    """Train 784-300-100-10 with labels, of a teacher or of people, and shifted images; returns it as a network."""
+    """Train 784-300-100-10 with labels and shifted images; return it as scikit-learn's classifier."""
     module = Perceptron(initial_network((784, 300, 100, 10), "relu", 0, X.any(axis=0)))
     rows = DenseRows(torch.from_numpy(X), torch.from_numpy(y.astype(np.int64)))
     generator = torch.Generator().manual_seed(0)
@@ -140,33 +140,30 @@ def train_network(X, y):
         return cross_entropy(module(shifted), labels)
 
     train(module, loss, rows, batch_size=256, learning_rate=2e-3, max_iter=30, averaging=0.999, seed=0)
-    weights, biases = module.arrays()
-    estimator = MLPClassifier((300, 100), random_state=0).partial_fit(X[:100], y[:100], classes=np.unique(y))
-    estimator.coefs_, estimator.intercepts_ = list(weights), list(biases)
-    return network_of(estimator)
+    return as_classifier(module.arrays(), X, y)
 
 
 # (a) and (b): bytes against error
 
 
-def bench_curve(title, network, valid, truth, budgets, n_seeds, data):
+def bench_curve(title, classifier, valid, truth, budgets, n_seeds, data):
     """For every budget: choose on validation images, then score the files of several seeds on test images."""
-    reference = scores(Student(network).predict(data["X_test"]), truth, data)
+    reference = scores(Student(network_of(classifier)).predict(data["X_test"]), truth, data)
     print(f"{title}: uncompressed network {reference}")
     attempt = data["memory"].cache(compress, ignore=["X"])
     runs, rows = [], []
     for budget in budgets:
         candidates = CANDIDATES[budget] + (CANDIDATES_WITH_LABELS.get(budget, []) if title == LENET else [])
-        tried = [attempt(network, data["X"], budget, 0, data["n_steps"], candidate) for candidate in candidates]
-        judged = [float(np.mean(load(run["data"]).predict(data["X_valid"]) == valid)) for run in tried]
-        for candidate, score, run in zip(candidates, judged, tried):
+        tried = [attempt(classifier, data["X"], budget, 0, data["n_steps"], candidate) for candidate in candidates]
+        accuracies = [float(np.mean(load(run["data"]).predict(data["X_valid"]) == valid)) for run in tried]
+        for candidate, score, run in zip(candidates, accuracies, tried):
             print(f"{title}, {budget} bytes, {candidate}: {100 * score:.2f} on validation images, {run['loss']:.4f}")
-        best = int(np.argmax(judged))
+        best = int(np.argmax(accuracies))
         ways = [("grid", candidates[best], seed) for seed in range(n_seeds)]
         if budget in WITHOUT_GRID:
             ways.append(("no grid", candidates[best]._replace(waves=None), 0))
         for name, candidate, seed in ways:
-            run = dict(attempt(network, data["X"], budget, seed, data["n_steps"], candidate))
+            run = dict(attempt(classifier, data["X"], budget, seed, data["n_steps"], candidate))
             student, began = load(run["data"]), perf_counter()
             load(run.pop("data"))
             decoding = perf_counter() - began
@@ -188,11 +185,11 @@ def bench_curve(title, network, valid, truth, budgets, n_seeds, data):
     return {"uncompressed": reference, "runs": runs}
 
 
-def compress(network, X, budget, seed, n_steps, settings):
-    """Return file, bytes, held-out loss and seconds."""
+def compress(classifier, X, budget, seed, n_steps, settings):
+    """Return file, bytes, validation loss and seconds."""
     shape = {} if settings.waves is None else {"input_shape": GRID, "n_frequencies": settings.waves}
     compressor = RandomCodeCompressor(
-        Frozen(network),
+        FrozenEstimator(classifier),
         max_bytes=budget,
         hidden_layer_sizes=settings.hidden,
         n_steps=n_steps,
@@ -211,13 +208,13 @@ def compress(network, X, budget, seed, n_steps, settings):
         "data": compressor.to_bytes(),
         "bytes": compressor.nbytes_,
         "seconds": perf_counter() - began,
-        "on_held_out": report,
+        "on_validation": report,
         "loss": report["loss"],
     }
 
 
 def shifted(X, seed):
-    """The images, each shifted by up to a pixel down and across."""
+    """Return the images, each shifted by up to a pixel down and across."""
     images, moved = X.reshape(-1, *GRID), np.empty((len(X), *GRID), np.float32)
     ways = np.random.default_rng(seed).integers(9, size=len(X))
     for way in range(9):
@@ -225,56 +222,48 @@ def shifted(X, seed):
     return moved.reshape(X.shape)
 
 
-def Frozen(network):
-    """The network as something to wrap: an estimator that is fitted already."""
-    estimator = Distiller(KMeans(2))
-    estimator._adopt(container.encode(network))
-    estimator._input_section = (network.offset, network.scale)
-    estimator.n_features_in_ = network.n_features
-    return FrozenEstimator(estimator)
-
-
-def scores(answers, truth, data):
+def scores(predictions, truth, data):
+    """Return agreement with `truth`, clustering accuracy and error against the labels, in percent."""
     return {
-        "agreement": 100 * float(np.mean(answers == truth)),
-        "acc": 100 * clustering_accuracy(data["y_test"], answers.astype(int)),
-        "error": 100 * float(np.mean(answers != data["y_test"])),
+        "agreement": 100 * float(np.mean(predictions == truth)),
+        "acc": 100 * clustering_accuracy(data["y_test"], predictions.astype(int)),
+        "error": 100 * float(np.mean(predictions != data["y_test"])),
     }
 
 
 # (c) Mean-KL against Mean-Var
 
-# Hidden units, waves, numbers in a block and bits of a block: a third of a bit for a number, as where both
-# parameterisations were published, and two bits, as in the files above
+# Hidden units, waves, numbers in a block and bits of a block: a third of a bit for a number, as in the publications of
+# both parameterizations, and two bits, as in the files above
 REGIMES = {"1/3 bit a number": (100, 100, 30, 10), "2 bits a number": (50, 64, 6, 12)}
 N_POINTS = 24
-PRUNED_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
+PRUNED_FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
 RATES, PENALTY_RATES = (2e-2, 4e-2, 8e-2), (3e-3, 1e-2)
-# Penalties and variances of Mean-Var as they begin and move in the code of its authors
+# Initial penalties and variances of Mean-Var, and the change of penalties per step, in the code of its authors
 PUBLISHED_LENGTH = 20  # times as many steps as the others
-PUBLISHED = {"learning_rate": 2e-2, "penalty": 1e-8, "penalty_rate": 1e-4, "log_variance": -16.0}
+PUBLISHED = {"learning_rate": 2e-2, "penalty": 1e-8, "rate": 1e-4, "log_variance": -16.0}
 
 
-def bench_speed(network, data, n_seeds):
-    """Let both learn from random weights with constant learning rates, and note when they reach which loss."""
+def bench_speed(classifier, data, n_seeds):
+    """Train both from random weights with constant learning rates; tabulate the steps to several losses."""
     attempt = data["memory"].cache(learning_curve, ignore=["X"])
     n_steps = data["n_steps"]
     choices = {
         "mean-kl": [{"learning_rate": rate} for rate in RATES],
-        "mean-var": [{"learning_rate": rate, "penalty_rate": change} for rate, change in product(RATES, PENALTY_RATES)],
+        "mean-var": [{"learning_rate": rate, "rate": change} for rate, change in product(RATES, PENALTY_RATES)],
     }
     results, rows = {}, []
     for regime in REGIMES:
         best = {}
         for way, settings in choices.items():
-            # Whatever has the smallest loss at the end of seed 0 is taken
-            tried = [attempt(network, data["X"], 0, regime, way, n_steps, choice) for choice in settings]
+            # The settings with the smallest final loss of seed 0 are taken
+            tried = [attempt(classifier, data["X"], 0, regime, way, n_steps, choice) for choice in settings]
             for choice, points in zip(settings, tried):
                 print(f"{regime}, {way}, {choice}: {points[-1]}", flush=True)
             best[way] = min(zip(settings, tried), key=lambda pair: pair[1][-1]["loss"])[0]
         results[regime] = {"best": best, "curves": []}
         for seed in range(n_seeds):
-            curves = {way: attempt(network, data["X"], seed, regime, way, n_steps, best[way]) for way in choices}
+            curves = {way: attempt(classifier, data["X"], seed, regime, way, n_steps, best[way]) for way in choices}
             results[regime]["curves"].append(curves)
             last = curves["mean-var"][-1]["loss"]
             for times in (2, 1.5, 1.2, 1.1, 1.02):
@@ -284,19 +273,19 @@ def bench_speed(network, data, n_seeds):
                 ratios = (ours["step"] / usual["step"], ours["seconds"] / usual["seconds"])
                 rows.append([regime, seed, times, times * last, usual["step"], ours["step"], *ratios])
     columns = ["", "seed", "times Mean-Var's last loss", "loss", "its steps", "Mean-KL's", "ratio", "of seconds"]
-    table("Steps until held-out loss and budget are reached", columns, rows)
+    table("Steps until validation loss and budget are reached", columns, rows)
     return results
 
 
-def bench_published(network, data, n_seeds):
-    """Let Mean-Var learn with the penalties of its authors; note when Mean-KL has what that ends with."""
+def bench_published(classifier, data, n_seeds):
+    """Train Mean-Var with the penalties of its authors; tabulate the steps of Mean-KL to the same final loss."""
     attempt = data["memory"].cache(learning_curve, ignore=["X"])
     regime, n_steps = "1/3 bit a number", PUBLISHED_LENGTH * data["n_steps"]
     runs, rows = [], []
     for seed in range(n_seeds):
-        points = attempt(network, data["X"], seed, regime, "mean-var", n_steps, PUBLISHED)
+        points = attempt(classifier, data["X"], seed, regime, "mean-var", n_steps, PUBLISHED)
         settings = {"learning_rate": PUBLISHED["learning_rate"]}
-        curve = attempt(network, data["X"], seed, regime, "mean-kl", n_steps // 4, settings)
+        curve = attempt(classifier, data["X"], seed, regime, "mean-kl", n_steps // 4, settings)
         usual, ours = (steps_to_loss(each, points[-1]["loss"], REGIMES[regime][-1]) for each in (points, curve))
         runs.append({"seed": seed, "mean-var": points, "mean-kl": curve})
         steps = usual["step"], ours["step"], ours["step"] / usual["step"]
@@ -308,30 +297,37 @@ def bench_published(network, data, n_seeds):
 
 
 def steps_to_loss(points, loss, n_bits):
-    """Return the first point of a curve with this loss, or less, at which a block is worth what it may cost."""
+    """Return the first point of a curve with at most this loss at which the mean block is within its budget."""
     reached = (point for point in points if point["loss"] <= loss and point["bits"][1] <= 1.01 * n_bits)
     return next(reached, {"loss": np.nan, "step": np.nan, "seconds": np.nan})
 
 
-def learning_curve(network, X, seed, regime, way, n_steps, settings):
-    """Return, for some steps of a training, the expected held-out loss and what blocks are worth."""
+def learning_curve(classifier, X, seed, regime, way, n_steps, settings):
+    """Return, for some steps of a training, the expected validation loss and the divergence of blocks in bits."""
     hidden, waves, block_size, bits = REGIMES[regime]
-    blank = RandomCodeCompressor(None, hidden_layer_sizes=(hidden,))._blank(network, seed)
+    network = network_of(classifier)
+    blank = blank_network(network, (hidden,), seed)
     shapes = tuple(weight.shape for weight in blank.weights)
     one_block = Layout(shapes, (1, 1), bits, 1, seed, GRID, waves)
     shared = SharedNetwork(replace(one_block, n_blocks=-(-one_block.n_numbers // block_size)), network.activation)
-    _, learned, held_out = _rows(network, shared, draw_calibration(X, network, None, 0.1, seed))
-    settings = dict(settings)
-    log_variance = settings.pop("log_variance", None)
-    chosen = LearnerSettings(way, n_steps, 0, 0, seed=seed, **settings)
-    learner = Learner(shared, learned, held_out, *starting_point(shared, blank), chosen)
-    if log_variance is not None:
-        learner.posterior.log_variance.data[shared.used] = log_variance
+    calibration = draw_calibration(X, None, network, None, 0.1, seed)
+    loss, samples, validation_samples = distillation_samples(network, shared, calibration)
+    means, log_scales = initial_means(shared, blank)
+    penalties = {name: value for name, value in settings.items() if name != "learning_rate"}
+    posterior = (MeanKL if way == "mean-kl" else MeanVar)(means, shared.used, bits * np.log(2), **penalties)
+    chosen = LearnerSettings(
+        n_steps=n_steps,
+        n_steps_between_blocks=0,
+        n_refinements=0,
+        learning_rate=settings["learning_rate"],
+        seed=seed,
+    )
+    learner = Learner(shared, posterior, log_scales, samples, validation_samples, loss, chosen)
     points, took = [], 0.0
     with one_thread():
         for step in range(1, n_steps + 1):
             began = process_time()
-            learner._step(min(1.0, step / 100))
+            learner.step(min(1.0, step / 100))
             took += process_time() - began
             if step % (n_steps // N_POINTS) == 0:
                 points.append({"step": step, "seconds": took, **expected_loss(learner)})
@@ -342,10 +338,11 @@ def learning_curve(network, X, seed, regime, way, n_steps, settings):
 
 @torch.no_grad()
 def expected_loss(learner, n_draws=4):
-    """Return the mean held-out loss of draws from the posterior, and bits of blocks: least, mean and most."""
+    """Return the mean validation loss of draws from the posterior, and bits of blocks: smallest, mean and largest."""
     generator, learner.generator = learner.generator, torch.Generator().manual_seed(1)
     scales = learner.log_scales.exp()
-    losses = [mean_loss(learner.network, learner.sample(), scales, learner.held_out) for _ in range(n_draws)]
+    fixed = (scales, learner.validation_samples, learner.loss)
+    losses = [mean_loss(learner.network, learner.sample(), *fixed) for _ in range(n_draws)]
     learner.generator = generator
     spent = learner.posterior.divergence() / np.log(2)
     return {"loss": float(np.mean(losses)), "bits": [spent.min().item(), spent.mean().item(), spent.max().item()]}
@@ -353,46 +350,47 @@ def expected_loss(learner, n_draws=4):
 
 @torch.no_grad()
 def as_coded(learner):
-    """Return the held-out loss of a coded network, agreement when its smallest weights are zero, and tails of means."""
-    scales, held_out = torch.from_numpy(learner.scales().astype(np.float32)), learner.held_out
-    layers, wanted, kept = learner.network.layers(learner.numbers, scales), held_out.targets.argmax(dim=1), []
-    for share in PRUNED_SHARES:
+    """Return the validation loss of a coded network, its agreement after pruning, and the kurtosis of the means."""
+    scales = torch.from_numpy(learner.scales().astype(np.float32))
+    inputs, targets = learner.validation_samples.tensors
+    layers, agreement = learner.network.layers(learner.numbers, scales), []
+    for fraction in PRUNED_FRACTIONS:
         some = [
-            (torch.where(weight.abs() < weight.abs().quantile(share), 0.0, weight), bias) for weight, bias in layers
+            (torch.where(weight.abs() < weight.abs().quantile(fraction), 0.0, weight), bias) for weight, bias in layers
         ]
-        answers = learner.network.outputs(held_out.inputs, some).argmax(dim=1)
-        kept.append(100 * (answers == wanted).double().mean().item())
+        labels = learner.network.outputs(inputs, some).argmax(dim=1)
+        agreement.append(100 * (labels == targets.argmax(dim=1)).double().mean().item())
     means = learner.posterior()[0][learner.network.used].double()
     kurtosis = (means**4).mean() / (means**2).mean() ** 2
-    loss = mean_loss(learner.network, learner.numbers, scales, held_out)
-    return {"coded": loss, "agreement_pruned": kept, "kurtosis_of_means": kurtosis.item()}
+    loss = mean_loss(learner.network, learner.numbers, scales, learner.validation_samples, learner.loss)
+    return {"coded": loss, "agreement_pruned": agreement, "kurtosis_of_means": kurtosis.item()}
 
 
 # (d) pruning
 
 
-def bench_pruning(network, data, n_seeds):
-    """Set the smallest weights of coded networks to zero, layer by layer, and look at what they still answer."""
+def bench_pruning(classifier, data, n_seeds):
+    """Set the smallest weights of coded networks to zero, layer by layer, and measure their agreement."""
     attempt = data["memory"].cache(code_for_pruning, ignore=["X"])
-    shares, rows, runs = PRUNED_SHARES, [], []
-    wanted = Student(network).predict(data["X_test"])
+    rows, runs = [], []
+    expected = Student(network_of(classifier)).predict(data["X_test"])
     for way in ("mean-kl", "mean-var"):
-        kept = np.zeros((n_seeds, len(shares)))
+        agreement = np.zeros((n_seeds, len(PRUNED_FRACTIONS)))
         for seed in range(n_seeds):
-            coded = container.decode(attempt(network, data["X"], seed, way, data["n_steps"])).network
-            for column, share in enumerate(shares):
-                answers = Student(pruned(coded, share)).predict(data["X_test"])
-                kept[seed, column] = 100 * np.mean(answers == wanted)
-        runs.append({"parameterization": way, "agreement": kept.tolist()})
-        rows.append([way, *[spread(column) for column in kept.T]])
-    table("Agreement % with the wrapped network, by share of pruned weights", ["", *shares], rows)
+            coded = container.decode(attempt(classifier, data["X"], seed, way, data["n_steps"])).network
+            for column, fraction in enumerate(PRUNED_FRACTIONS):
+                predictions = Student(pruned(coded, fraction)).predict(data["X_test"])
+                agreement[seed, column] = 100 * np.mean(predictions == expected)
+        runs.append({"parameterization": way, "agreement": agreement.tolist()})
+        rows.append([way, *[spread(column) for column in agreement.T]])
+    table("Agreement % with the wrapped network, by fraction of pruned weights", ["", *PRUNED_FRACTIONS], rows)
     return runs
 
 
-def code_for_pruning(network, X, seed, way, n_steps):
-    """Return a file of 2000 bytes whose weights stand for themselves, not for waves."""
+def code_for_pruning(classifier, X, seed, way, n_steps):
+    """Return a file of 2000 bytes without waves, so that its weights can be pruned."""
     compressor = RandomCodeCompressor(
-        Frozen(network),
+        FrozenEstimator(classifier),
         max_bytes=2000,
         hidden_layer_sizes=(50,),
         n_steps=n_steps,
@@ -403,11 +401,12 @@ def code_for_pruning(network, X, seed, way, n_steps):
     return compressor.fit(X).to_bytes()
 
 
-def pruned(network, share):
+def pruned(network, fraction):
+    """Return the network without this fraction of the weights of each layer, the smallest ones."""
     weights = []
     for weight in network.weights:
         size = np.abs(weight)
-        weights.append(np.where(size < np.quantile(size, share), np.float32(0), weight))
+        weights.append(np.where(size < np.quantile(size, fraction), np.float32(0), weight))
     return replace(network, weights=tuple(weights))
 
 

@@ -51,7 +51,7 @@ class RandomCodeCompressor(Compressor):
     estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
         A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again.
     max_bytes : int, default=2000
-        Largest size of the whole file.
+        Largest size of the file, in bytes.
     bits_per_weight : float or None, default=None
         If given, the size follows from it and `max_bytes` is ignored: bits of all codes over the number of weights and
         biases.
@@ -93,11 +93,11 @@ class RandomCodeCompressor(Compressor):
         the same bytes; the saved state is deleted at the end. (The wrapped estimator is fitted again, unless `memory`
         or FrozenEstimator keeps it.) Needs an int as `random_state`.
     n_calibration : int or None, default=None
-        Number of samples drawn for training and validation; None for all.
+        Largest number of samples used, 2 or more; None for all.
     validation_fraction : float, default=0.1
-        Fraction of them that is the validation set, between 0 and 1.
+        Fraction of them in the validation set, between 0 and 1.
     memory : str, joblib.Memory or None, default=None
-        Cache of the fitted wrapped estimator, so that a grid over the parameters here fits it once.
+        Cache of the fitted wrapped estimator, so that a grid search over the parameters here fits it once.
     random_state : int, RandomState instance or None, default=None
         Seed of candidates and training, and of every `random_state` inside `estimator` that is None.
     verbose : int, default=0
@@ -112,9 +112,9 @@ class RandomCodeCompressor(Compressor):
     classes_ : ndarray of shape (n_classes,)
         Class labels; for classification only.
     labels_ : ndarray of shape (n_samples,)
-        Labels of the samples of the fit; where a clusterer is imitated.
+        Labels of the X of the fit; only if a clusterer is imitated.
     nbytes_ : int
-        Size of the student file in bytes.
+        Size of the student file, in bytes.
     report_ : dict
         Sizes of the parts of the file in bytes, and on the validation set "agreement", the fidelity to the wrapped
         network (accuracy for classification, R^2 for regression), and "loss". Of the layout "n_blocks", "n_numbers"
@@ -122,12 +122,14 @@ class RandomCodeCompressor(Compressor):
     n_features_in_ : int
         Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; where X had names.
+        Names of the features; only if X has names that are all strings.
 
     See Also
     --------
-    CodebookCompressor : Larger files and a faster fit, from a codebook for each layer.
-    AutoCompressor : Choose among compressors for a budget.
+    distill.CodebookCompressor : Larger files and a faster fit, with a codebook for each layer.
+    distill.SpikeSlabCompressor : Prunes weights.
+    distill.MatrixGaussianCompressor : Quantizes weights by their posterior variances.
+    distill.AutoCompressor : Chooses a compressor and its settings.
 
     Notes
     -----
@@ -147,8 +149,7 @@ class RandomCodeCompressor(Compressor):
     --------
     >>> from sklearn.cluster import KMeans
     >>> from sklearn.datasets import load_digits
-    >>> from distill import Distiller
-    >>> from distill.compressors.random_code.estimator import RandomCodeCompressor
+    >>> from distill import Distiller, RandomCodeCompressor
     >>> X, _ = load_digits(return_X_y=True)
     >>> teacher = KMeans(10, n_init=1, random_state=0)
     >>> student = Distiller(teacher, hidden_layer_sizes=(16,), max_iter=10, random_state=0)
@@ -244,7 +245,7 @@ class RandomCodeCompressor(Compressor):
         hidden_layer_sizes: Sequence[int] | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> "RandomCodeCompressor":
-        """Return the unfitted compressor that AutoCompressor tries.
+        """Return the unfitted compressor that `distill.AutoCompressor` tries.
 
         Parameters
         ----------
