@@ -1,20 +1,21 @@
-"""SpikeSlabCompressor: what it selects, what it leaves, and how that compares with simpler ways of doing so.
+"""SpikeSlabCompressor: feature selection and pruning, compared with simpler methods.
 
 (a) selection: 2000 correlated inputs of which 5 matter; against the lasso, random-forest importance and magnitude
     pruning.
-(b) structure: 1000 inputs of which 5 matter, answers of a small network 5-2-2-1.
-(c) lenet: LeNet-300-100 trained with labels: test error against weights left, against magnitude pruning at the same
-    density with the same fine-tuning; and codebooks on top, in bytes of real files.
-(d) student: the student of an unlabelled MBN teacher: agreement with the dense student, and which pixels are used.
+(b) structure: 1000 inputs of which 5 matter, targets from a small network 5-2-2-1.
+(c) lenet: LeNet-300-100 trained with labels: test error by density, against magnitude pruning at the same density with
+    the same fine-tuning; and codebooks on top, in bytes of real files.
+(d) student: the student of an MBN teacher, without labels: agreement with the dense student, and the pixels used.
 
-Settings were chosen on other data sets than those reported here, (a) and (b); those of (c) and (d) are what --choose
-finds on the last 10000 training images, with networks and pruning that know the first 50000 only.
+Settings of (a) and (b) were chosen on other data sets than those reported; those of (c) and (d) are the result of
+--choose on the last 10000 training images, with networks and pruning trained on the first 50000.
 
     python benchmarks/spike_slab.py --data DIR [--seeds 3] [--labels FILE] [--parts selection,structure,lenet,student]
     python benchmarks/spike_slab.py --data DIR --choose [--labels FILE] [--parts lenet,student]
 """
 
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -32,14 +33,13 @@ from sklearn.neural_network import MLPRegressor
 from distill import load
 from distill.compressors.base import network_of
 from distill.compressors.codebook.estimator import CodebookCompressor
-from distill.compressors.pruning import largest
-from distill.compressors.spike_slab.encoding import write
+from distill.compressors.pruning import keep_largest
+from distill.compressors.spike_slab.encoding import encode
 from distill.compressors.spike_slab.estimator import SpikeSlabCompressor
-from distill.compressors.spike_slab.pruned import fine_tune, leave
-from distill.compressors.spike_slab.training import SelectionSettings
+from distill.compressors.spike_slab.pruned import extract, fine_tune
+from distill.compressors.spike_slab.training import TrainingSettings
 from distill.training.losses import Likelihood
-from distill.training.samples import holdout
-from distill.training.targets import Targets, draw_calibration, encode_targets, scaled_rows, targets_from_outputs
+from distill.training.targets import draw_calibration, targets_from_outputs, targets_from_y
 from distill.training.units import make_task
 
 N_DATA_SETS = 10
@@ -50,13 +50,13 @@ SIMULATIONS = {
 }
 SELECTION = {"prior_inclusion": 1e-4, "eliminate": True, "learning_rate_init": 1e-2, "max_iter": 40}
 LENET_DENSITIES, STUDENT_DENSITY = (0.03, 0.05, 0.08), 0.1
-# What --choose compares
+# Candidates of --choose
 LENET_CANDIDATES = ({"max_iter": 40, "fine_tune_iter": 15}, {"max_iter": 20, "fine_tune_iter": 30})
 STUDENT_CANDIDATES = tuple({"max_iter": 20, "fine_tune_iter": 20, "temperature": by} for by in (1.0, 4.0))
-MAGNITUDE_CANDIDATES = ("network", "deviations", "layers")
+MAGNITUDE_CANDIDATES = ("network", "standardized", "layers")
 CODEBOOK_CANDIDATES = tuple({"bits": bits, "n_calibration": None, "max_iter": 10} for bits in (2, 3, 4))
 CODEBOOK_MAY_COST = 0.1  # percent of the images
-# And what it found
+# Its result
 LENET = LENET_CANDIDATES[1]
 STUDENT = STUDENT_CANDIDATES[1]
 MAGNITUDE = {"lenet": "layers", "student": "layers"}
@@ -68,11 +68,11 @@ def main():
     line.add_argument(
         "--labels", type=Path, help="npz with train_labels and test_labels of an MBN teacher fitted before"
     )
-    line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="where fitted networks are kept")
-    line.add_argument("--choose", action="store_true", help="choose settings on validation images, and do no more")
-    line.add_argument("--parts", default="selection,structure,lenet,student", help="which of them to run")
-    line.add_argument("--densities", type=float, nargs="+", default=LENET_DENSITIES, help="of LeNet-300-100")
-    line.add_argument("--data-sets", type=int, default=N_DATA_SETS, help="of each simulation")
+    line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="cache of fitted networks")
+    line.add_argument("--choose", action="store_true", help="only choose settings, on validation images")
+    line.add_argument("--parts", default="selection,structure,lenet,student", help="parts to run")
+    line.add_argument("--densities", type=float, nargs="+", default=LENET_DENSITIES, help="densities of LeNet-300-100")
+    line.add_argument("--data-sets", type=int, default=N_DATA_SETS, help="number of data sets of each simulation")
     options = line.parse_args()
     memory = joblib.Memory(options.cache, verbose=0)
     if options.choose:
@@ -86,27 +86,27 @@ def main():
             results[part] = bench_lenet(load_mnist(options.data), options.seeds, memory, options.densities)
         if part == "student":
             results[part] = bench_student(load_mnist(options.data), options.seeds, memory, options.labels, options.out)
-        write_json(options.out, results)  # after every part, so that none is lost
+        write_json(options.out, results)  # after every part: an interrupted run keeps the finished ones
     if set(SIMULATIONS) & set(results):
         results["calibration"] = calibration([run for name in SIMULATIONS for run in results.get(name, [])])
         write_json(options.out, results)
 
 
-# (a) and (b): which inputs matter
+# (a) and (b): selection of the relevant inputs
 
 
 def draw(kind, seed):
-    """Inputs and noisy answers; the first five inputs matter."""
-    random = np.random.default_rng(seed)
+    """Return inputs and noisy targets for training and test; the first five inputs are relevant."""
+    rng = np.random.default_rng(seed)
     n_rows, n_features = N_ROWS + N_TEST_ROWS, SIMULATIONS[kind]["n_features"]
     if kind == "selection":
-        common = random.standard_normal((n_rows, 1))
-        X = (common + random.standard_normal((n_rows, n_features))) / np.sqrt(2)
+        common = rng.standard_normal((n_rows, 1))
+        X = (common + rng.standard_normal((n_rows, n_features))) / np.sqrt(2)
         y = 5 * X[:, 1] / (1 + X[:, 0] ** 2) + 5 * np.sin(X[:, 2] * X[:, 3]) + 2 * X[:, 4]
     else:
-        X = random.standard_normal((n_rows, n_features))
+        X = rng.standard_normal((n_rows, n_features))
         y = np.tanh(2 * np.tanh(2 * X[:, 0] - X[:, 1])) + 2 * np.tanh(2 * np.tanh(X[:, 2] - 2 * X[:, 3] - 2 * X[:, 4]))
-    y = y + random.standard_normal(n_rows)
+    y = y + rng.standard_normal(n_rows)
     X, y = X.astype(np.float32), y.astype(np.float32)
     return X[:N_ROWS], y[:N_ROWS], X[N_ROWS:], y[N_ROWS:]
 
@@ -130,15 +130,15 @@ def bench_simulation(kind, n_data_sets, memory):
             ]
         )
     columns = [kind, f"all {N_RELEVANT} found", "found", "false", "test error", "inputs used and widths", "seconds"]
-    table(f"{n_data_sets} data sets; test error is the mean square, of which 1 is noise", columns, rows)
+    table(f"{n_data_sets} data sets; test error is the mean squared error, of which 1 is noise", columns, rows)
     return runs
 
 
 def simulate(kind, seed, settings):
-    """One data set, all methods: relevant inputs found, others selected, test error."""
+    """Return the selected inputs, relevant or not, and the test error of every method on one data set."""
     X, y, X_test, y_test = draw(kind, seed)
 
-    def judged(support, predictions, seconds):
+    def measured(support, predictions, seconds):
         return {
             "found": int(support[:N_RELEVANT].sum()),
             "false": int(support[N_RELEVANT:].sum()),
@@ -154,11 +154,11 @@ def simulate(kind, seed, settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         dense.fit(X, y)
-    found = {"seed": seed, "dense": judged(np.ones(X.shape[1], bool), dense.predict(X_test), perf_counter() - began)}
+    found = {"seed": seed, "dense": measured(np.ones(X.shape[1], bool), dense.predict(X_test), perf_counter() - began)}
 
     began = perf_counter()
     selected = SpikeSlabCompressor(FrozenEstimator(dense), random_state=seed, **settings).fit(X, y)
-    found["spike_slab"] = judged(selected.get_support(), selected.predict(X_test), perf_counter() - began)
+    found["spike_slab"] = measured(selected.get_support(), selected.predict(X_test), perf_counter() - began)
     found["spike_slab"]["widths"] = widths(selected.network_)
     found["spike_slab"]["n_weights"] = selected.report_["n_weights"]
     found["inclusion"] = selected.feature_inclusion_.astype(float).tolist()
@@ -167,71 +167,67 @@ def simulate(kind, seed, settings):
     student = load(prune_by_magnitude(selected, X, y))
     predictions = np.ravel(student.predict(X_test))
     used = student.network.weights[0].any(axis=1)
-    found["magnitude"] = {**judged(used, predictions, perf_counter() - began), "widths": widths(student.network)}
+    found["magnitude"] = {**measured(used, predictions, perf_counter() - began), "widths": widths(student.network)}
 
     began = perf_counter()
     lasso = LassoCV(cv=3, alphas=20, eps=1e-2, max_iter=10_000, random_state=seed).fit(X.astype(np.float64), y)
-    found["lasso"] = judged(lasso.coef_ != 0, lasso.predict(X_test), perf_counter() - began)
+    found["lasso"] = measured(lasso.coef_ != 0, lasso.predict(X_test), perf_counter() - began)
 
-    # The forest ranks inputs and selects none: it is told how many there are
+    # The forest ranks inputs and does not select: it gets the number of relevant ones
     began = perf_counter()
     forest = RandomForestRegressor(30, max_features=0.1, min_samples_leaf=5, max_samples=0.5, random_state=seed)
     forest.fit(X, y)
     best = np.isin(np.arange(X.shape[1]), np.argsort(-forest.feature_importances_)[:N_RELEVANT])
-    found["forest"] = judged(best, forest.predict(X_test), perf_counter() - began)
+    found["forest"] = measured(best, forest.predict(X_test), perf_counter() - began)
     return found
 
 
 def calibration(runs):
-    """How often inputs of a given inclusion probability are relevant."""
+    """Return the fraction of relevant inputs by inclusion probability."""
     inclusion = np.array([run["inclusion"][i] for run in runs for i in range(len(run["inclusion"]))])
     relevant = np.array([i < N_RELEVANT for run in runs for i in range(len(run["inclusion"]))])
     bins, rows = (0, 0.1, 0.5, 0.9, 1.0001), []
     for low, high in pairwise(bins):
         inside = (inclusion >= low) & (inclusion < high)
-        share = float(relevant[inside].mean()) if inside.any() else None
-        rows.append({"from": low, "to": min(high, 1), "n_inputs": int(inside.sum()), "share_relevant": share})
-    columns = ["inclusion probability", "inputs", "share relevant"]
-    cells = [[f"{row['from']:g} to {row['to']:g}", row["n_inputs"], row["share_relevant"]] for row in rows]
+        fraction = float(relevant[inside].mean()) if inside.any() else None
+        rows.append({"from": low, "to": min(high, 1), "n_inputs": int(inside.sum()), "fraction_relevant": fraction})
+    columns = ["inclusion probability", "inputs", "fraction relevant"]
+    cells = [[f"{row['from']:g} to {row['to']:g}", row["n_inputs"], row["fraction_relevant"]] for row in rows]
     table("Inputs of all simulations by inclusion probability", columns, cells)
     return rows
 
 
 def widths(network):
-    """Inputs that are used, and units of every layer."""
+    """Return the number of used inputs, and the units of every layer."""
     return [int(network.weights[0].any(axis=1).sum()), *network.layer_sizes[1:]]
 
 
-# Magnitude pruning, with everything else as SpikeSlabCompressor does it
+# Magnitude pruning, in all else as SpikeSlabCompressor
 
 
 def prune_by_magnitude(compressor, X, y=None, rule="layers"):
-    """Return the file of the largest weights, as many as a fitted SpikeSlabCompressor has left, trained as it does.
+    """Return the file of the largest weights, as many as a fitted SpikeSlabCompressor has kept, fine-tuned in its way.
 
-    "network": of all weights; "deviations": in units of the deviation of their layer's; "layers": of each layer as many
-    as spike and slab has left of it.
+    Rules: "network", the largest of all weights; "standardized", the largest in units of the standard deviation of
+    their layer; "layers", in each layer as many as spike and slab has kept.
     """
     network = network_of(compressor.estimator_)
     seed, fraction = compressor.random_state, compressor.validation_fraction
-    calibrating = draw_calibration(X, network, compressor.n_calibration, fraction, seed)
+    calibration = draw_calibration(X, y, network, compressor.n_calibration, fraction, seed)
     if y is None:
-        targets = targets_from_outputs(network, calibrating)
+        targets = targets_from_outputs(network, calibration)
     else:
-        targets, rows = encode_targets(y, network), scaled_rows(X, network)
-        labels = targets if network.classes is not None else None
-        learned, held_out = holdout(labels, len(X), fraction, seed)
-        kind = "numbers" if labels is None else "labels"
-        targets = Targets(kind, rows[learned], targets[learned], rows[held_out], targets[held_out])
-    task = make_task(network, calibrating.varies, targets)
+        targets = targets_from_y(network, replace(calibration, seed=seed), fraction)
+    task = make_task(network, calibration.varies, targets)
     sizes = [np.abs(weight) for weight in task.network.weights]
     if rule == "layers":
-        n_left = [int(mask.sum()) for mask in compressor.kept_weights_]
-        masks = [largest([size], n_kept)[0] for size, n_kept in zip(sizes, n_left)]
+        numbers = [int(mask.sum()) for mask in compressor.kept_weights_]
+        masks = [keep_largest([size], n_kept)[0] for size, n_kept in zip(sizes, numbers)]
     else:
-        units = [weight.std() if rule == "deviations" else 1 for weight in task.network.weights]
-        masks = largest([size / unit for size, unit in zip(sizes, units)], compressor.report_["n_weights"])
-    deviations = [np.full_like(weight, 0.1 / np.sqrt(len(weight))) for weight in task.network.weights]
-    settings = SelectionSettings(
+        units = [weight.std() if rule == "standardized" else 1 for weight in task.network.weights]
+        masks = keep_largest([size / unit for size, unit in zip(sizes, units)], compressor.report_["n_weights"])
+    stds = [np.full_like(weight, 0.1 / np.sqrt(len(weight))) for weight in task.network.weights]
+    settings = TrainingSettings(
         fine_tune_iter=compressor.fine_tune_iter,
         temperature=compressor.temperature,
         batch_size=compressor.batch_size,
@@ -239,9 +235,9 @@ def prune_by_magnitude(compressor, X, y=None, rule="layers"):
         seed=seed,
     )
     likelihood = Likelihood(task.kind, network.layer_sizes[-1])
-    remains = leave(task, task.network, deviations, masks)
-    remains = fine_tune(remains, task, likelihood, compressor.kl_weight_, settings)
-    return write(remains, network, compressor.weight_dtype)
+    pruned = extract(task, task.network, stds, masks)
+    pruned, _ = fine_tune(pruned, task, likelihood, compressor.kl_weight_, settings)
+    return encode(pruned, network, compressor.weight_dtype)
 
 
 # (c) LeNet-300-100
@@ -267,7 +263,7 @@ def bench_lenet(images, n_seeds, memory, densities):
                 pruned["data"], CODEBOOK, seed, X=X, pruned=pruned["compressor"]
             )
             for name, data in files.items():
-                run = {"name": name, "density": density, "seed": seed, "float_error": base, **left(data, n_all)}
+                run = {"name": name, "density": density, "seed": seed, "float_error": base, **describe(data, n_all)}
                 run["error"] = 100 * float(np.mean(load(data).predict(X_test) != y_test))
                 runs.append(run)
                 print(f"seed {seed} {name} {density:g}: {run['bytes']} bytes, error {run['error']:.2f}", flush=True)
@@ -276,7 +272,7 @@ def bench_lenet(images, n_seeds, memory, densities):
 
 
 def prune(network, settings, seed, *, X, y, estimator):
-    """Prune; `network` is what the estimator is about, and looked up."""
+    """Prune an estimator; `network` identifies it in the cache."""
     began = perf_counter()
     compressor = SpikeSlabCompressor(FrozenEstimator(estimator), random_state=seed, **settings).fit(X, y)
     seconds = perf_counter() - began
@@ -284,20 +280,20 @@ def prune(network, settings, seed, *, X, y, estimator):
 
 
 def magnitude(network, rule, *, X, y, pruned):
-    """Prune by magnitude to the density of a network that is pruned, and looked up."""
+    """Prune by magnitude to the density of a pruned network; `network` identifies it in the cache."""
     return prune_by_magnitude(pruned, X, y, rule)
 
 
 def code(network, settings, seed, *, X, pruned):
-    """Put codebooks on top."""
+    """Compress a pruned network with codebooks; `network` identifies it in the cache."""
     return CodebookCompressor(FrozenEstimator(pruned), random_state=seed, **settings).fit(X).to_bytes()
 
 
-def left(data, n_all):
-    """What is left of so many weights in a file."""
+def describe(data, n_all):
+    """Return the number of weights in a file, their fraction of all before pruning, its bytes and its layer sizes."""
     network = load(data).network
     n_weights = sum(int(np.count_nonzero(weight)) for weight in network.weights)
-    return {"n_weights": n_weights, "share": n_weights / n_all, "bytes": len(data), "widths": widths(network)}
+    return {"n_weights": n_weights, "kept": n_weights / n_all, "bytes": len(data), "widths": widths(network)}
 
 
 def print_lenet(runs):
@@ -305,9 +301,9 @@ def print_lenet(runs):
     for name, density in dict.fromkeys((run["name"], run["density"]) for run in runs):
         some = [run for run in runs if (run["name"], run["density"]) == (name, density)]
         columns = [spread([run[key] for run in some]) for key in ("error", "float_error")]
-        share, n_bytes = np.mean([run["share"] for run in some]), np.mean([run["bytes"] for run in some])
+        kept, n_bytes = np.mean([run["kept"] for run in some]), np.mean([run["bytes"] for run in some])
         shapes = ", ".join("-".join(map(str, run["widths"])) for run in some)
-        rows.append([f"{name}, {density:g}", f"{100 * share:.2f}", *columns, round(n_bytes), shapes])
+        rows.append([f"{name}, {density:g}", f"{100 * kept:.2f}", *columns, round(n_bytes), shapes])
     columns = ["LeNet-300-100, labels", "weights %", "error %", "float %", "bytes", "inputs used and widths"]
     table("Test error, mean +- standard deviation over seeds", columns, rows)
     errors = {(run["name"], run["density"], run["seed"]): run["error"] for run in runs}
@@ -320,7 +316,7 @@ def print_lenet(runs):
     table("Error of magnitude pruning minus that of spike and slab, in points", columns, rows)
 
 
-# (d) the student of an unlabelled teacher
+# (d) the student of a teacher without labels
 
 
 def bench_student(images, n_seeds, memory, path, out):
@@ -329,23 +325,23 @@ def bench_student(images, n_seeds, memory, path, out):
     runs = []
     for seed in range(n_seeds):
         student = memory.cache(fit_student)(X, labels, seed)
-        answers = student.predict(X_test)
+        expected = student.predict(X_test)
         pruned = memory.cache(prune, ignore=["X", "y", "estimator"])(
             student.to_bytes(), {**STUDENT, "density": STUDENT_DENSITY}, seed, X=X, y=None, estimator=student
         )
-        largest_left = memory.cache(magnitude, ignore=["X", "y", "pruned"])(
+        by_magnitude = memory.cache(magnitude, ignore=["X", "y", "pruned"])(
             pruned["data"], MAGNITUDE["student"], X=X, y=None, pruned=pruned["compressor"]
         )
-        for name, data in (("spike and slab", pruned["data"]), ("magnitude", largest_left)):
-            given = load(data).predict(X_test)
+        for name, data in (("spike and slab", pruned["data"]), ("magnitude", by_magnitude)):
+            predictions = load(data).predict(X_test)
             run = {
                 "name": name,
                 "seed": seed,
-                **left(data, sum(weight.size for weight in network_of(student).weights)),
-                "agreement": 100 * float(np.mean(given == answers)),
-                "agreement_with_teacher": 100 * float(np.mean(given == labels_test)),
-                "acc": 100 * clustering_accuracy(y_test, given),
-                "float_acc": 100 * clustering_accuracy(y_test, answers),
+                **describe(data, sum(weight.size for weight in network_of(student).weights)),
+                "agreement": 100 * float(np.mean(predictions == expected)),
+                "agreement_with_teacher": 100 * float(np.mean(predictions == labels_test)),
+                "acc": 100 * clustering_accuracy(y_test, predictions),
+                "float_acc": 100 * clustering_accuracy(y_test, expected),
                 "seconds": pruned["seconds"],
             }
             runs.append(run)
@@ -359,19 +355,19 @@ def bench_student(images, n_seeds, memory, path, out):
     for name in ("spike and slab", "magnitude"):
         some = [run for run in runs if run["name"] == name]
         cells = (spread([run[key] for run in some]) for key in ("agreement", "agreement_with_teacher", "acc"))
-        share, n_bytes = np.mean([run["share"] for run in some]), np.mean([run["bytes"] for run in some])
-        rows.append([name, f"{100 * share:.2f}", round(n_bytes), *cells])
-    columns = ["unlabelled student", "weights %", "bytes", "agreement %", "with the teacher %", "ACC %"]
+        kept, n_bytes = np.mean([run["kept"] for run in some]), np.mean([run["bytes"] for run in some])
+        rows.append([name, f"{100 * kept:.2f}", round(n_bytes), *cells])
+    columns = ["student without labels", "weights %", "bytes", "agreement %", "with the teacher %", "ACC %"]
     table("Test images, mean +- standard deviation over seeds", columns, rows)
     return runs
 
 
 def draw_inclusion(inclusion, support, X, path):
-    """Save how much every pixel varies, how probably it is needed, and whether it is used."""
+    """Draw the standard deviation of every pixel, its inclusion probability, and the used pixels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    shown = {"deviation of the pixel": X.std(axis=0), "inclusion probability": inclusion, "used": support}
+    shown = {"standard deviation of the pixel": X.std(axis=0), "inclusion probability": inclusion, "used": support}
     for axes, (title, values) in zip(figure.subplots(1, 3), shown.items()):
         axes.imshow(np.reshape(values, (28, 28)).astype(float), cmap="gray")
         axes.set(title=title, xticks=[], yticks=[])
@@ -380,11 +376,11 @@ def draw_inclusion(inclusion, support, X, path):
     print(f"Written: {path}")
 
 
-# which settings: on training images alone
+# Choice of settings, on training images only
 
 
 def choose_settings(X, y, memory, options):
-    """Choose for both networks, and write down what was tried."""
+    """Choose settings for both networks, and write all candidates with their results."""
     found = {}
     for part in options.parts.split(","):
         if part not in SIMULATIONS:
@@ -393,43 +389,44 @@ def choose_settings(X, y, memory, options):
 
 
 def choose_for(part, images, memory, path):
-    """Prune with every candidate; judge on images that neither network nor pruning has seen."""
-    X, y, X_judged, truth = images
+    """Prune with every candidate; choose by images that neither network nor pruning was trained on."""
+    X, y, X_validation, expected = images
     if part == "lenet":
         density, candidates = LENET_DENSITIES[1], LENET_CANDIDATES
         network = memory.cache(train_lenet)(X, y, 0)
         estimator = as_classifier(network, X, y)
     else:
-        labels, _ = teacher_labels(path, X, X_judged, memory)
+        labels, _ = teacher_labels(path, X, X_validation, memory)
         density, candidates = STUDENT_DENSITY, STUDENT_CANDIDATES
         estimator = memory.cache(fit_student)(X, labels[: len(X)], 0)
-        network, y, truth = estimator.to_bytes(), None, estimator.predict(X_judged)
+        network, y, expected = estimator.to_bytes(), None, estimator.predict(X_validation)
 
-    def judged(settings, data):
-        error = 100 * float(np.mean(load(data).predict(X_judged) != truth))
+    def validated(settings, data):
+        error = 100 * float(np.mean(load(data).predict(X_validation) != expected))
         return {"settings": settings, "error": error, "bytes": len(data)}
 
-    found = {"uncompressed_error": 100 * float(np.mean(estimator.predict(X_judged) != truth))}
+    found = {"uncompressed_error": 100 * float(np.mean(estimator.predict(X_validation) != expected))}
     title = f"{part}, density {density:g}"
     cached = memory.cache(prune, ignore=["X", "y", "estimator"])
     runs = [
         cached(network, {**settings, "density": density}, 0, X=X, y=y, estimator=estimator) for settings in candidates
     ]
-    tried = [judged(settings, run["data"]) for settings, run in zip(candidates, runs)]
+    tried = [validated(settings, run["data"]) for settings, run in zip(candidates, runs)]
     found["spike and slab"] = choose(title, tried)
     best = runs[candidates.index(found["spike and slab"]["chosen"])]
     cached = memory.cache(magnitude, ignore=["X", "y", "pruned"])
     tried = [
-        judged(rule, cached(best["data"], rule, X=X, y=y, pruned=best["compressor"])) for rule in MAGNITUDE_CANDIDATES
+        validated(rule, cached(best["data"], rule, X=X, y=y, pruned=best["compressor"]))
+        for rule in MAGNITUDE_CANDIDATES
     ]
     found["magnitude"] = choose(f"{title}, magnitude pruning", tried)
     if part == "lenet":
         cached = memory.cache(code, ignore=["X", "pruned"])
         tried = [
-            judged(settings, cached(best["data"], settings, 0, X=X, pruned=best["compressor"]))
+            validated(settings, cached(best["data"], settings, 0, X=X, pruned=best["compressor"]))
             for settings in CODEBOOK_CANDIDATES
         ]
-        most_error = judged(None, best["data"])["error"] + CODEBOOK_MAY_COST
+        most_error = validated(None, best["data"])["error"] + CODEBOOK_MAY_COST
         found["codebooks"] = choose(f"{title}, codebooks on top", tried, smallest="bytes", most_error=most_error)
     return found
 

@@ -458,21 +458,22 @@ class SpikeSlabCompressor(Compressor):
             unit_inclusions = [np.fmin(old, found.inclusions[index]) for index, old in enumerate(unit_inclusions)]
         check_connected(masks, self._remedy())
         extracted = extract(task, means, posterior.arrays()[1], masks)
-        pruned, n_tuned = fine_tune(extracted, task, trained, settings, report_tuning)
+        likelihood, kl_weight = trained.likelihood, trained.kl_weight
+        pruned, n_tuned = fine_tune(extracted, task, likelihood, kl_weight, settings, report_tuning)
         if self.max_bytes is not None:
             pruned = trim(pruned, int(self.max_bytes), encode_pruned)
         data = encode_pruned(pruned)
 
         first, *others = posterior.inclusions()
         features, *nodes = unit_inclusions
-        noise, units = trained.likelihood.noise, task.standardization
+        noise, units = likelihood.noise, task.standardization
         attributes = {
             "inclusion_probabilities_": [units.expand(first), *others],
             "feature_inclusion_": units.expand(features),
             "node_inclusion_": nodes,
             "kept_weights_": kept_weights(pruned, network),
             "n_iter_": trained.n_iter + n_tuned,
-            "kl_weight_": trained.kl_weight,
+            "kl_weight_": kl_weight,
             "noise_": None if noise is None else noise * units.unit,
             "_pruned": pruned,
             "_from_y": from_y,

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from distill.compressors.pruning import slice_network, without_dead_ends
 from distill.compressors.spike_slab.posterior import SpikeSlabPerceptron
-from distill.compressors.spike_slab.training import MIN_STEPS, Report, TrainedPosterior, TrainingSettings
+from distill.compressors.spike_slab.training import MIN_STEPS, Report, TrainingSettings
 from distill.network import Network
 from distill.runtime.forward import activated
 from distill.training.loop import History, train
+from distill.training.losses import Likelihood
 from distill.training.perceptron import TORCH_ACTIVATIONS
 from distill.training.samples import DenseRows
 from distill.training.targets import Targets, validation_fidelity
@@ -138,7 +139,8 @@ def extract(task: Task, network: Network, stds: Sequence[np.ndarray], masks: Seq
 def fine_tune(
     pruned: PrunedNetwork,
     task: Task,
-    trained: TrainedPosterior,
+    likelihood: Likelihood,
+    kl_weight: float,
     settings: TrainingSettings,
     report: Report | None = None,
 ) -> tuple[PrunedNetwork, int]:
@@ -148,8 +150,9 @@ def fine_tune(
     ----------
     pruned : PrunedNetwork
     task : Task
-    trained : TrainedPosterior
-        Its likelihood is trained further, in place, and its `kl_weight` stays as it is.
+    likelihood : Likelihood
+        Trained as well, in place.
+    kl_weight : float
     settings : TrainingSettings
     report : callable(posterior, message) -> bool, or None
         Called after every epoch with the posterior of the kept weights; return True to stop the training.
@@ -164,7 +167,7 @@ def fine_tune(
         return pruned, 0
     used = torch.from_numpy(np.searchsorted(task.standardization.features, pruned.units[0]))
     rows, validation = (DenseRows(part.tensors[0][:, used], part.tensors[1]) for part in (task.train, task.validation))
-    likelihood, activate = trained.likelihood, TORCH_ACTIVATIONS[task.network.activation]
+    activate = TORCH_ACTIVATIONS[task.network.activation]
     posterior = SpikeSlabPerceptron(
         pruned.network, (), prior_std=settings.prior_std, stds=pruned.stds, activate=activate
     )
@@ -173,7 +176,7 @@ def fine_tune(
 
     def loss(module: nn.ModuleList, inputs: Tensor, targets: Tensor) -> Tensor:
         fit = likelihood(posterior(inputs, generator, gates), targets, settings.temperature)
-        return fit + posterior.divergence(gates) * (trained.kl_weight / len(rows))
+        return fit + posterior.divergence(gates) * (kl_weight / len(rows))
 
     def validate(module: nn.ModuleList) -> tuple[float, float]:
         return likelihood.validate(posterior.mean_outputs(validation.tensors[0], gates), validation.tensors[1])
