@@ -1,14 +1,14 @@
-"""Seven UCI regression sets in their 20 standard splits: error and log-likelihood of uncertain networks.
+"""Seven UCI regression sets in their 20 standard splits: error and log-likelihood of matrix Gaussian posteriors.
 
     python benchmarks/uci.py --data DIR --sets yacht,energy
 
-One hidden layer of 50 units learns from the training rows of a split with matrix Gaussian weights, and once more with
-factorised Gaussian weights. Nothing is chosen in sight of test rows. Activation and step size are chosen once for a
-set, the same for both, where the mean of both is best on rows held out of the training rows of five splits; likewise
-whether the matrix Gaussian has pseudo-data or rows whose covariance has a part of low rank. The weight of the
-divergence and the noise are chosen for every split, on rows held out of its training rows. All splits of a set learn
-side by side in one process. Beside them stand ridge regression and published figures. Results are written as they come;
-what is there is not computed again.
+A network with one hidden layer of 50 units is trained with a matrix Gaussian posterior, and with a factorized Gaussian
+one. No choice depends on test samples. Activation and learning rate are chosen for each set, the same for both
+posteriors, by the mean of their likelihoods on samples held out of the training samples of five splits; likewise
+pseudo-data or a low-rank part in the covariance of the rows for the matrix Gaussian. The weight of the KL divergence
+and the noise are chosen for each split, on samples held out of its training samples. All splits of a set are trained
+side by side in one process. The tables also show ridge regression and published figures. Results are written after
+every run; finished runs are skipped.
 """
 
 import json
@@ -27,32 +27,32 @@ from torch import Tensor, nn
 from distill.compressors.matrix_gaussian.noise import GaussianNoise, predictive_log_density
 from distill.compressors.matrix_gaussian.training import (
     Posterior,
-    Rows,
     VariationalSettings,
+    fit_noise,
     function_draws,
     learn,
     make_posterior,
-    settle_noise,
 )
 from distill.training.perceptron import TORCH_ACTIVATIONS
+from distill.training.samples import StackedRows
 
 N_HIDDEN, N_SPLITS, N_DRAWS = 50, 20, 100
 WEIGHTS = (1.0, 0.25, 0.06)
 N_CHOOSING = 5
-METHODS = ("matrix", "factorised")
+METHODS = ("matrix", "factorized")
 DEGREES = (3.0, 5.0, 10.0, 30.0, math.inf)
 SCALES = np.geomspace(0.4, 40, 28)
 
 
 class Published(NamedTuple):
-    """What is in the literature for the same splits: test log-likelihood and RMSE."""
+    """Published test log-likelihood and RMSE on the same splits."""
 
     likelihood: float
     error: float
 
 
 class Recipe(NamedTuple):
-    """What is the same for all splits of a set."""
+    """Settings that are the same for all splits of a set."""
 
     activation: str = "tanh"
     learning_rate: float = 0.02
@@ -61,14 +61,14 @@ class Recipe(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """How a set is called, learned and compared.
+    """File, training and published figures of a set.
 
     Parameters
     ----------
     file : str
-    passes, batch_size : int
+    n_epochs, batch_size : int
     n_inner : int
-        How many times training rows are split to choose settings.
+        Number of splits of the training samples for the choice of settings.
     variational : Published
         Matrix Gaussian posteriors, Louizos and Welling (2016); errors from memory.
     dropout : Published
@@ -76,7 +76,7 @@ class DataSet(NamedTuple):
     """
 
     file: str
-    passes: int
+    n_epochs: int
     batch_size: int
     n_inner: int
     variational: Published
@@ -92,13 +92,13 @@ SETS = {
     "kin8nm": DataSet("kin8nm", 40, 256, 1, Published(1.10, 0.08), Published(1.14, 0.08)),
     "power": DataSet("power-plant", 70, 256, 1, Published(-2.82, 4.04), Published(-2.80, 4.01)),
 }
-# Least squares, mean and standard error of RMSE over the splits, computed by others: the loader must give the same
+# Published mean and standard error of the RMSE of least squares over the splits, which the loader must reproduce
 LEAST_SQUARES = {"boston": (4.588, 0.210), "energy": (3.056, 0.054), "yacht": (8.970, 0.273)}
 
 
 def main():
     line = parser(__doc__, "uci")
-    line.add_argument("--sets", default=",".join(SETS), help="which sets, small ones first")
+    line.add_argument("--sets", default=",".join(SETS), help="names of the sets")
     options = line.parse_args()
     torch.set_num_threads(1)
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
@@ -113,9 +113,9 @@ def main():
             kinds = [f"{method}, {kind} noise" for kind in ("normal", "t")]
             if not all(kind in found and found[kind]["recipe"] == recipe._asdict() for kind in kinds):
                 began = perf_counter()
-                found |= uncertain(data, file, method, recipe)
+                found |= evaluate(data, file, method, recipe)
                 for kind in kinds:
-                    print(f"{name} {kind}: {in_words(found[kind])}, {perf_counter() - began:.0f} s", flush=True)
+                    print(f"{name} {kind}: {summary(found[kind])}, {perf_counter() - began:.0f} s", flush=True)
             write_json(options.out, results)
     report({name: found for name, found in results.items() if name in SETS})
 
@@ -124,7 +124,7 @@ def main():
 
 
 class Split(NamedTuple):
-    """Standardised training rows and test rows of every split; leading axes are the splits."""
+    """Standardized training and test samples of every split; leading axes are the splits."""
 
     X: Tensor
     y: Tensor
@@ -135,7 +135,7 @@ class Split(NamedTuple):
 
 
 def arrays(file):
-    """Return X, y and one mask of test rows for each split."""
+    """Return X, y and a mask of test samples for each split."""
     data = np.load(file)
     return data["X"], data["y"], data["test_mask"][:N_SPLITS]
 
@@ -143,23 +143,23 @@ def arrays(file):
 def outer_splits(file):
     """Return the standard splits."""
     X, y, masks = arrays(file)
-    return stacked([standardised(X, y, np.flatnonzero(~mask), np.flatnonzero(mask)) for mask in masks])
+    return stacked([standardized(X, y, np.flatnonzero(~mask), np.flatnonzero(mask)) for mask in masks])
 
 
 def inner_splits(file, n_inner, n_splits=N_SPLITS):
-    """Return splits of the training rows alone, four fifths and one fifth; leading axes (n_inner, n_splits)."""
+    """Return splits of the training samples, four fifths and one fifth; leading axes (n_inner, n_splits)."""
     X, y, masks = arrays(file)
     masks, parts = masks[:n_splits], []
     for seed in range(n_inner):
         for split, mask in enumerate(masks):
             rows = np.random.default_rng([seed, split]).permutation(np.flatnonzero(~mask))
-            n_held_out = len(rows) // 5
-            parts.append(standardised(X, y, rows[n_held_out:], rows[:n_held_out]))
+            n_validation = len(rows) // 5
+            parts.append(standardized(X, y, rows[n_validation:], rows[:n_validation]))
     return Split(*(part.unflatten(0, (n_inner, len(masks))) for part in stacked(parts)))
 
 
-def standardised(X, y, train, test):
-    """Bring rows into units of the training rows."""
+def standardized(X, y, train, test):
+    """Return samples in units of the training samples."""
     mean, unit = X[train].mean(axis=0), X[train].std(axis=0)
     X = (X - mean) / np.where(unit > 0, unit, 1)
     mean, unit = y[train].mean(), y[train].std()
@@ -172,47 +172,49 @@ def stacked(parts):
 
 
 def check_loader(name, file):
-    """Refuse data whose least squares differ from what others found."""
+    """Raise ValueError if the errors of least squares differ from the published ones."""
     X, y, masks = arrays(file)
     errors = []
     for mask in masks:
-        found = LinearRegression().fit(X[~mask], y[~mask]).predict(X[mask])
-        errors.append(np.sqrt(np.mean(np.square(found - y[mask]))))
+        predictions = LinearRegression().fit(X[~mask], y[~mask]).predict(X[mask])
+        errors.append(np.sqrt(np.mean(np.square(predictions - y[mask]))))
     mean, error = np.mean(errors), np.std(errors) / np.sqrt(len(errors))
-    print(f"{name}: least squares, RMSE {mean:.3f} +- {error:.3f}, {len(X)} rows, {X.shape[1]} inputs")
+    print(f"{name}: least squares, RMSE {mean:.3f} +- {error:.3f}, {len(X)} samples, {X.shape[1]} inputs")
     if name in LEAST_SQUARES and not np.allclose((mean, error), LEAST_SQUARES[name], atol=0.0055):
-        raise ValueError(f"least squares should give {LEAST_SQUARES[name]}: these are other rows or other splits")
+        raise ValueError(f"least squares should give {LEAST_SQUARES[name]}: these are other samples or other splits")
 
 
-# uncertain networks
+# Bayesian networks
 
 
 def choose_recipes(data, file, known):
-    """Return the recipe of each method, under which rows held out of training rows are most likely.
+    """Return the recipe of each method with the largest validation likelihood.
 
     Parameters
     ----------
+    data : DataSet
+    file : Path
     known : dict
-        Held-out log-likelihoods of every method and recipe that has been tried; what is tried is added.
+        Validation log-likelihoods by method and recipe; new ones are added.
     """
     inner = inner_splits(file, data.n_inner, N_CHOOSING)
 
-    def held_out(method, recipe):
+    def likelihood(method, recipe):
         key = f"{method}, " + ", ".join(map(str, recipe))
         if key not in known:
-            tried = [choose_noise(fit(data, inner, method, weight, recipe), inner)[0] for weight in WEIGHTS[1:]]
-            known[key] = float(torch.stack(tried).amax(0).mean())
-            print(f"  {key}: held-out {known[key]:.3f}", flush=True)
+            likelihoods = [choose_noise(fit(data, inner, method, weight, recipe), inner)[0] for weight in WEIGHTS[1:]]
+            known[key] = float(torch.stack(likelihoods).amax(0).mean())
+            print(f"  {key}: validation {known[key]:.3f}", flush=True)
         return known[key]
 
     nets = [Recipe(*choice) for choice in product(("tanh", "relu"), (0.02, 0.04))]
-    net = max(nets, key=lambda recipe: sum(held_out(method, recipe) for method in METHODS))
+    net = max(nets, key=lambda recipe: sum(likelihood(method, recipe) for method in METHODS))
     matrices = [net, net._replace(n_pseudo=5), net._replace(n_factors=4)]
-    return {"matrix": max(matrices, key=lambda recipe: held_out("matrix", recipe)), "factorised": net}
+    return {"matrix": max(matrices, key=lambda recipe: likelihood("matrix", recipe)), "factorized": net}
 
 
-def uncertain(data, file, method, recipe):
-    """Choose the other settings inside the training rows of every split, learn from all, and look at the test rows."""
+def evaluate(data, file, method, recipe):
+    """Choose the other settings inside the training samples of every split, train on all, and return test scores."""
     inner = inner_splits(file, data.n_inner)
     likelihoods, noises = [], []
     for weight in WEIGHTS:
@@ -220,7 +222,7 @@ def uncertain(data, file, method, recipe):
         likelihood, noise = choose_noise(posterior, inner)
         likelihoods.append(likelihood)
         noises.append(noise)
-        print(f"  {method} {weight:g}: held-out {float(likelihood.mean()):.3f}", flush=True)
+        print(f"  {method} {weight:g}: validation {float(likelihood.mean()):.3f}", flush=True)
     best = torch.stack(likelihoods).argmax(0)
     outer, chosen = outer_splits(file), torch.tensor(WEIGHTS)[best]
     posterior = fit(data, outer, method, chosen, recipe)
@@ -230,39 +232,41 @@ def uncertain(data, file, method, recipe):
         posterior.noise.shape, posterior.noise.rate = (
             values.gather(0, best[None])[0][:, None] for values in (shapes, rates)
         )
-        found = {key: values.tolist() for key, values in judge(posterior, outer).items()}
-        found |= {"kl_weights": chosen.tolist(), "n_variances": n_variances(inner.X.shape[-1], method, recipe)}
-        found |= {"recipe": recipe._asdict()}
-        scores[f"{method}, {kind} noise"] = found
+        scores[f"{method}, {kind} noise"] = {
+            **{key: values.tolist() for key, values in test_scores(posterior, outer).items()},
+            "kl_weights": chosen.tolist(),
+            "n_variances": n_variances(inner.X.shape[-1], method, recipe),
+            "recipe": recipe._asdict(),
+        }
     return scores
 
 
 def fit(data, split, method, weight, recipe):
-    """Learn one posterior for every split."""
+    """Train one posterior for every split."""
     settings = VariationalSettings(
         kl_weight=weight,
         n_pseudo=recipe.n_pseudo,
         n_factors=recipe.n_factors,
         expectation="draws",
-        max_iter=data.passes,
+        max_iter=data.n_epochs,
         batch_size=data.batch_size,
         learning_rate=recipe.learning_rate,
     )
-    batch, n_rows = split.X.shape[:-2], split.X.shape[-2]
+    batch, n_samples = split.X.shape[:-2], split.X.shape[-2]
     means = initial_means(batch, (split.X.shape[-1], N_HIDDEN, 1))
     if method == "matrix":
-        posterior = make_posterior(means, recipe.activation, settings, n_rows, True)
+        posterior = make_posterior(means, recipe.activation, settings, n_samples, regression=True)
     else:
-        noise = GaussianNoise(n_rows, (*batch, 1))
-        posterior = FactorisedPosterior(means, recipe.activation, settings.deviation, noise)
-    rows = Rows(split.X, split.y)
+        noise = GaussianNoise(n_samples, (*batch, 1))
+        posterior = FactorizedPosterior(means, recipe.activation, settings.initial_std, noise)
+    rows = StackedRows(split.X, split.y)
     learn(posterior, rows, settings)
-    settle_noise(posterior, rows)
+    fit_noise(posterior, rows)
     return posterior
 
 
 def initial_means(batch, sizes, seed=0):
-    """Draw the means that training starts from, in units in which layers divide their inputs."""
+    """Draw initial means, in units in which layers divide their inputs."""
     generator, means = torch.Generator().manual_seed(seed), []
     for n_inputs, n_outputs in pairwise(sizes):
         mean = torch.randn((*batch, n_inputs + 1, n_outputs), generator=generator)
@@ -272,32 +276,32 @@ def initial_means(batch, sizes, seed=0):
 
 
 def choose_noise(posterior, inner):
-    """Return held-out log-likelihood, shape (n_splits,), and shape and rate of the noise's Gamma, one for each kind.
+    """Return validation log-likelihoods, shape (n_splits,), and shape and rate of the noise's Gamma for each kind.
 
-    "normal": of one variance; "t": a precision that differs from row to row, which is Student's t. Both are where
-    held-out rows are most likely, and are asked about with inner splits taken together.
+    The kinds are "normal" and "t": Student's t, a precision for each sample. Both maximize the likelihood of the
+    validation samples of all inner splits together.
     """
     difference = inner.y_test - function_draws(posterior, inner.X_test, N_DRAWS // 2, seed=0)
     difference = difference[..., 0]
     base = float((posterior.noise.rate / posterior.noise.shape).median())
-    tried, found = [], []
+    candidates, likelihoods = [], []
     for degrees in DEGREES:
         for scale in SCALES:
             shape = min(degrees, 1e4) / 2
-            tried.append((shape, shape * base * scale))
-            density = predictive_log_density(difference, *map(torch.tensor, tried[-1]))
-            found.append((torch.logsumexp(density, 0) - math.log(len(density))).mean((0, 2)))
-    found, tried = torch.stack(found), torch.tensor(tried)
+            candidates.append((shape, shape * base * scale))
+            density = predictive_log_density(difference, *map(torch.tensor, candidates[-1]))
+            likelihoods.append((torch.logsumexp(density, 0) - math.log(len(density))).mean((0, 2)))
+    likelihoods, candidates = torch.stack(likelihoods), torch.tensor(candidates)
     noises = {}
-    for kind, first in (("normal", len(found) - len(SCALES)), ("t", 0)):
-        chosen = tried[first + found[first:].argmax(0)]
+    for kind, first in (("normal", len(likelihoods) - len(SCALES)), ("t", 0)):
+        chosen = candidates[first + likelihoods[first:].argmax(0)]
         noises[kind] = chosen[:, 0], chosen[:, 1]
     # In the units of y, which differ a little between inner splits
-    return found.amax(0) - inner.unit.log().mean(0), noises
+    return likelihoods.amax(0) - inner.unit.log().mean(0), noises
 
 
-def judge(posterior, split):
-    """Return log-likelihood, RMSE and the share of targets inside 90 % intervals, for every split."""
+def test_scores(posterior, split):
+    """Return log-likelihood, RMSE and the fraction of targets inside 90 % intervals, for every split."""
     draws = function_draws(posterior, split.X_test, N_DRAWS, seed=1)
     difference = (split.y_test - draws)[..., 0]
     density = predictive_log_density(difference, posterior.noise.shape, posterior.noise.rate)
@@ -305,32 +309,32 @@ def judge(posterior, split):
     error = (split.y_test - draws.mean(0)).square().mean((-2, -1)).sqrt() * split.unit
     scale = (posterior.noise.rate / posterior.noise.shape).sqrt().numpy()
     degrees = 2 * posterior.noise.shape.numpy()
-    place = stats.t.cdf(difference.numpy() / scale, degrees).mean(axis=0)
-    covered = torch.tensor(((place > 0.05) & (place < 0.95)).mean(axis=-1))
+    quantile = stats.t.cdf(difference.numpy() / scale, degrees).mean(axis=0)
+    covered = torch.tensor(((quantile > 0.05) & (quantile < 0.95)).mean(axis=-1))
     return {"likelihood": likelihood, "error": error, "coverage": covered}
 
 
 # the ablation: a variance for every weight
 
 
-class Factorised(NamedTuple):
+class Factorized(NamedTuple):
     """Independent normal weights of one layer, shapes (..., n_inputs + 1, n_outputs)."""
 
     mean: Tensor
     variance: Tensor
 
 
-class FactorisedLayers(nn.Module):
+class FactorizedLayers(nn.Module):
     """A mean and a variance for every weight."""
 
-    def __init__(self, means, activation, deviation):
+    def __init__(self, means, activation, std):
         super().__init__()
         self.activate = TORCH_ACTIVATIONS[activation]
         self.means = nn.ParameterList(means)
-        self.log_variances = nn.ParameterList(torch.full_like(mean, 2 * math.log(deviation)) for mean in means)
+        self.log_variances = nn.ParameterList(torch.full_like(mean, 2 * math.log(std)) for mean in means)
 
     def posteriors(self):
-        layers = [Factorised(mean, log.exp()) for mean, log in zip(self.means, self.log_variances)]
+        layers = [Factorized(mean, log.exp()) for mean, log in zip(self.means, self.log_variances)]
         return layers, layers
 
     def outputs(self, posteriors, X, mode, generator=None):
@@ -342,22 +346,22 @@ class FactorisedLayers(nn.Module):
         return X
 
 
-class FactorisedPosterior(Posterior):
-    """Learned by the same code; only the layers' distribution and its divergence differ."""
+class FactorizedPosterior(Posterior):
+    """Trained by the same code; only the distribution of the layers and its KL divergence differ."""
 
-    def __init__(self, means, activation, deviation, noise):
-        super().__init__(FactorisedLayers(means, activation, deviation), activation, noise)
+    def __init__(self, means, activation, std, noise):
+        super().__init__(FactorizedLayers(means, activation, std), activation, noise)
 
-    def moments(self, rows, used=None):
-        draws = function_draws(self, rows, 30, seed=0)
+    def moments(self, inputs, posteriors=None):
+        draws = function_draws(self, inputs, 30, seed=0)
         return draws.mean(0), draws.var(0)
 
-    def divergence(self, counted, prior):
-        return sum(0.5 * (q.variance + q.mean.square() - 1 - q.variance.log()).sum((-2, -1)) for q in counted)
+    def divergence(self, posteriors, prior):
+        return sum(0.5 * (q.variance + q.mean.square() - 1 - q.variance.log()).sum((-2, -1)) for q in posteriors)
 
 
 def n_variances(n_inputs, method, recipe):
-    """Return how many numbers describe the posterior besides its means."""
+    """Return the number of parameters of the posterior besides its means."""
     sizes = ((n_inputs + 1, N_HIDDEN), (N_HIDDEN + 1, 1))
     if method != "matrix":
         return sum(rows * columns for rows, columns in sizes)
@@ -367,30 +371,30 @@ def n_variances(n_inputs, method, recipe):
     )
 
 
-# beside them
+# baseline
 
 
 def ridge(file):
-    """Ridge regression, its penalty by leave-one-out, with normal noise."""
+    """Scores of ridge regression, its penalty chosen by leave-one-out, with normal noise."""
     X, y, masks = arrays(file)
     scores = {"likelihood": [], "error": [], "coverage": []}
     for mask in masks:
         train, test = np.flatnonzero(~mask), np.flatnonzero(mask)
-        X_train, y_train, X_test, y_test, _, unit = standardised(X, y, train, test)
+        X_train, y_train, X_test, y_test, _, unit = standardized(X, y, train, test)
         model = RidgeCV(np.logspace(-4, 3, 15)).fit(X_train, y_train[:, 0])
         difference = y_test[:, 0] - model.predict(X_test)
         residuals = y_train[:, 0] - model.predict(X_train)
-        deviation = np.sqrt(np.sum(residuals**2) / (len(train) - X.shape[1] - 1))
-        scores["likelihood"].append(stats.norm.logpdf(difference, scale=deviation).mean() - np.log(unit))
+        std = np.sqrt(np.sum(residuals**2) / (len(train) - X.shape[1] - 1))
+        scores["likelihood"].append(stats.norm.logpdf(difference, scale=std).mean() - np.log(unit))
         scores["error"].append(np.sqrt(np.mean(difference**2)) * unit)
-        scores["coverage"].append(np.mean(np.abs(difference) < stats.norm.ppf(0.95) * deviation))
+        scores["coverage"].append(np.mean(np.abs(difference) < stats.norm.ppf(0.95) * std))
     return scores
 
 
 # tables
 
 
-def in_words(scores):
+def summary(scores):
     return (
         f"LL {with_error(scores['likelihood'])}, RMSE {with_error(scores['error'])}, "
         f"coverage {100 * np.mean(scores['coverage']):.1f} %"
@@ -406,7 +410,7 @@ def standard_error(values):
 
 
 def report(results):
-    """Print what was found next to what is published, and count."""
+    """Print the results beside published ones, and on how many sets they are better."""
     methods = list(dict.fromkeys(method for found in results.values() for method in found if method != "held-out"))
     for key, title, number in (("likelihood", "Test log-likelihood", 0), ("error", "Test RMSE", 1)):
         rows = [
@@ -443,7 +447,7 @@ def report(results):
 
 
 def ablation(results):
-    """Print the matrix Gaussian's log-likelihood beside the factorised one's, paired by splits."""
+    """Print the log-likelihood of the matrix Gaussian minus that of the factorized one, paired by splits."""
     for kind in ("normal", "t"):
         rows, ranks = [], []
         for name, found in results.items():
@@ -452,10 +456,10 @@ def ablation(results):
                 continue
             difference = np.subtract(*(part["likelihood"] for part in both))
             ranks.append(1 + int(difference.mean() < 0))
-            numbers = [part["n_variances"] for part in both]
-            rows.append([name, with_error(difference), int(np.sum(difference > 0)), ranks[-1], *numbers])
-        columns = ["", "difference", f"splits of {N_SPLITS} won", "rank", "numbers", "numbers, factorised"]
-        title = f"Log-likelihood, {kind} noise: matrix minus factorised"
+            sizes = [part["n_variances"] for part in both]
+            rows.append([name, with_error(difference), int(np.sum(difference > 0)), ranks[-1], *sizes])
+        columns = ["", "difference", f"splits of {N_SPLITS} won", "rank", "variances", "variances, factorized"]
+        title = f"Log-likelihood, {kind} noise: matrix minus factorized"
         table(f"{title}; mean rank {np.mean(ranks):.2f} against {3 - np.mean(ranks):.2f}", columns, rows)
 
 
