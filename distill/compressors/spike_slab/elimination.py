@@ -30,8 +30,8 @@ from distill.training.units import Task
 # Largest number of samples of the log-likelihood. A round evaluates the network once per unit, in time proportional to
 # the samples; fewer samples give noisier probabilities. The simulations in docs/results/spike_slab.md have 9000
 _MAX_SAMPLES = 10_000
-# One unit (at least) is removed per round for so many present ones. Of correlated units each looks dispensable while
-# the others are present, so that only a few are removed at a time; a larger number takes more rounds
+# At most one of 16 present units is removed per round, and at least one. Of correlated units each looks dispensable
+# while the others are present, so that only a few are removed at a time; a larger number takes more rounds. By hand
 _PRESENT_PER_REMOVED = 16
 # Keeps the tempered number of samples finite for a kl_weight of zero
 _MIN_KL_WEIGHT = 1e-12

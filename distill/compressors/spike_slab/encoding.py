@@ -13,8 +13,8 @@ from distill.compressors.spike_slab.pruned import PrunedNetwork, extract, poster
 from distill.network import Network
 from distill.training.units import Task
 
-# Resolution of a number of weights: a search ends at one part in so many, which is also a step of trimming. Finer steps
-# use the budget better by less than half a percent, and encode the file more often
+# A search for the number of weights ends at 1 / _RESOLUTION of it, and trimming removes this fraction per step. Finer
+# steps use the budget better by less than half a percent, and encode the file more often
 _RESOLUTION = 200
 # Estimate of the size of a file, from which the density is chosen that training aims at; the file itself is measured.
 # Bits per weight and bias: entropy coding saves about half of the highest byte of a float (distill/codecs/sparse.py).
