@@ -1,24 +1,20 @@
-"""RandomCodeCompressor: files within the budget to the byte, wrapped estimators, errors, layouts."""
+"""RandomCodeCompressor: budgets exact to the byte, wrapped estimators, checkpoints, errors."""
 
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from fresh_process import run_python
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.datasets import load_diabetes, load_digits, make_blobs
 from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from distill import Distiller, load
+from distill import CodebookCompressor, Distiller, RandomCodeCompressor, load
 from distill.codecs import container
 from distill.compressors.base import network_of
-from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.random_code import learner as random_code_learner
-from distill.compressors.random_code.estimator import RandomCodeCompressor
 from distill.compressors.random_code.layout_search import (
     LayoutSettings,
     allocate_numbers,
@@ -35,19 +31,8 @@ TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)
 QUICK = {"n_steps": 300, "n_steps_between_blocks": 1, "n_refinements": 1, "bits_per_block": 10, "random_state": 0}
 
 
-@pytest.fixture(scope="module")
-def student():
-    teacher = KMeans(10, n_init=1, random_state=0)
-    return Distiller(teacher, hidden_layer_sizes=(24,), max_iter=40, random_state=0).fit(DIGITS[TRAIN])
-
-
 def compress(fitted, X=DIGITS[TRAIN], y=None, **parameters):
     return RandomCodeCompressor(FrozenEstimator(fitted), **{**QUICK, **parameters}).fit(X, y)
-
-
-@pytest.fixture(scope="module")
-def small(student):
-    return compress(student, max_bytes=400, n_steps=1500, input_shape=(8, 8), n_frequencies=24)
 
 
 # the file
@@ -55,84 +40,82 @@ def small(student):
 
 @pytest.mark.parametrize("max_bytes", [100, 101, 150, 217, 333])
 @pytest.mark.parametrize("bits_per_block", [4, 11, 13])
-def test_file_uses_the_budget_to_the_byte(student, max_bytes, bits_per_block, tmp_path):
+def test_max_bytes_is_kept_to_the_byte_and_used(shallow_student, max_bytes, bits_per_block, tmp_path):
     changes = {"n_steps": 1, "n_steps_between_blocks": 0, "n_refinements": 0}
-    compressor = compress(student, max_bytes=max_bytes, bits_per_block=bits_per_block, **changes)
+    compressor = compress(shallow_student, max_bytes=max_bytes, bits_per_block=bits_per_block, **changes)
     compressor.save(tmp_path / "a.student")
-    assert compressor.nbytes_ == os.path.getsize(tmp_path / "a.student") == len(compressor.to_bytes()) <= max_bytes
+    assert compressor.nbytes_ == (tmp_path / "a.student").stat().st_size == len(compressor.to_bytes()) <= max_bytes
     assert compressor.nbytes_ > max_bytes - 4
     assert sum(compressor.report_["bytes"].values()) == compressor.nbytes_
 
 
 @pytest.mark.parametrize("bits_per_block", [4, 7, 12, 24])
 @pytest.mark.parametrize("changes", [{}, {"input_shape": (8, 8)}, {"hidden_layer_sizes": (9, 5)}, {"hash_factors": 3}])
-def test_layouts_use_their_budget(student, bits_per_block, changes):
+def test_layout_uses_max_bytes_and_does_not_exceed_it(shallow_student, bits_per_block, changes):
     hidden_layer_sizes = changes.get("hidden_layer_sizes")
     demands = {name: value for name, value in changes.items() if name != "hidden_layer_sizes"}
-    blank = blank_network(network_of(student), hidden_layer_sizes, 0)
+    blank = blank_network(network_of(shallow_student), hidden_layer_sizes, 0)
     for max_bytes in range(90, 1500, 67):
         layout = search_layout(blank, LayoutSettings(max_bytes=max_bytes, bits_per_block=bits_per_block, **demands))
         size = file_size(blank, layout)
         assert size <= max_bytes and (size > max_bytes - 5 or layout.n_blocks == layout.n_numbers)
 
 
-def test_bits_per_weight_sets_the_size(student):
-    compressor = compress(student, bits_per_weight=0.9, bits_per_block=9, n_steps=5, n_refinements=0)
-    n_weights = student.network_.n_parameters
+def test_bits_per_weight_sets_the_size(shallow_student):
+    compressor = compress(shallow_student, bits_per_weight=0.9, bits_per_block=9, n_steps=5, n_refinements=0)
+    n_weights = shallow_student.network_.n_parameters
     assert compressor.report_["n_blocks"] == int(0.9 * n_weights / 9)
     assert compressor.report_["bytes"]["codes"] == -(-compressor.report_["n_blocks"] * 9 // 8)
 
 
-def test_small_file_agrees_with_the_student(small, student):
-    assert small.nbytes_ <= 400 < student.nbytes_ / 15
-    assert np.mean(small.predict(DIGITS[TEST]) == student.predict(DIGITS[TEST])) > 0.8
-    assert small.report_["agreement"] > 0.8
+def test_file_is_much_smaller_and_agrees(random_code, shallow_student):
+    assert random_code.nbytes_ <= 400 < shallow_student.nbytes_ / 15
+    assert np.mean(random_code.predict(DIGITS[TEST]) == shallow_student.predict(DIGITS[TEST])) > 0.8
+    assert random_code.report_["agreement"] > 0.8
 
 
-def test_the_file_predicts_the_same_in_a_fresh_process(small, tmp_path):
-    small.save(tmp_path / "small.student")
+def test_file_predicts_the_same_bits_in_a_fresh_process(random_code, tmp_path):
+    random_code.save(tmp_path / "random_code.student")
     np.save(tmp_path / "rows.npy", DIGITS[TEST])
-    script = (
+    code = (
         "import sys; sys.modules.update(torch=None, sklearn=None)\n"
         "import numpy as np; from distill.runtime import load\n"
-        "outputs = load(sys.argv[1]).predict_proba(np.load(sys.argv[2]))\n"
-        "sys.stdout.buffer.write(outputs.tobytes())"
+        "print(load(sys.argv[1]).predict_proba(np.load(sys.argv[2])).tobytes().hex())"
     )
+    expected = random_code.predict_proba(DIGITS[TEST]).tobytes().hex()
     for threads in ("1", "2"):
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-        arguments = [sys.executable, "-c", script, str(tmp_path / "small.student"), str(tmp_path / "rows.npy")]
-        outputs = subprocess.run(arguments, capture_output=True, check=True, env=environment).stdout
-        assert outputs == small.predict_proba(DIGITS[TEST]).tobytes()
+        environment = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        assert run_python(code, tmp_path / "random_code.student", tmp_path / "rows.npy", **environment) == expected
 
 
-def test_network_is_decoded_from_the_bytes(small):
-    network = container.decode(small.to_bytes()).network
-    assert all(np.array_equal(*pair) for pair in zip(network.weights, small.network_.weights))
-    assert small.score(DIGITS[TEST], small.predict(DIGITS[TEST])) == 1.0
-    assert np.array_equal(load(small.to_bytes()).predict(DIGITS), small.predict(DIGITS))
-    assert np.array_equal(pickle.loads(pickle.dumps(small)).predict(DIGITS), small.predict(DIGITS))
+def test_fitted_network_is_decoded_from_the_bytes(random_code):
+    network = container.decode(random_code.to_bytes()).network
+    assert all(np.array_equal(*pair) for pair in zip(network.weights, random_code.network_.weights))
+    assert random_code.score(DIGITS[TEST], random_code.predict(DIGITS[TEST])) == 1.0
+    assert np.array_equal(load(random_code.to_bytes()).predict(DIGITS), random_code.predict(DIGITS))
+    assert np.array_equal(pickle.loads(pickle.dumps(random_code)).predict(DIGITS), random_code.predict(DIGITS))
 
 
-def test_bytes_depend_on_the_seed_and_not_on_threads(student):
+def test_same_seed_gives_same_bytes_with_any_number_of_threads(shallow_student):
     changes = {"max_bytes": 150, "n_steps": 40, "input_shape": (8, 8)}
-    expected = compress(student, **changes).to_bytes()
+    expected = compress(shallow_student, **changes).to_bytes()
     before = torch.get_num_threads()
     torch.manual_seed(123)
     try:
         torch.set_num_threads(2)
-        assert compress(student, **changes).to_bytes() == expected
+        assert compress(shallow_student, **changes).to_bytes() == expected
     finally:
         torch.set_num_threads(before)
-    assert compress(student, random_state=1, **changes).to_bytes() != expected
+    assert compress(shallow_student, random_state=1, **changes).to_bytes() != expected
 
 
-# wrapped estimators
+# the wrapped estimator
 
 
-def test_hidden_layer_sizes(student):
-    compressor = compress(student, max_bytes=300, hidden_layer_sizes=(12, 6), input_shape=(8, 8))
+def test_hidden_layer_sizes(shallow_student):
+    compressor = compress(shallow_student, max_bytes=300, hidden_layer_sizes=(12, 6), input_shape=(8, 8))
     assert compressor.network_.layer_sizes == (64, 12, 6, 10)
-    assert np.array_equal(compressor.classes_, student.classes_)
+    assert np.array_equal(compressor.classes_, shallow_student.classes_)
 
 
 def test_teacher_without_predict():
@@ -157,19 +140,19 @@ def test_regression(activation):
     assert 1 - np.mean((found - expected) ** 2) / expected.var() > 0.7
 
 
-def test_an_mlp_classifier_and_another_compressor(student):
+def test_mlp_classifier_and_nested_compressor(shallow_student):
     network = MLPClassifier((20,), max_iter=30, random_state=0)
     with pytest.warns(UserWarning):
         network.fit(DIGITS[TRAIN], CLASSES[TRAIN])
     compressor = compress(network, y=CLASSES[TRAIN], max_bytes=400, input_shape=(8, 8), n_steps=800)
     assert compressor.score(DIGITS[TEST], CLASSES[TEST]) > 0.7
-    nested = CodebookCompressor(FrozenEstimator(student), bits=3, max_iter=2, random_state=0)
+    nested = CodebookCompressor(FrozenEstimator(shallow_student), bits=3, max_iter=2, random_state=0)
     assert RandomCodeCompressor(nested, **{**QUICK, "max_bytes": 300}).fit(DIGITS[TRAIN]).nbytes_ <= 300
 
 
-def test_mean_var_and_every_selection(student):
+def test_mean_var_and_every_selection(shallow_student):
     for changes in ({"parameterization": "mean-var"}, {"selection": "sample"}, {"selection": "nearest"}):
-        compressor = compress(student, max_bytes=300, input_shape=(8, 8), **changes)
+        compressor = compress(shallow_student, max_bytes=300, input_shape=(8, 8), **changes)
         assert compressor.report_["agreement"] > 0.3
 
 
@@ -202,29 +185,29 @@ def test_mean_var_and_every_selection(student):
         ({"checkpoint": "x", "random_state": None}, "int as random_state"),
     ],
 )
-def test_invalid_parameters(student, changes, message, tmp_path, monkeypatch):
+def test_invalid_parameters_raise(shallow_student, changes, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    compressor = RandomCodeCompressor(FrozenEstimator(student), **{**QUICK, "max_bytes": 400, **changes})
+    compressor = RandomCodeCompressor(FrozenEstimator(shallow_student), **{**QUICK, "max_bytes": 400, **changes})
     with pytest.raises(ValueError, match=message):
         compressor.fit(DIGITS[TRAIN])
     assert not hasattr(compressor, "nbytes_") and not list(tmp_path.iterdir())
 
 
-def test_the_smallest_possible_file_is_possible(student):
+def test_smallest_file_named_in_the_error_can_be_written(shallow_student):
     with pytest.raises(ValueError) as caught:
-        compress(student, max_bytes=5)
+        compress(shallow_student, max_bytes=5)
     least = int(str(caught.value).split(" bytes")[0].split()[-1])
-    assert compress(student, max_bytes=least, n_steps=2).nbytes_ == least
+    assert compress(shallow_student, max_bytes=least, n_steps=2).nbytes_ == least
 
 
-def test_error_names_scales_per_feature_that_fill_the_file():
+def test_scales_per_feature_that_exceed_max_bytes_raise():
     X = make_blobs(100, n_features=30, random_state=0)[0] * np.logspace(-3, 3, 30)
     student = Distiller(KMeans(3, n_init=1, random_state=0), hidden_layer_sizes=(8,), max_iter=5, random_state=0).fit(X)
     with pytest.raises(ValueError, match="input_scaling='common'"):
         compress(student, X, max_bytes=200)
 
 
-def test_weights_that_are_not_finite_are_refused():
+def test_non_finite_weights_raise():
     network = MLPClassifier((8,), max_iter=5, random_state=0)
     with pytest.warns(UserWarning):
         network.fit(DIGITS[TRAIN], CLASSES[TRAIN])
@@ -233,9 +216,9 @@ def test_weights_that_are_not_finite_are_refused():
         compress(network, y=CLASSES[TRAIN], max_bytes=300)
 
 
-def test_an_interrupted_fit_resumes_and_gives_the_same_bytes(student, tmp_path, monkeypatch):
+def test_resumed_fit_gives_the_same_bytes(shallow_student, tmp_path, monkeypatch):
     changes = {"max_bytes": 150, "n_steps": 60, "input_shape": (8, 8)}
-    expected = compress(student, **changes).to_bytes()
+    expected = compress(shallow_student, **changes).to_bytes()
     monkeypatch.setattr(random_code_learner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     code_block, calls = random_code_learner.Learner.code_block, []
 
@@ -247,12 +230,12 @@ def test_an_interrupted_fit_resumes_and_gives_the_same_bytes(student, tmp_path, 
 
     monkeypatch.setattr(random_code_learner.Learner, "code_block", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        compress(student, checkpoint=tmp_path, **changes)
+        compress(shallow_student, checkpoint=tmp_path, **changes)
     with pytest.raises(ValueError, match="other rows, another wrapped network or other parameters"):
-        compress(student, DIGITS[TRAIN][:-1], checkpoint=tmp_path, **changes)
+        compress(shallow_student, DIGITS[TRAIN][:-1], checkpoint=tmp_path, **changes)
     monkeypatch.setattr(random_code_learner.Learner, "code_block", code_block)
     monkeypatch.setattr(random_code_learner.Learner, "train", lambda self: self.done["steps"] == 60 or pytest.fail())
-    assert compress(student, checkpoint=tmp_path, **changes).to_bytes() == expected
+    assert compress(shallow_student, checkpoint=tmp_path, **changes).to_bytes() == expected
     assert not list(tmp_path.iterdir())
 
 
@@ -270,8 +253,8 @@ def test_allocated_numbers_use_the_bits():
     assert allocate_numbers(((784, 50), (50, 10)), True, 8000, "auto", "auto")[0] > 40
 
 
-def test_initial_means_are_the_wrapped_network_where_the_budget_allows(student):
-    network = network_of(student)
+def test_initial_means_are_the_wrapped_network_if_the_budget_allows(shallow_student):
+    network = network_of(shallow_student)
     layout = search_layout(network, LayoutSettings(max_bytes=5000, hash_factors=1))
     shared = SharedNetwork(layout, network.activation)
     means, log_scales = initial_means(shared, network)
@@ -281,8 +264,12 @@ def test_initial_means_are_the_wrapped_network_where_the_budget_allows(student):
         torch.testing.assert_close(bias, torch.from_numpy(expected_bias))
 
 
-def test_for_budget_is_the_candidate_of_auto_compressor(student):
-    compressor = RandomCodeCompressor.for_budget(student, 700, effort=0.5, hidden_layer_sizes=(9,), random_state=3)
-    expected = RandomCodeCompressor(student, max_bytes=700, n_steps=1000, hidden_layer_sizes=(9,), random_state=3)
+def test_for_budget_is_the_candidate_of_auto_compressor(shallow_student):
+    compressor = RandomCodeCompressor.for_budget(
+        shallow_student, 700, effort=0.5, hidden_layer_sizes=(9,), random_state=3
+    )
+    expected = RandomCodeCompressor(
+        shallow_student, max_bytes=700, n_steps=1000, hidden_layer_sizes=(9,), random_state=3
+    )
     assert compressor.get_params(deep=False) == expected.get_params(deep=False)
-    assert RandomCodeCompressor.for_budget(student, 700, effort=1e-9).n_steps == 1
+    assert RandomCodeCompressor.for_budget(shallow_student, 700, effort=1e-9).n_steps == 1
