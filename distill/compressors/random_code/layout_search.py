@@ -1,6 +1,6 @@
 """Choose the layout of a random code: the most blocks whose file fits into a budget, and the sharing of its numbers.
 
-A layout says how many random numbers make the weights of each layer and how they are cut into blocks; see
+A layout is the number of random numbers for the weights of each layer, and their order in blocks; see
 `distill.codecs.random_code.Layout`. All functions are pure functions of a network's shape and of `LayoutSettings`.
 """
 
@@ -159,7 +159,7 @@ def make_layout(network: Network, settings: LayoutSettings, n_blocks: int) -> La
 
 
 def file_size(network: Network, layout: Layout) -> int:
-    """Return the size in bytes of the file of a network with this layout, whatever its codes and scales."""
+    """Return the size in bytes of the file of a network with this layout; codes and scales do not change it."""
     codes, scales = np.zeros(layout.n_blocks, np.int64), np.ones((len(layout.shapes), 2), np.float16)
     return len(container.pack(network, [codec.encode(layout, codes, scales)]))
 

@@ -52,7 +52,7 @@ _NUMBERS_PER_GROUP = 200
 _CURVATURE_ROWS = 4096
 # Steps in which scales are tuned after each refinement
 _SCALE_STEPS = 100
-# Smallest initial scale of a layer, and that of a layer of zeros, which has no scale of its own
+# Smallest initial scale of a layer, and the scale of a layer of zeros: a scale of zero could not be trained
 _LEAST_SCALE, _SCALE_OF_ZEROS = 1e-3, 0.1
 
 

@@ -64,8 +64,8 @@ def log_weights(
 
     Examples
     --------
-    >>> log_weights(np.array([[0.0], [2.0]]), np.array([2.0]), np.array([0.0]), against_prior=False)
-    array([-2., -0.])
+    >>> log_weights(np.array([[0.0], [3.0]]), np.array([2.0]), np.array([0.0]), against_prior=False)
+    array([-2. , -0.5])
     """
     candidates = candidates.astype(np.float64)
     precision = np.exp(-log_variance.astype(np.float64))
