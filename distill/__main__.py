@@ -83,11 +83,13 @@ def describe(student: Student) -> str:
 
 
 def _shortened(values: Sequence[str]) -> str:
+    """Join values with commas, only the first ten of many."""
     text = ", ".join(values[:10])
     return text if len(values) <= 10 else f"{text}, ... ({len(values)})"
 
 
 def _predict(student: Student, data: str, output: str | None, method: str | None) -> None:
+    """Predict for the rows of a file and print or write the result, atomically."""
     if output is not None and not output.endswith((".npy", ".csv")):
         raise ValueError(f"the output must end with .npy or .csv, got {output!r}")
     predictions = getattr(student, method or _usual_method(student))(_read(data, student))
@@ -110,11 +112,13 @@ def _predict(student: Student, data: str, output: str | None, method: str | None
 
 
 def _usual_method(student: Student) -> str:
+    """Return the method that the student was trained for, labels before probabilities."""
     target = student.network.target
     return "predict" if target == "predict_proba" else target
 
 
 def _read(path: str, student: Student) -> np.ndarray:
+    """Return the rows of a .npy or .csv file, in the order of the student's features; ValueError if it has none."""
     if path.endswith(".npy"):
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if not path.endswith(".csv"):
@@ -140,6 +144,7 @@ def _read(path: str, student: Student) -> np.ndarray:
 
 
 def _is_numeric(cell: str) -> bool:
+    """Return whether a cell is a number."""
     try:
         float(cell)
     except ValueError:
@@ -148,6 +153,7 @@ def _is_numeric(cell: str) -> bool:
 
 
 def _write_csv(file: TextIO, predictions: np.ndarray) -> None:
+    """Write predictions as CSV, one row per sample."""
     rows = predictions.reshape(len(predictions), -1).tolist()
     if predictions.dtype == np.float32:
         # The shortest digits that identify a float32

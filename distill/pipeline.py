@@ -131,26 +131,31 @@ def _flat_steps(estimator: Any, name: str = "estimator") -> Iterator[tuple[str, 
 
 
 def _standard(scaler: StandardScaler) -> list[Step]:
+    """Return the steps of the standardization."""
     subtraction = [Step("subtract", scaler.mean_)] if scaler.with_mean else []
     return subtraction + ([Step("divide", scaler.scale_)] if scaler.with_std else [])
 
 
 def _min_max(scaler: MinMaxScaler) -> list[Step]:
+    """Return the steps of the scaling to a range."""
     clip = [Step("clip", np.array(scaler.feature_range, np.float64))] if scaler.clip else []
     return [Step("multiply", scaler.scale_), Step("add", scaler.min_), *clip]
 
 
 def _max_abs(scaler: MaxAbsScaler) -> list[Step]:
+    """Return the steps of the division by the largest magnitude."""
     clip = [Step("clip", np.array([-1.0, 1.0]))] if getattr(scaler, "clip", False) else []
     return [Step("divide", scaler.scale_), *clip]
 
 
 def _robust(scaler: RobustScaler) -> list[Step]:
+    """Return the steps of the centering and scaling by quantiles."""
     subtraction = [Step("subtract", scaler.center_)] if scaler.with_centering else []
     return subtraction + ([Step("divide", scaler.scale_)] if scaler.with_scaling else [])
 
 
 def _pca(pca: PCA) -> list[Step]:
+    """Return the steps of the projection onto principal components."""
     components = pca.components_.astype(np.float64)
     if pca.whiten:
         std = np.sqrt(pca.explained_variance_.astype(np.float64))

@@ -256,8 +256,8 @@ def test_damaged_steps_are_refused():
     for damaged, message in [
         (b"\x00\x01\x08" + bytes(8), "0 features"),
         (b"\x03\x00", "0 steps"),
-        (b"\x03\x01\x06", "does not know"),
-        (b"\x03\x01\x20", "does not know"),
+        (b"\x03\x01\x06", "cannot read"),
+        (b"\x03\x01\x20", "cannot read"),
         (b"\x03\x01\x0d\x02", "impossible flags"),
         (b"\x03\x01\x0c" + bytes(16), "impossible flags"),
         (b"\x02\x01\x19" + bytes(4), "divides by zero"),

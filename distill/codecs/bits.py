@@ -111,5 +111,6 @@ def unpack(data: bytes, width: int, count: int) -> np.ndarray:
 
 
 def _check_width(width: int) -> None:
+    """Raise ValueError if a width is out of range."""
     if not 0 <= width <= 32:
         raise ValueError(f"width must be in [0, 32] bits, got {width}")

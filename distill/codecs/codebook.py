@@ -114,6 +114,7 @@ def encode(layer: CodebookLayer, entropy_coding: str = "auto") -> Section:
     n_groups, n_codewords = len(layer.levels), layer.codebooks.shape[1]
     flags = 0 if layer.scales is None else _SCALES
     written = bytearray([n_codewords - 1]) + varint(n_groups)
+    # Neurons sorted by group need the sizes of the groups alone
     if np.all(np.diff(layer.groups) >= 0):
         sizes = np.bincount(layer.groups, minlength=n_groups)[:-1]
         written += b"".join(varint(int(size)) for size in sizes)
@@ -181,6 +182,7 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> CodebookLayer
 
 
 def _encode_half(values: np.ndarray) -> bytes:
+    """Return a half array: the exponent and the 16-bit floats; ValueError if they are not exact."""
     halves, exponent = _to_half(values)
     if not np.array_equal(_from_half(halves, exponent), values):
         raise ValueError("codewords, scales and biases must be rounded before they are written; call round_to_half")
@@ -188,6 +190,7 @@ def _encode_half(values: np.ndarray) -> bytes:
 
 
 def _decode_half(reader: Reader, count: int, part: str) -> np.ndarray:
+    """Read a half array; StudentFileError if a value is not finite."""
     exponent = int.from_bytes(reader.take(1, part), "little", signed=True)
     halves = reader.array("<f2", count, part)
     if not np.isfinite(halves).all():
@@ -207,4 +210,5 @@ def _to_half(values: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _from_half(halves: np.ndarray, exponent: int) -> np.ndarray:
+    """Return the float32 values of 16-bit floats and their exponent."""
     return np.ldexp(halves.astype(np.float32), exponent)

@@ -82,11 +82,12 @@ def decode_codes(reader: Reader, n_used: int, n_outputs: int, n_codewords: int) 
     elif way == _IN_CONTEXTS:
         symbols = _decode_in_contexts(reader, n_used, n_outputs, n_codewords)
     else:
-        raise StudentFileError(f"{reader.where} has codes written in way {way}, which this version does not know")
+        raise StudentFileError(f"{reader.where} has codes written in way {way}, which this version cannot read")
     return symbols.astype(np.uint8).reshape(n_used, n_outputs)
 
 
 def _encode_in_contexts(codes: np.ndarray, n_codewords: int, rows: np.ndarray, columns: np.ndarray) -> bytes:
+    """Write codes with the frequencies of each pair of classes; see the notes of `encode_codes`."""
     n_classes = int(rows.max()) + 1, int(columns.max()) + 1
     contexts = (rows[:, None] * n_classes[1] + columns).ravel()
     counts = _count(codes, contexts.reshape(codes.shape), n_classes[0] * n_classes[1], n_codewords)
@@ -97,6 +98,7 @@ def _encode_in_contexts(codes: np.ndarray, n_codewords: int, rows: np.ndarray, c
 
 
 def _decode_in_contexts(reader: Reader, n_used: int, n_outputs: int, n_codewords: int) -> np.ndarray:
+    """Read codes written with the frequencies of each pair of classes."""
     n_classes = reader.byte("codes"), reader.byte("codes")
     if 0 in n_classes or n_classes[0] * n_classes[1] > 256:
         raise StudentFileError(f"{reader.where} has codes in {n_classes} classes")

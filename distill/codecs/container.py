@@ -245,6 +245,7 @@ def decode(data: bytes) -> Contents:
     while reader.remaining:
         kind = reader.byte("header")
         section = Reader(reader.take(reader.varint("header"), ""), f"section {kind} of the file")
+        # Names need the number of features of the preprocessing, and labels come before weights: the order is fixed
         if kind < _FIRST_CODEC and kind <= last_kind:
             raise StudentFileError(f"{section.where} comes after section {last_kind}")
         if kind in CODECS:
@@ -327,6 +328,7 @@ def save(data: bytes, path: str | os.PathLike) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+    # The rename itself is durable only after its directory has been synchronized
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -395,6 +397,7 @@ _DESCRIPTIONS: dict[int, Callable[[_Partial, Reader], None]] = {
 
 
 def _encode_header(network: Network) -> bytes:
+    """Return magic, version, kind and layer sizes."""
     sizes = network.layer_sizes
     kind = ACTIVATIONS.index(network.activation) | TARGETS.index(network.target) << 3
     kind |= OUTPUTS.index(network.output) << 5 | network.squeeze << 7
@@ -402,6 +405,7 @@ def _encode_header(network: Network) -> bytes:
 
 
 def _decode_header(reader: Reader, n_bytes: int) -> _Partial:
+    """Read magic, version, kind and layer sizes."""
     reader.take(len(MAGIC) + 1, "header")
     kind, sizes = reader.byte("header"), _decode_sizes(reader, n_bytes)
     description: dict[str, Any] = {"squeeze": bool(kind >> 7)}
@@ -426,10 +430,12 @@ def _checked_file(body: Sequence[bytes]) -> bytes:
 
 
 def _framed(kind: int, payload: bytes) -> bytes:
+    """Return a section: kind, length and payload."""
     return bytes([kind]) + varint(len(payload)) + payload
 
 
 def _encode_input(network: Network) -> bytes:
+    """Return the payload of the input section."""
     flags, written = 0, b""
     for value, flag in ((network.offset, _OFFSET), (network.scale, _SCALE)):
         if value is not None:
@@ -439,6 +445,7 @@ def _encode_input(network: Network) -> bytes:
 
 
 def _decode_input(reader: Reader, n_features: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return offset and scale of the input section."""
     flags = reader.byte("input")
     if not 0 < flags < 16 or flags & 3 == 3 or flags & 12 == 12:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")
@@ -452,10 +459,13 @@ def _decode_input(reader: Reader, n_features: int) -> tuple[np.ndarray | None, n
 
 
 def _n_classes(output: str, n_outputs: int) -> int:
+    """Return the number of labels of a network."""
+    # A single output, unless a softmax, separates two classes
     return 2 if n_outputs == 1 and output != "softmax" else n_outputs
 
 
 def _checked(data: memoryview) -> memoryview:
+    """Return the bytes before the checksum; StudentFileError if magic, version or checksum is wrong."""
     if len(data) < len(MAGIC) + 1 or data[: len(MAGIC)] != MAGIC:
         raise StudentFileError(f"this is no student file: it does not begin with {MAGIC!r}")
     if (version := data[len(MAGIC)]) != VERSION:
@@ -469,6 +479,7 @@ def _checked(data: memoryview) -> memoryview:
 
 
 def _decode_sizes(reader: Reader, n_bytes: int) -> list[int]:
+    """Return the layer sizes; StudentFileError if they are too large for a file of `n_bytes`."""
     n_layers = reader.varint("header", _MAX_LAYERS)
     sizes = [reader.varint("header") for _ in range(n_layers + 1)]
     if not n_layers or 0 in sizes:
@@ -482,6 +493,7 @@ def _decode_sizes(reader: Reader, n_bytes: int) -> list[int]:
 
 
 def _check(network: Network) -> None:
+    """Raise StudentFileError if a network contradicts itself or is not finite."""
     n_outputs = network.layer_sizes[-1]
     for index, layer in enumerate(zip(network.weights, network.biases)):
         if not all(np.isfinite(array).all() for array in layer):

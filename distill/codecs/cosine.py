@@ -114,15 +114,17 @@ def synthesis_work(shape: tuple[int, ...], n_frequencies: int, n_outputs: int) -
 
 
 def _cosine(angle: np.ndarray) -> np.ndarray:
+    """Return cosines of angles in [0, pi / 4]."""
     return _alternating(angle * angle, 0)
 
 
 def _sine(angle: np.ndarray) -> np.ndarray:
+    """Return sines of angles in [0, pi / 4]."""
     return _alternating(angle * angle, 1) * angle
 
 
 def _alternating(square: np.ndarray, first: int) -> np.ndarray:
-    # Horner's rule for the series of cosine (first = 0) or of sine / angle (first = 1)
+    """Return the series of cosine (first = 0) or of sine / angle (first = 1) by Horner's rule."""
     total = np.zeros_like(square)
     for n in reversed(range(_N_TERMS)):
         total = total * square + (-1) ** n / factorial(2 * n + first)

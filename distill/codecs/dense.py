@@ -54,6 +54,7 @@ def decode_float16(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]
 
 
 def _layer(reader: Reader, n_inputs: int, n_outputs: int, dtype: str) -> Layer:
+    """Read the weights and biases of one layer."""
     weight = reader.array(dtype, n_inputs * n_outputs, "weights").astype(np.float32, copy=False)
     bias = reader.array(dtype, n_outputs, "biases").astype(np.float32, copy=False)
     return Layer(weight.reshape(n_inputs, n_outputs), bias)

@@ -233,6 +233,7 @@ class _Tables:
 
 
 def _checked(values: np.ndarray, upper: int) -> np.ndarray:
+    """Return symbols as int64; ValueError if they are not integers in [0, upper)."""
     values = np.asarray(values)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iub"):
         raise ValueError(f"symbols must be a vector of integers, got shape {values.shape} of {values.dtype}")
@@ -244,6 +245,7 @@ def _checked(values: np.ndarray, upper: int) -> np.ndarray:
 
 
 def _checked_frequencies(frequencies: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return frequencies as a table of contexts x symbols, and the base-two logarithm of their sum."""
     table = np.atleast_2d(np.asarray(frequencies, np.int64))
     totals = table.sum(axis=1)
     precision = int(totals[0]).bit_length() - 1
@@ -259,6 +261,7 @@ def _ideal_bits(counts: np.ndarray, frequencies: np.ndarray) -> float:
 
 
 def _encode_frequencies(frequencies: np.ndarray) -> bytes:
+    """Write all frequencies but the last."""
     # The last one follows from the sum; after a zero comes the number of further zeros in a row
     written, values = bytearray(), frequencies[:-1].tolist()
     while values:
@@ -271,6 +274,7 @@ def _encode_frequencies(frequencies: np.ndarray) -> bytes:
 
 
 def _decode_frequencies(reader: Reader, n_symbols: int, total: int, part: str) -> np.ndarray:
+    """Read frequencies that sum to `total`."""
     frequencies = []
     while len(frequencies) < n_symbols - 1:
         frequencies.append(reader.varint(part, total))

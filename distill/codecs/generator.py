@@ -132,6 +132,12 @@ def permutation(seed: int, stream: int, count: int) -> np.ndarray:
 def integers(seed: int, stream: int, upper: int, count: int) -> np.ndarray:
     """Return uniform integers in [0, upper), a function of seed and stream; ndarray of shape (count,), int64.
 
+    Parameters
+    ----------
+    seed, stream : int in [0, 2**64)
+    upper : int in [1, 2**32]
+    count : int
+
     Raises
     ------
     ValueError

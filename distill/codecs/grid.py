@@ -255,6 +255,7 @@ def _encode_levels(levels: np.ndarray) -> bytes:
 
 
 def _decode_levels(reader: Reader, count: int) -> np.ndarray:
+    """Read `count` levels."""
     lowest = int(reader.array("<i2", 1, "variances")[0])
     span = reader.varint("variances", _MAX_SPAN - 1)
     return lowest + entropy.decode(reader, count, span + 1, "variances").astype(np.int64)
@@ -267,6 +268,7 @@ def _encode_classes(codes: np.ndarray, levels: np.ndarray, n_classes: int) -> by
 
 
 def _decode_classes(reader: Reader, levels: np.ndarray) -> np.ndarray:
+    """Read the codes of weights with these levels of steps."""
     n_classes = reader.byte("header")
     if not 1 <= n_classes <= max(_CLASS_COUNTS):
         raise StudentFileError(f"{reader.where} has {n_classes} classes of codes")
@@ -295,6 +297,7 @@ def _encode_codes(codes: np.ndarray) -> bytes:
     largest = int(magnitude.max(initial=0))
     first = max(0, largest.bit_length() - 8)
     signs = bits.pack((codes[codes != 0] < 0).astype(np.uint8), 1)
+    # Low bits are nearly uniform: packing more of them costs little, and shortens the alphabet of the high parts
     options = []
     for n_low in range(first, min(first + 8, largest.bit_length()) + 1):
         high, low = magnitude >> n_low, magnitude & (1 << n_low) - 1
@@ -305,6 +308,7 @@ def _encode_codes(codes: np.ndarray) -> bytes:
 
 
 def _decode_codes(reader: Reader, count: int, part: str) -> np.ndarray:
+    """Read `count` integers."""
     top, n_low = reader.byte(part), reader.byte(part)
     if n_low > MAX_LOW_BITS:
         raise StudentFileError(f"{reader.where} has codes with {n_low} low bits, {MAX_LOW_BITS} are possible")

@@ -133,6 +133,7 @@ def decode_names(reader: Reader, count: int) -> tuple[str, ...]:
 
 
 def _read_strings(reader: Reader, count: int, part: str) -> np.ndarray:
+    """Read `count` strings; as objects if an array of str would not hold them or would waste memory."""
     available = reader.remaining
     values = [_read_string(reader, part) for _ in range(count)]
     # An array of str is as wide as its longest string, and drops zero characters at the end of strings
@@ -141,14 +142,17 @@ def _read_strings(reader: Reader, count: int, part: str) -> np.ndarray:
 
 
 def _zigzag(value: int) -> int:
+    """Map integers to unsigned ones, small magnitudes to small values."""
     return 2 * value if value >= 0 else -2 * value - 1
 
 
 def _unzigzag(value: int) -> int:
+    """Invert `_zigzag`."""
     return value >> 1 if value % 2 == 0 else -(value >> 1) - 1
 
 
 def _string(value: str) -> bytes:
+    """Return a string as its length and UTF-8."""
     try:
         encoded = value.encode()
     except UnicodeEncodeError as error:
@@ -157,6 +161,7 @@ def _string(value: str) -> bytes:
 
 
 def _read_string(reader: Reader, part: str) -> str:
+    """Read a string."""
     try:
         return str(reader.take(reader.varint(part), part), "utf-8")
     except UnicodeDecodeError as error:
@@ -164,6 +169,7 @@ def _read_string(reader: Reader, part: str) -> str:
 
 
 def _inflate(deflated: bytes, length: int, where: str) -> bytes:
+    """Return `length` inflated bytes; StudentFileError if there are more or fewer."""
     unpacker = zlib.decompressobj(wbits=-15)
     try:
         plain = unpacker.decompress(deflated, length + 1)

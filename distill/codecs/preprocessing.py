@@ -89,7 +89,7 @@ def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[Step, ...]]:
     for _ in range(n_steps):
         flags = reader.byte("preprocessing")
         if flags & _OPERATION >= len(OPERATIONS) or flags > 31:
-            raise StudentFileError(f"{reader.where} has a step {flags}, which this version does not know")
+            raise StudentFileError(f"{reader.where} has a step {flags}, which this version cannot read")
         operation = OPERATIONS[flags & _OPERATION]
         if operation == "product":
             if flags & ~_OPERATION:
@@ -116,6 +116,7 @@ def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[Step, ...]]:
 
 
 def _check(reader: Reader, operation: str, values: np.ndarray) -> None:
+    """Raise StudentFileError if a step has invalid values."""
     if not np.isfinite(values).all():
         raise StudentFileError(f"{reader.where} has values that are NaN or infinite")
     if operation == "divide" and not np.all(values):

@@ -118,7 +118,17 @@ class Layout:
         return order.reshape(self.block_size, self.n_blocks).T
 
     def candidates(self, block: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return candidates of a block; ndarray of shape (stop - start, block_size), float32."""
+        """Return candidates of a block.
+
+        Parameters
+        ----------
+        block, start, stop : int
+            Index of the block, and a range of codes; by default all.
+
+        Returns
+        -------
+        ndarray of shape (stop - start, block_size), float32
+        """
         stop = 1 << self.bits_per_block if stop is None else stop
         return generator.normals(self.seed, block, np.arange(start, stop), self.block_size)
 
@@ -262,4 +272,5 @@ def read(reader: Reader, shapes: list[tuple[int, int]]) -> tuple[Layout, np.ndar
 
 
 def _are_scales(scales: np.ndarray) -> bool:
+    """Return whether scales are finite and not negative; -0 would be a second code of 0."""
     return bool(np.isfinite(scales).all() and not np.signbit(scales).any())

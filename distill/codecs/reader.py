@@ -80,7 +80,20 @@ class Reader:
         return value
 
     def array(self, dtype: str, count: int, part: str) -> np.ndarray:
-        """Return `count` values of a little-endian dtype such as ``"<f4"``, as a writable copy in native byte order."""
+        """Return values as a writable copy in native byte order.
+
+        Parameters
+        ----------
+        dtype : str
+            Little-endian, such as ``"<f4"``.
+        count : int
+        part : str
+            The name under which the bytes are counted.
+
+        Returns
+        -------
+        ndarray of shape (count,)
+        """
         kind = np.dtype(dtype)
         return np.frombuffer(self.take(count * kind.itemsize, part), kind).astype(kind.newbyteorder("="))
 

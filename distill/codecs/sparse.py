@@ -87,11 +87,13 @@ def decode(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
 
 
 def _encode_values(values: np.ndarray) -> bytes:
+    """Write the highest bytes of floats entropy-coded, then the other bytes."""
     planes = values.view(np.uint8).reshape(len(values), values.dtype.itemsize)
     return entropy.encode(planes[:, -1], 256) + planes[:, :-1].tobytes()
 
 
 def _decode_values(reader: Reader, count: int, kind: str) -> np.ndarray:
+    """Read `count` floats whose highest bytes are entropy-coded."""
     size = np.dtype(kind).itemsize
     planes = np.empty((count, size), np.uint8)
     planes[:, -1] = entropy.decode(reader, count, 256, "weights")

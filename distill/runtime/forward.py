@@ -202,6 +202,7 @@ class Forward:
         return np.ascontiguousarray(tiles.swapaxes(1, 2)).reshape(-1, tiles.shape[1])[:n_rows]
 
     def _cut_once(self) -> tuple[int, list[tuple[list[_Piece], np.ndarray]]]:
+        # Only when first needed, because lanes_agree takes some multiplications
         if self._layers is None:
             self._layers = _cut(self.prepared)
         return self._layers

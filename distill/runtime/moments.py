@@ -235,5 +235,6 @@ def _scaled(network: Network, X: np.ndarray) -> np.ndarray:
 
 
 def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return rows @ matrix, bit-identical for a row in any batch."""
     # One row at a time: the order of additions of one large product would depend on the number of rows
     return np.matmul(rows[:, None, :], matrix)[:, 0, :]
