@@ -187,25 +187,25 @@ def check_loader(name, file):
 # Bayesian networks
 
 
-def choose_recipes(data, file, known):
+def choose_recipes(data, file, finished):
     """Return the recipe of each method with the largest validation likelihood.
 
     Parameters
     ----------
     data : DataSet
     file : Path
-    known : dict
+    finished : dict
         Validation log-likelihoods by method and recipe; new ones are added.
     """
     inner = inner_splits(file, data.n_inner, N_CHOOSING)
 
     def likelihood(method, recipe):
         key = f"{method}, " + ", ".join(map(str, recipe))
-        if key not in known:
+        if key not in finished:
             likelihoods = [choose_noise(fit(data, inner, method, weight, recipe), inner)[0] for weight in WEIGHTS[1:]]
-            known[key] = float(torch.stack(likelihoods).amax(0).mean())
-            print(f"  {key}: validation {known[key]:.3f}", flush=True)
-        return known[key]
+            finished[key] = float(torch.stack(likelihoods).amax(0).mean())
+            print(f"  {key}: validation {finished[key]:.3f}", flush=True)
+        return finished[key]
 
     nets = [Recipe(*choice) for choice in product(("tanh", "relu"), (0.02, 0.04))]
     net = max(nets, key=lambda recipe: sum(likelihood(method, recipe) for method in METHODS))
@@ -425,20 +425,20 @@ def report(results):
         table(f"{title}, mean +- standard error over splits", ["", *methods, "published", "dropout"], rows)
     rows = []
     for method in methods:
-        known = {name: found[method] for name, found in results.items() if method in found}
+        finished = {name: found[method] for name, found in results.items() if method in found}
         likely = {
-            name: (np.mean(part["likelihood"]), standard_error(part["likelihood"])) for name, part in known.items()
+            name: (np.mean(part["likelihood"]), standard_error(part["likelihood"])) for name, part in finished.items()
         }
-        errors = {name: (np.mean(part["error"]), standard_error(part["error"])) for name, part in known.items()}
+        errors = {name: (np.mean(part["error"]), standard_error(part["error"])) for name, part in finished.items()}
         rows.append(
             [
                 method,
-                len(known),
+                len(finished),
                 sum(mean + error >= SETS[name].variational.likelihood for name, (mean, error) in likely.items()),
                 sum(mean > SETS[name].dropout.likelihood for name, (mean, _) in likely.items()),
                 sum(mean - error <= SETS[name].variational.error for name, (mean, error) in errors.items()),
                 sum(mean < SETS[name].dropout.error for name, (mean, _) in errors.items()),
-                f"{100 * np.mean([np.mean(part['coverage']) for part in known.values()]):.1f}",
+                f"{100 * np.mean([np.mean(part['coverage']) for part in finished.values()]):.1f}",
             ]
         )
     columns = ["", "sets", "LL >= published - s.e.", "LL > dropout", "RMSE <= published + s.e.", "RMSE < dropout"]

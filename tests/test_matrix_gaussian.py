@@ -1,4 +1,4 @@
-"""Matrix Gaussian posteriors against their vectorised form, torch.distributions and brute-force conditioning."""
+"""Matrix Gaussian posteriors against their vectorized form, torch.distributions and brute-force conditioning."""
 
 import math
 
@@ -49,14 +49,14 @@ def random_posterior(kind="diagonal", seed=0, p=P, q=Q, batch=()):
 
 
 def dense(rows):
-    """Return U in full."""
+    """Return U as a dense matrix."""
     if rows.basis is None:
         return rows.variance.diag_embed()
     core = torch.eye(rows.basis.shape[-1]).to(rows.basis) if rows.core is None else rows.core
     return rows.variance.diag_embed() + rows.basis @ core @ rows.basis.mT
 
 
-def vectorised(q):
+def vectorized(q):
     """Return the distribution of vec(W), columns stacked: N(vec(M), V kron U)."""
     return MultivariateNormal(q.mean.T.reshape(-1), torch.kron(q.columns.diag(), dense(q.rows)))
 
@@ -66,7 +66,7 @@ def normal_inputs(*shape, seed=1):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_row_covariance_answers_as_the_full_matrix_does(kind):
+def test_row_covariance_equals_the_dense_matrix(kind):
     rows = random_posterior(kind).rows
     full, X = dense(rows), normal_inputs(4, P)
     torch.testing.assert_close(rows.diagonal(), full.diagonal())
@@ -78,13 +78,13 @@ def test_row_covariance_answers_as_the_full_matrix_does(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_entropy_and_divergence_are_those_of_the_vectorised_gaussian(kind):
+def test_entropy_and_divergence_are_those_of_the_vectorized_gaussian(kind):
     q, prior = random_posterior(kind), random_posterior(seed=7)
-    expected = vectorised(q).entropy()
+    expected = vectorized(q).entropy()
     torch.testing.assert_close(q.entropy(), expected, rtol=1e-12, atol=1e-10)
     for p in (prior, MatrixGaussian(torch.zeros(P, Q).double(), RowCovariance(torch.ones(P).double()), torch.ones(Q))):
         p = p._replace(columns=p.columns.double())
-        expected = reference_divergence(vectorised(q), vectorised(p))
+        expected = reference_divergence(vectorized(q), vectorized(p))
         torch.testing.assert_close(kl_divergence(q, p), expected, rtol=1e-12, atol=1e-10)
     torch.testing.assert_close(kl_divergence(q), expected, rtol=1e-12, atol=1e-10)
 
@@ -96,20 +96,20 @@ def test_divergence_is_positive_and_zero_only_at_the_prior():
         torch.testing.assert_close(kl_divergence(q, q), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_divergence_does_not_see_how_scale_is_shared_by_rows_and_columns():
+def test_divergence_is_invariant_to_a_factor_moved_from_rows_to_columns():
     q = random_posterior()
     shifted = q._replace(rows=RowCovariance(7 * q.rows.variance), columns=q.columns / 7)
     torch.testing.assert_close(kl_divergence(shifted), kl_divergence(q))
 
 
-def test_divergence_refuses_a_prior_it_has_no_formula_for():
+def test_divergence_from_a_prior_with_full_covariance_raises():
     with pytest.raises(ValueError, match="diagonal"):
         kl_divergence(random_posterior(), random_posterior("factor"))
 
 
 @pytest.mark.parametrize("per", ["row", "layer"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_hierarchical_divergence_is_the_sum_of_its_two_parts_and_least(kind, per):
+def test_hierarchical_divergence_is_the_minimum_of_the_sum_of_its_two_parts(kind, per):
     q, shape, rate = random_posterior(kind), 1.5, 0.7
     prior = Gamma(torch.tensor(shape).double(), torch.tensor(rate, dtype=torch.float64))
 
@@ -120,7 +120,7 @@ def test_hierarchical_divergence_is_the_sum_of_its_two_parts_and_least(kind, per
         squares = squares if per == "row" else squares.sum(0, keepdim=True)
         count = P * Q / len(squares)
         log_prior = 0.5 * (count * (mean_logarithm - math.log(2 * math.pi)) - mean * squares)
-        return -vectorised(q).entropy() - log_prior.sum() + reference_divergence(precision, prior).sum()
+        return -vectorized(q).entropy() - log_prior.sum() + reference_divergence(precision, prior).sum()
 
     best_shape, best_rate = precision_posterior(q, shape, rate, per)
     assert best_rate.shape == ((P,) if per == "row" else (1,))
@@ -132,7 +132,7 @@ def test_hierarchical_divergence_is_the_sum_of_its_two_parts_and_least(kind, per
         assert two_parts(best_shape, best_rate * factor) > found
 
 
-def test_hierarchical_divergence_refuses_an_unknown_grouping():
+def test_hierarchical_divergence_of_an_unknown_grouping_raises():
     with pytest.raises(ValueError, match="per must be 'row' or 'layer', got 'column'"):
         hierarchical_divergence(random_posterior(), per="column")
 
@@ -140,8 +140,8 @@ def test_hierarchical_divergence_refuses_an_unknown_grouping():
 @pytest.mark.parametrize("kind", KINDS)
 def test_pseudo_data_are_brute_force_conditioning(kind):
     q, inputs, outputs = random_posterior(kind), normal_inputs(2, P), normal_inputs(2, Q, seed=2)
-    # vec(A W) = (I kron A) vec(W): condition the p q numbers of vec(W) on these 2 q
-    prior, observe = vectorised(q), torch.kron(torch.eye(Q), inputs)
+    # vec(A W) = (I kron A) vec(W): condition the p q entries of vec(W) on these 2 q
+    prior, observe = vectorized(q), torch.kron(torch.eye(Q), inputs)
     covariance = prior.covariance_matrix
     gain = covariance @ observe.T @ torch.linalg.inv(observe @ covariance @ observe.T)
     mean = prior.mean + gain @ (outputs.T.reshape(-1) - observe @ prior.mean)
@@ -149,7 +149,7 @@ def test_pseudo_data_are_brute_force_conditioning(kind):
     found = condition(q, inputs, outputs)
     torch.testing.assert_close(found.mean.T.reshape(-1), mean, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(torch.kron(found.columns.diag(), dense(found.rows)), left, rtol=1e-10, atol=1e-10)
-    # At a pseudo-input the answer is known
+    # At a pseudo-input the output has no variance
     torch.testing.assert_close(inputs @ found.mean, outputs, rtol=1e-10, atol=1e-10)
     assert found.rows.quadratic(inputs).max() < 1e-10
 
@@ -159,8 +159,8 @@ def test_pseudo_data_are_brute_force_conditioning(kind):
     found = condition(q, inputs, outputs, spread)
     torch.testing.assert_close(found.mean.T.reshape(-1), mean, rtol=1e-10, atol=1e-10)
     expected = MultivariateNormal(mean, left + gain @ outer @ gain.T)
-    torch.testing.assert_close(vectorised(found).covariance_matrix, expected.covariance_matrix, rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close(kl_divergence(found), reference_divergence(expected, vectorised(_standard())))
+    torch.testing.assert_close(vectorized(found).covariance_matrix, expected.covariance_matrix, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(kl_divergence(found), reference_divergence(expected, vectorized(_standard())))
 
 
 def _standard():
@@ -170,7 +170,7 @@ def _standard():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pseudo_data_that_say_nothing_new_change_nothing(kind):
+def test_pseudo_data_with_the_distribution_of_the_outputs_change_nothing(kind):
     q, inputs = random_posterior(kind), normal_inputs(2, P)
     found = condition(q, inputs, inputs @ q.mean, torch.eye(2, dtype=torch.float64))
     torch.testing.assert_close(found.mean, q.mean)
@@ -178,7 +178,7 @@ def test_pseudo_data_that_say_nothing_new_change_nothing(kind):
     torch.testing.assert_close(kl_divergence(found), kl_divergence(q))
 
 
-def test_equal_pseudo_inputs_get_jitter_and_hopeless_ones_an_error():
+def test_equal_pseudo_inputs_get_jitter_and_invalid_ones_raise():
     q, once = random_posterior(), normal_inputs(1, P)
     twice = torch.cat([once, once])
     found = condition(q, twice, twice @ q.mean + 1.0)
@@ -198,10 +198,10 @@ def test_draws_of_outputs_have_the_moments_of_the_closed_form(kind):
         draws = sample_outputs(q, X.expand(n_draws, 4, P), mode, generator)
         assert draws.shape == (n_draws, 4, Q)
         mean = draws.mean(0)
-        deviation = expected.diagonal().reshape(Q, 4).T.sqrt()
-        assert ((mean - X @ q.mean).abs() / deviation * math.sqrt(n_draws)).max() < 4.5
+        std = expected.diagonal().reshape(Q, 4).T.sqrt()
+        assert ((mean - X @ q.mean).abs() / std * math.sqrt(n_draws)).max() < 4.5
         found = torch.cov(draws.mT.reshape(n_draws, -1).T)
-        # In "local" mode rows are independent, and each is distributed as it should be
+        # In "local" mode samples are independent, each with its marginal distribution
         wanted = expected if mode != "local" else expected.diagonal().diag()
         assert (found - wanted).norm() / wanted.norm() < 0.01
     torch.testing.assert_close(sample_outputs(q, X, "mean"), X @ q.mean)
@@ -210,17 +210,17 @@ def test_draws_of_outputs_have_the_moments_of_the_closed_form(kind):
 def test_draws_of_weights_have_the_covariance_of_the_definition():
     q = random_posterior("factor")
     draws = sample_weights(q, (200_000,), torch.Generator().manual_seed(0)).mT.reshape(-1, P * Q)
-    expected = vectorised(q).covariance_matrix
+    expected = vectorized(q).covariance_matrix
     assert (torch.cov(draws.T) - expected).norm() / expected.norm() < 0.01
 
 
-def test_unknown_modes_are_refused():
+def test_unknown_modes_raise():
     with pytest.raises(ValueError, match="mode must be one of 'mean', 'local', 'joint', 'weight', got 'median'"):
         sample_outputs(random_posterior(), normal_inputs(4, P), "median")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_leading_axes_are_posteriors_side_by_side(kind):
+def test_leading_axes_are_independent_posteriors(kind):
     both = random_posterior(kind, batch=(2,))
     inputs, outputs, X = normal_inputs(2, 3, P), normal_inputs(2, 3, Q), normal_inputs(2, 4, P, seed=5)
     spread = normal_inputs(2, 3, 3, seed=6).tril()
@@ -244,23 +244,23 @@ def test_leading_axes_are_posteriors_side_by_side(kind):
 @pytest.mark.parametrize("n_factors", [0, 1])
 @pytest.mark.parametrize("n_pseudo", [0, 2])
 def test_gradients_of_bound_and_outputs_are_exact(n_pseudo, n_factors, bound):
-    settings = {"n_factors": n_factors, "n_pseudo": n_pseudo, "bound": bound, "deviation": 0.5}
+    settings = {"n_factors": n_factors, "n_pseudo": n_pseudo, "bound": bound, "std": 0.5}
     layer = MatrixGaussianLayer(normal_inputs(3, 2), **settings, generator=torch.Generator().manual_seed(0))
     layer = layer.double()
     names = [name for name, _ in layer.named_parameters()]
     X = normal_inputs(4, 3, seed=4)
 
-    def answers(*values):
+    def objectives(*values):
         module = MatrixGaussianLayer(normal_inputs(3, 2), **settings, generator=torch.Generator().manual_seed(0))
         for name, value in zip(names, values):
             delattr(module, name)
             setattr(module, name, value)
-        used, counted = module.posteriors()
-        outputs = sample_outputs(used, X, "local", torch.Generator().manual_seed(1))
-        return outputs, kl_divergence(counted), hierarchical_divergence(counted)
+        sampled, penalized = module.posteriors()
+        outputs = sample_outputs(sampled, X, "local", torch.Generator().manual_seed(1))
+        return outputs, kl_divergence(penalized), hierarchical_divergence(penalized)
 
     values = [parameter.detach().clone().requires_grad_() for parameter in layer.parameters()]
-    assert torch.autograd.gradcheck(answers, values)
+    assert torch.autograd.gradcheck(objectives, values)
 
 
 def test_every_parameter_moves_the_outputs_and_the_divergence_together():
@@ -268,7 +268,7 @@ def test_every_parameter_moves_the_outputs_and_the_divergence_together():
         [normal_inputs(4, 3), normal_inputs(4, 2)],
         n_factors=1,
         n_pseudo=2,
-        deviation=0.5,
+        std=0.5,
         generator=torch.Generator().manual_seed(0),
     )
     X = normal_inputs(6, 3)
@@ -276,27 +276,27 @@ def test_every_parameter_moves_the_outputs_and_the_divergence_together():
         for index, parameter in enumerate(network.parameters()):
             parameter += 0.1 * normal_inputs(*parameter.shape, seed=index)
 
-    def answers():
-        used, counted = network.posteriors()
-        outputs = network.outputs(used, X, "local", torch.Generator().manual_seed(1))
-        return outputs.sum(), sum(kl_divergence(q) for q in counted)
+    def objectives():
+        sampled, penalized = network.posteriors()
+        outputs = network.outputs(sampled, X, "local", torch.Generator().manual_seed(1))
+        return outputs.sum(), sum(kl_divergence(q) for q in penalized)
 
-    for answer in answers():
-        for gradient in torch.autograd.grad(answer, list(network.parameters()), retain_graph=True):
+    for objective in objectives():
+        for gradient in torch.autograd.grad(objective, list(network.parameters()), retain_graph=True):
             assert gradient.abs().max() > 1e-4
 
 
-def test_start_of_a_layer_is_what_was_asked_for():
+def test_initial_mean_and_standard_deviation_of_a_layer():
     mean = normal_inputs(4, 3).float()
     for n_pseudo in (0, 2):
-        layer = MatrixGaussianLayer(mean, deviation=0.2, n_pseudo=n_pseudo, generator=torch.Generator().manual_seed(0))
-        used, counted = layer.posteriors()
-        assert used is counted
-        torch.testing.assert_close(used.mean, mean)
-        torch.testing.assert_close(used.rows.diagonal()[:, None] * used.columns, torch.full((4, 3), 0.04))
+        layer = MatrixGaussianLayer(mean, std=0.2, n_pseudo=n_pseudo, generator=torch.Generator().manual_seed(0))
+        sampled, penalized = layer.posteriors()
+        assert sampled is penalized
+        torch.testing.assert_close(sampled.mean, mean)
+        torch.testing.assert_close(sampled.rows.diagonal()[:, None] * sampled.columns, torch.full((4, 3), 0.04))
 
 
-def test_a_network_of_means_is_the_plain_network():
+def test_network_of_means_is_the_plain_network():
     first, second = normal_inputs(4, 5).float(), normal_inputs(6, 2, seed=2).float()
     network, X = MatrixGaussianNetwork([first, second], "tanh"), normal_inputs(7, 3).float()
     hidden = torch.tanh((X @ first[:-1] + first[-1]) / 2)
@@ -310,20 +310,20 @@ def test_a_network_of_means_is_the_plain_network():
 
 
 def test_mean_loss_does_not_depend_on_the_size_of_the_batch():
-    network, X = MatrixGaussianNetwork([normal_inputs(4, 5), normal_inputs(6, 1)], deviation=0.3), normal_inputs(8, 3)
+    network, X = MatrixGaussianNetwork([normal_inputs(4, 5), normal_inputs(6, 1)], std=0.3), normal_inputs(8, 3)
     y, generator = normal_inputs(8, 1, seed=9), torch.Generator().manual_seed(0)
 
-    def losses(rows):
-        used, _ = network.posteriors()
+    def losses(n_samples):
+        sampled, _ = network.posteriors()
         repeats = 4000
-        index = torch.arange(8).repeat(rows // 8)
-        outputs = network.outputs(used, X[index].expand(repeats, rows, 3), "local", generator)
+        index = torch.arange(8).repeat(n_samples // 8)
+        outputs = network.outputs(sampled, X[index].expand(repeats, n_samples, 3), "local", generator)
         return (outputs - y[index]).square().mean((1, 2)).detach()
 
     small, large = losses(8), losses(16)
     error = math.sqrt(small.var() / len(small) + large.var() / len(large))
     assert abs(small.mean() - large.mean()) < 4 * error
-    # Independent rows: twice the rows, half the variance
+    # Independent samples: twice as many have half the variance
     assert 0.4 < large.var() / small.var() < 0.6
 
 
@@ -342,7 +342,7 @@ def test_noise_precision_agrees_with_torch_distributions():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_noise_follows_the_errors_and_ends_at_the_closed_form():
+def test_noise_converges_to_the_closed_form_of_the_errors():
     noise = GaussianNoise(100, (2,))
     errors = torch.tensor([0.5, 2.0])
     noise.update(errors, step=1.0)

@@ -95,8 +95,8 @@ def test_standard_deviation_of_a_row_is_bit_identical_in_any_batch(curve):
 
 def test_variances_take_few_bytes(matrix_gaussian):
     parts = matrix_gaussian.report_["bytes"]
-    n_numbers = sum(len(part) for part in matrix_gaussian.row_variances_ + matrix_gaussian.column_variances_)
-    assert parts["variances"] < 1.2 * n_numbers and parts["variances"] < 0.3 * matrix_gaussian.nbytes_
+    n_variances = sum(len(part) for part in matrix_gaussian.row_variances_ + matrix_gaussian.column_variances_)
+    assert parts["variances"] < 1.2 * n_variances and parts["variances"] < 0.3 * matrix_gaussian.nbytes_
 
 
 @pytest.mark.parametrize("max_bytes", [350, 700, 1500])
@@ -161,7 +161,7 @@ def test_samples_have_the_moments_of_predict(curve):
     mean, variance = load(fitted.to_bytes()).output_moments(rows)
     np.testing.assert_allclose(draws.mean(axis=0), mean[:, 0], atol=0.1)
     np.testing.assert_allclose(draws.std(axis=0), np.sqrt(variance[:, 0]), rtol=0.08)
-    # Neighbouring points of one function hang together, so its steps are matrix_gaussian against its deviation
+    # Functions are smooth: differences of neighboring points are small beside the standard deviation
     assert np.diff(draws, axis=1).std(axis=0).max() < 0.6 * draws.std(axis=0).max()
 
 
