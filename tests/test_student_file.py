@@ -1,4 +1,4 @@
-"""The student file: what is written comes back, old files stay readable, and no bytes do harm."""
+"""The student file: round trips, golden files, hostile bytes, atomic writes."""
 
 import math
 import os
@@ -60,14 +60,14 @@ def assert_equal_networks(actual, expected):
     ],
     ids=lambda more: "-".join(more) or "plain",
 )
-def test_a_network_comes_back_as_it_was(activation, more):
+def test_network_round_trips(activation, more):
     network = make_network((6, 5, 4, 3), activation=activation, **more)
     data = container.encode(network)
     assert_equal_networks(container.decode(data).network, network)
     assert container.encode(container.decode(data).network) == data
 
 
-def test_half_precision_rounds_weights_and_halves_them():
+def test_float16_rounds_weights_and_halves_the_file():
     network = labelled((64, 32, 10))
     data = container.encode(network, "float16")
     rounded = replace(
@@ -80,8 +80,8 @@ def test_half_precision_rounds_weights_and_halves_them():
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16"])
-def test_what_is_not_weights_takes_at_most_64_bytes(codec):
-    """A three-layer student with integer labels; the labels themselves, even, are counted here."""
+def test_overhead_is_at_most_64_bytes(codec):
+    """A three-layer student with integer labels, which are included."""
     network = labelled((784, 256, 64, 10), offset=np.float32(33.3), scale=np.float32(0.0127))
     data = container.encode(network, codec)
     size = {"float32": 4, "float16": 2}[codec]
@@ -90,7 +90,7 @@ def test_what_is_not_weights_takes_at_most_64_bytes(codec):
     assert len(container.encode(bare, codec)) - size * bare.n_parameters <= 40
 
 
-def test_the_report_is_exact_to_the_byte(tmp_path):
+def test_report_is_exact_to_the_byte(tmp_path):
     network = labelled((30, 20, 10), feature_names=tuple(f"feature {i}" for i in range(30)), scale=np.float32(2))
     data = container.encode(network)
     container.save(data, tmp_path / "a.student")
@@ -119,12 +119,12 @@ def test_the_report_is_exact_to_the_byte(tmp_path):
         ({"classes": np.array([1, "a", None], object)}, "all integers, all strings"),
     ],
 )
-def test_a_network_that_contradicts_itself_is_not_written(more, message):
+def test_inconsistent_network_raises(more, message):
     with pytest.raises(ValueError, match=message):
         container.encode(make_network((6, 5, 4, 3), **more))
 
 
-def test_weights_that_a_type_cannot_hold_are_not_written():
+def test_weights_out_of_range_of_the_dtype_raise():
     network = make_network((6, 5, 4, 3))
     network.weights[1][0, 0] = 1e6
     with pytest.raises(ValueError, match="too large for float16; use another codec"):
@@ -147,7 +147,7 @@ def test_sections_must_cover_the_layers():
         container.pack(network, [*sections[:2], container.Section(99, b"")])
 
 
-def test_the_documentation_suffices_to_write_a_reader():
+def test_reader_written_from_the_documentation_agrees():
     """`independent_reader` was written from docs/format.md and shares nothing with the package."""
     random = np.random.default_rng(0)
     for name, data in sorted(fuzz_student_file.seeds().items()):
@@ -166,14 +166,14 @@ def test_the_documentation_suffices_to_write_a_reader():
 
 
 @pytest.mark.parametrize("count", [0, 5000, 220_000])
-def test_the_documentation_of_symbols_suffices_too(count):
+def test_entropy_decoder_written_from_the_documentation_agrees(count):
     symbols = np.random.default_rng(0).integers(2, 10, count)
     data = entropy.encode(symbols, 12)
     assert (entropy.choose_n_lanes(count, len(data)) > 1) == (count > 100_000)
     assert independent_reader.read_symbols(independent_reader.Bytes(data), count, 12) == symbols.tolist()
 
 
-def test_every_damaged_byte_is_noticed():
+def test_every_flipped_bit_raises():
     data = container.encode(labelled())
     for index in range(len(data)):
         for bit in range(8):
@@ -183,7 +183,7 @@ def test_every_damaged_byte_is_noticed():
                 load(damaged)
 
 
-def test_every_cut_and_every_extension_is_noticed():
+def test_every_truncation_and_extension_raises():
     data = container.encode(labelled(feature_names=tuple("abcdef")))
     for size in range(len(data)):
         with pytest.raises(StudentFileError):
@@ -222,21 +222,21 @@ def test_every_cut_and_every_extension_is_noticed():
         (with_checksum(b"MBNS\1\0\1\1\1\x10\x08" + bytes(8) + b"\3\5\1\0\0\0\0"), "comes after section 16"),
     ],
 )
-def test_what_is_wrong_is_said(data, message):
+def test_invalid_files_raise(data, message):
     with pytest.raises(StudentFileError, match=message):
         load(data)
 
 
-def test_twenty_thousand_hostile_files_do_no_harm():
+def test_ten_thousand_hostile_files_do_no_harm():
     """Longer: ``python tests/helpers/fuzz_student_file.py --cases 1000000``."""
-    outcome = fuzz_student_file.run(n_cases=20_000, seed=0)
-    assert outcome["cases"] == 20_000
-    # The deep parser must have been reached, and have been right to accept some of what it was given
+    outcome = fuzz_student_file.run(n_cases=10_000, seed=0)
+    assert outcome["cases"] == 10_000
+    # The parsers behind the checksum were reached, and some damaged files are valid
     assert outcome["refused with a right checksum"] > 5_000
     assert outcome["accepted"] > 500
 
 
-def test_a_file_is_written_whole(tmp_path):
+def test_save_replaces_the_file(tmp_path):
     first, second = container.encode(labelled()), container.encode(labelled(seed=1))
     path = tmp_path / "a.student"
     container.save(first, path)
@@ -246,7 +246,7 @@ def test_a_file_is_written_whole(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.student"
     container.save(b"old", path)
 
@@ -263,7 +263,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links")
-def test_a_link_keeps_pointing_to_what_is_written(tmp_path):
+def test_save_follows_symbolic_links(tmp_path):
     target, link = tmp_path / "target.student", tmp_path / "link.student"
     container.save(b"old", target)
     link.symlink_to(target)
@@ -284,14 +284,16 @@ while True:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path):
+def test_killed_writer_leaves_the_old_or_the_new_file(tmp_path):
     networks = labelled((64, 200, 10)), labelled((64, 300, 10), seed=1)
     whole = [container.encode(network) for network in networks]
     for name, data in zip(("one", "other", "a.student"), (*whole, whole[0])):
         (tmp_path / name).write_bytes(data)
     random = np.random.default_rng(0)
     seen = set()
-    for _ in range(12):
+    for n_kills in range(200):
+        if n_kills >= 12 and seen == {0, 1}:  # on a busy machine more kills are needed to see both
+            break
         command = [sys.executable, "-c", WRITER, *(str(tmp_path / name) for name in ("one", "other", "a.student"))]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout.readline() == b"ready\n"
@@ -309,7 +311,7 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path):
     assert seen == {0, 1}
 
 
-def test_load_takes_paths_and_bytes(tmp_path):
+def test_load_accepts_paths_and_bytes(tmp_path):
     data = container.encode(labelled())
     container.save(data, tmp_path / "a.student")
     rows = np.random.default_rng(0).normal(size=(20, 6))
@@ -326,7 +328,7 @@ def _umask():
     return mask
 
 
-def test_the_example_of_deployment_runs():
-    example = Path(__file__).parent.parent / "examples" / "deploy.py"
+def test_deployment_example_runs():
+    example = Path(distill.__file__).parents[1] / "examples" / "deploy.py"
     printed = subprocess.run([sys.executable, example], capture_output=True, text=True, check=True).stdout
     assert "the same predictions as here: True" in printed

@@ -1,9 +1,9 @@
 """Feed mutilated student files to the reader.
 
 Every case is a file that was cut, extended, spliced or changed at random, most with a right checksum so that the
-damage reaches the parsers. It must be refused with a StudentFileError, or be a file that answers rows without an
-exception; what has a wrong checksum must be refused. Nothing may allocate more than four times the file and the weights
-that it declares and has been found to have room for.
+damage reaches the parsers. It must be refused with a StudentFileError, or be a file that predicts without an
+exception; a wrong checksum must be refused. Nothing may allocate more than four times the file and the weights
+that it declares and can hold.
 
     python tests/helpers/fuzz_student_file.py --cases 1000000 --seed 1
 """
@@ -124,13 +124,10 @@ def run(n_cases: int, seed: int, verbose: bool = False) -> Counter:
 def case(seed: int, index: int) -> tuple[bytes, bool]:
     """Make a hostile file; return it and whether its checksum is right."""
     random = np.random.default_rng([seed, index])
-    sound = list(_SEEDS.values())
-    # Short files are tried most: there, a change is likely to hit something that is read
-    sizes = np.array([len(data) for data in sound], float)
-    data = bytearray(sound[random.choice(len(sound), p=(1 / sizes) / (1 / sizes).sum())][:-4])
+    data = bytearray(_SOUND[_CUMULATIVE.searchsorted(random.random(), side="right")])
     if random.random() < 0.02:
         data = bytearray(b"MBNS\1" + random.bytes(random.integers(0, 300)))
-    for _ in range(random.choice([1, 1, 1, 2, 3, 8])):
+    for _ in range(_N_MUTATIONS[random.integers(len(_N_MUTATIONS))]):
         data = _MUTATIONS[random.integers(len(_MUTATIONS))](data, random)
     if random.random() < 0.85:
         return bytes(data) + zlib.crc32(data).to_bytes(4, "little"), True
@@ -198,7 +195,8 @@ def _flip(data, random):
 
 def _set(data, random):
     if data:
-        data[_place(data, random)] = random.choice([0, 1, 2, 127, 128, 255, random.integers(256)])
+        values = (0, 1, 2, 127, 128, 255, random.integers(256))
+        data[_place(data, random)] = values[random.integers(len(values))]
     return data
 
 
@@ -231,11 +229,15 @@ def _repeat(data, random):
 
 
 def _splice(data, random):
-    other = list(_SEEDS.values())[random.integers(len(_SEEDS))]
-    return data[: _place(data, random)] + other[_place(bytearray(other), random) : -4]
+    other = _SOUND[random.integers(len(_SOUND))]
+    return data[: _place(data, random)] + other[_place(other, random) :]
 
 
-_SEEDS = seeds()
+_SOUND = [data[:-4] for data in seeds().values()]  # without their checksums
+# Short files are tried most: there, a change is likely to hit something that is read
+_CUMULATIVE = np.cumsum([1 / (len(data) + 4) for data in _SOUND])
+_CUMULATIVE /= _CUMULATIVE[-1]
+_N_MUTATIONS = (1, 1, 1, 2, 3, 8)
 _MUTATIONS = [_flip, _flip, _set, _set, _cut, _extend, _insert, _delete, _huge, _repeat, _splice]
 
 
