@@ -1,4 +1,4 @@
-"""Distiller: every kind of teacher, what it keeps, what it refuses."""
+"""Distiller: kinds of teachers, fitted attributes, errors."""
 
 import pickle
 
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from joblib import parallel_config
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClusterMixin, clone
 from sklearn.cluster import HDBSCAN, AgglomerativeClustering, KMeans, SpectralClustering
@@ -73,7 +74,7 @@ def test_isomap():
     assert small(Isomap(n_components=2, n_neighbors=100)).fit(X).score(X) > 0.9
 
 
-def test_file_and_estimator_agree_bit_for_bit(tmp_path):
+def test_file_predicts_the_same_bits(tmp_path):
     student = small(kmeans()).fit(X)
     student.save(tmp_path / "a.student")
     read = load(tmp_path / "a.student")
@@ -82,7 +83,7 @@ def test_file_and_estimator_agree_bit_for_bit(tmp_path):
     assert student.nbytes_ == len(student.to_bytes()) == size == sum(student.report_["bytes"].values())
 
 
-def test_same_random_state_same_bytes_and_global_seeds_untouched():
+def test_same_seed_gives_same_bytes_and_global_state_is_unchanged():
     np.random.seed(5)
     before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
     first, second = small(kmeans()).fit(X), small(kmeans()).fit(X)
@@ -105,7 +106,7 @@ def test_string_labels_and_noise():
     assert -1 in small(HDBSCAN(min_cluster_size=10, copy=True)).fit(noisy).classes_
 
 
-def test_constant_features_get_no_weight():
+def test_constant_features_have_zero_weights():
     student = small(kmeans()).fit(np.hstack([X, np.full((len(X), 1), 7.0)]))
     assert not student.network_.weights[0][3].any()
 
@@ -118,7 +119,7 @@ def test_score():
         small(AgglomerativeClustering(3)).fit(X).score(X)
 
 
-def test_sparse_rows_are_the_dense_ones():
+def test_sparse_rows_equal_dense_rows():
     counts = np.random.default_rng(0).poisson(0.7, (120, 6)).astype(float)
     one, other = small(kmeans()).fit(counts), small(kmeans()).fit(sparse.csr_array(counts))
     np.testing.assert_array_equal(other.predict(sparse.csr_array(counts)), other.predict(counts))
@@ -141,12 +142,12 @@ def test_nested_parameters_and_representation():
     assert "KMeans" in student.fit(X)._repr_html_()
 
 
-def test_frozen_teacher_is_kept():
+def test_frozen_teacher_is_not_cloned():
     teacher = FrozenEstimator(kmeans(random_state=0).fit(X))
     assert small(teacher).fit(X).teacher_ is teacher
 
 
-def test_unset_seeds_of_the_teacher_are_set_and_others_kept():
+def test_only_unset_seeds_of_the_teacher_are_set():
     student = small(make_pipeline(PCA(2, random_state=7), kmeans())).fit(X)
     assert student.teacher_["pca"].random_state == 7 and student.teacher_["kmeans"].random_state is not None
 
@@ -171,11 +172,12 @@ class Counted(ClusterMixin, BaseEstimator):
 def test_cached_teacher_is_fitted_once_per_fold(tmp_path, n_jobs):
     path = tmp_path / "fits"
     student = small(Counted(str(path)), memory=str(tmp_path / "cache"), max_iter=2)
-    GridSearchCV(student, {"alpha": [0.0, 1e-3, 1e-2]}, cv=3, n_jobs=n_jobs).fit(X)
+    with parallel_config("threading"):  # processes: test_caching.py
+        GridSearchCV(student, {"alpha": [0.0, 1e-3, 1e-2]}, cv=3, n_jobs=n_jobs).fit(X)
     assert len(path.read_text().splitlines()) == 4
 
 
-def test_interrupted_fit_leaves_the_estimator_as_it_was(monkeypatch):
+def test_interrupted_fit_leaves_the_estimator_unchanged(monkeypatch):
     def interrupt(*arguments, **settings):
         raise KeyboardInterrupt
 
@@ -197,12 +199,12 @@ def test_without_early_stopping():
     assert student.n_iter_ == 3 and student.validation_scores_ is None and student.best_validation_score_ is None
 
 
-def test_verbose_says_what_happens(capsys):
+def test_verbose_prints_progress(capsys):
     small(kmeans(), verbose=1, max_iter=2).fit(X)
     assert "student 2/2: loss" in capsys.readouterr().out
 
 
-def test_scikit_learns_callbacks():
+def test_scikit_learn_callbacks():
     pytest.importorskip("sklearn.callback")
     steps = []
 
@@ -240,7 +242,7 @@ def test_scikit_learns_callbacks():
         ({"teacher": KMeans(1, n_init=1)}, "one class"),
     ],
 )
-def test_bad_parameters(parameters, message):
+def test_invalid_parameters_raise(parameters, message):
     with pytest.raises(ValueError, match=message):
         small(**{"teacher": kmeans(), **parameters}).fit(X)
 
@@ -256,6 +258,6 @@ def test_bad_parameters(parameters, message):
         (np.where(X > 5, 1e200, X), "too large for float32"),
     ],
 )
-def test_bad_rows(rows, message):
+def test_invalid_rows_raise(rows, message):
     with pytest.raises(ValueError, match=message):
         small(kmeans()).fit(rows)

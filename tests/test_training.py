@@ -24,6 +24,14 @@ X = random.normal(size=(200, 3)).astype(np.float32)
 y = (X[:, 0] + X[:, 1] > 0).astype(np.int64)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield 2
+    torch.set_num_threads(before)
+
+
 def loss(module, rows, expected):
     return cross_entropy(module(rows), expected)
 
@@ -34,12 +42,12 @@ def fitted(**settings):
     return module, train(module, loss, rows, batch_size=32, **{"max_iter": 5, "learning_rate": 0.01, **settings})
 
 
-def test_same_seed_same_weights_and_global_state_untouched():
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
+def test_same_seed_gives_same_weights_and_global_state_is_unchanged(two_threads):
+    state = torch.get_rng_state()
     first, second = fitted(averaging=0.9)[0].arrays(), fitted(averaging=0.9)[0].arrays()
     for one, other in zip(first[0] + first[1], second[0] + second[1]):
         np.testing.assert_array_equal(one, other)
-    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == two_threads
 
 
 def test_best_weights_are_kept():
@@ -55,7 +63,7 @@ def test_best_weights_are_kept():
     assert torch.equal(module.weights[0], seen[1])
 
 
-def test_equal_scores_are_told_apart_by_loss():
+def test_ties_of_the_score_are_broken_by_the_loss():
     losses = iter([3.0, 2.0, 1.0, 1.0])
     assert fitted(validate=lambda module: (1.0, next(losses)), n_iter_no_change=1)[1].best_iter == 3
 
@@ -64,19 +72,17 @@ def test_callback_stops():
     assert fitted(callback=lambda module, history: history.n_iter == 3)[1].n_iter == 3
 
 
-def test_interrupt_passes_and_threads_come_back():
-    threads = torch.get_num_threads()
-
+def test_interrupt_propagates_and_restores_threads(two_threads):
     def interrupt(module, history):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fitted(callback=interrupt)
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == two_threads
 
 
-def test_threads_come_back_when_trainings_overlap():
-    threads, inside, leave = torch.get_num_threads(), threading.Event(), threading.Event()
+def test_threads_are_restored_when_trainings_overlap(two_threads):
+    inside, leave = threading.Event(), threading.Event()
 
     def other():
         with one_thread():
@@ -90,16 +96,16 @@ def test_threads_come_back_when_trainings_overlap():
         leave.set()
         worker.join()
         assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == two_threads
 
 
-def test_divergence_is_named():
+def test_divergence_raises():
     with pytest.raises(FloatingPointError, match="lower learning_rate_init"):
         module = Perceptron(initial_network((3, 1)))
         train(module, lambda module, rows: module(rows).sum() * math.inf, DenseRows(torch.from_numpy(X)))
 
 
-def test_every_row_once_in_a_round():
+def test_every_row_is_used_once_per_epoch():
     taken = []
 
     class Rows(DenseRows):
@@ -123,7 +129,7 @@ def test_losses_against_closed_forms():
     assert squared_error(torch.ones(2, 1), torch.zeros(2, 1)).item() == 1
 
 
-def test_sparse_rows_are_the_dense_ones():
+def test_sparse_rows_equal_dense_rows():
     dense = X * (random.random(X.shape) > 0.5)
     scaling, index = fit_input_scaling(dense, "per-feature"), torch.tensor([3, 0, 7])
     taken = SparseRows(sparse.csr_array(dense), scaling, torch.from_numpy(y)).take(index)
@@ -131,14 +137,14 @@ def test_sparse_rows_are_the_dense_ones():
     np.testing.assert_array_equal(taken[1].numpy(), y[index.numpy()])
 
 
-def test_jitter_has_its_deviation_and_spares_constant_inputs():
+def test_jitter_has_its_standard_deviation_and_skips_constant_inputs():
     rows = JitteredRows(DenseRows(torch.zeros(4000, 3)), 0.5, np.array([True, False, True]), seed=0)
     moved = rows.take(torch.arange(4000))[0].numpy()
     assert np.all(moved[:, 1] == 0)
     np.testing.assert_allclose(moved[:, [0, 2]].std(axis=0), 0.5, rtol=0.05)
 
 
-def test_gap_of_doubled_rows_is_zero():
+def test_typical_gap_of_doubled_rows_is_zero():
     assert typical_gap(DenseRows(torch.from_numpy(np.repeat(X, 2, axis=0))), seed=0) < 1e-3
 
 
@@ -179,7 +185,7 @@ def test_feature_statistics(kind):
     np.testing.assert_allclose(variance, values.var(axis=0, dtype=np.float64), rtol=1e-6)
 
 
-def test_rare_and_constant_features_get_no_huge_scale():
+def test_rare_and_constant_features_have_bounded_scales():
     rows = np.zeros((100000, 3), np.float32)
     rows[0, 0], rows[:, 1] = 1, 1e9
     rows[:, 2] = random.normal(size=len(rows))
@@ -189,7 +195,7 @@ def test_rare_and_constant_features_get_no_huge_scale():
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
-def test_no_label_is_held_out_altogether(fraction):
+def test_holdout_keeps_every_label_in_training(fraction):
     labels = np.array([0] * 50 + [1] * 2 + [2])
     train_rows, held_out = holdout(labels, len(labels), fraction, seed=0)
     assert set(labels[train_rows]) == {0, 1, 2} and len(held_out) >= 1
@@ -197,7 +203,7 @@ def test_no_label_is_held_out_altogether(fraction):
 
 
 @pytest.mark.parametrize("device", ["nonsense", 3.5, "cuda:77"])
-def test_unknown_device(device):
+def test_unknown_device_raises(device):
     with pytest.raises(ValueError, match="device"):
         check_device(device)
 
