@@ -1,4 +1,4 @@
-"""The shared pieces of all codecs: bits, varints, labels, entropy coding, the counter generator."""
+"""The parts shared by all codecs: bits, varints, labels, entropy coding, the counter-based generator."""
 
 import hashlib
 
@@ -18,7 +18,7 @@ def described_bits(codes, width):
 
 @pytest.mark.parametrize("width", range(1, 33))
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 1000])
-def test_bits_follow_their_definition_and_come_back(width, count):
+def test_packed_bits_follow_their_definition_and_round_trip(width, count):
     codes = np.random.default_rng(width).integers(0, 1 << width, count, dtype=np.uint32)
     data = bits.pack(codes, width)
     assert data == described_bits(codes, width)
@@ -27,12 +27,12 @@ def test_bits_follow_their_definition_and_come_back(width, count):
 
 
 @pytest.mark.parametrize("width", [0, 1, 3, 12, 17, 32])
-def test_bits_work_across_blocks(width):
+def test_packed_bits_round_trip_across_blocks(width):
     codes = np.random.default_rng(0).integers(0, 1 << width, 2 * (1 << 15) + 5)
     np.testing.assert_array_equal(bits.unpack(bits.pack(codes, width), width, len(codes)), codes)
 
 
-def test_bits_refuse_what_does_not_fit():
+def test_invalid_bits_raise():
     data = bits.pack([1, 2, 3], 3)
     for wrong in (data[:-1], data + b"\0", b""):
         with pytest.raises(StudentFileError, match=r"3 codes of 3 bits are 2 bytes"):
@@ -48,7 +48,7 @@ def test_bits_refuse_what_does_not_fit():
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**32 - 1, 2**64 - 1])
-def test_varints_come_back_and_have_one_form(value):
+def test_varints_round_trip_and_are_canonical(value):
     data = varint(value)
     assert len(data) == max(1, -(-value.bit_length() // 7))
     assert Reader(data).varint("value", 2**64 - 1) == value
@@ -76,7 +76,7 @@ def test_varints_come_back_and_have_one_form(value):
     ],
     ids=repr,
 )
-def test_classes_come_back(classes):
+def test_classes_round_trip(classes):
     reader = Reader(labels.encode_classes(classes))
     decoded = labels.decode_classes(reader, len(classes))
     reader.finish()
@@ -84,7 +84,7 @@ def test_classes_come_back(classes):
     assert decoded.dtype.kind == {"u": "i", "O": "U"}.get(classes.dtype.kind, classes.dtype.kind)
 
 
-def test_one_long_label_does_not_make_all_of_them_long():
+def test_one_long_label_does_not_pad_the_others():
     classes = np.array(["x" * 10_000, *map(str, range(500))], object)
     decoded = labels.decode_classes(Reader(labels.encode_classes(classes)), len(classes))
     assert decoded.dtype == object
@@ -101,7 +101,7 @@ def test_one_long_label_does_not_make_all_of_them_long():
         (np.array(["\ud800"]), "UTF-8"),
     ],
 )
-def test_classes_that_cannot_be_written_are_refused(classes, message):
+def test_unsupported_classes_raise(classes, message):
     with pytest.raises(ValueError, match=message):
         labels.encode_classes(classes)
 
@@ -111,13 +111,13 @@ def test_classes_that_cannot_be_written_are_refused(classes, message):
     [("a",), ("x0", "x 1", "ß\n"), tuple(f"pixel{i}" for i in range(784)), ("",) * 3000, ("same",) * 5000],
     ids=len,
 )
-def test_names_come_back(names):
+def test_names_round_trip(names):
     reader = Reader(labels.encode_names(names))
     assert labels.decode_names(reader, len(names)) == names
     reader.finish()
 
 
-def test_names_that_inflate_too_much_are_refused():
+def test_compressed_names_with_wrong_size_raise():
     import zlib
 
     packer = zlib.compressobj(9, wbits=-15)
@@ -153,7 +153,7 @@ def entropy_in_bytes(symbols):
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("count", [0, 1, 2, 100, 4095, 4097, 300_000])
-def test_symbols_come_back(distribution, count):
+def test_symbols_round_trip(distribution, count):
     symbols, n_symbols = draw(distribution, count)
     reader = Reader(entropy.encode(symbols, n_symbols))
     np.testing.assert_array_equal(entropy.decode(reader, count, n_symbols), symbols)
@@ -162,7 +162,7 @@ def test_symbols_come_back(distribution, count):
 
 @pytest.mark.parametrize("distribution", [name for name in DISTRIBUTIONS if name != "many"])
 @pytest.mark.parametrize("count", [1, 100, 10_000, 266_000])
-def test_coded_symbols_are_as_short_as_their_entropy(distribution, count):
+def test_coded_symbols_are_within_half_a_percent_of_their_entropy(distribution, count):
     symbols, n_symbols = draw(distribution, count)
     frequencies = entropy.quantize(np.bincount(symbols, minlength=n_symbols), 14)
     assert len(entropy.encode_symbols(symbols, frequencies)) <= 1.005 * entropy_in_bytes(symbols) + 16
@@ -190,7 +190,7 @@ def test_each_context_has_its_own_frequencies(count):
 
 @pytest.mark.parametrize("precision", [6, 10, 16])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_frequencies_sum_to_a_power_of_two_and_cost_little(distribution, precision):
+def test_quantized_frequencies_sum_to_a_power_of_two_and_are_close(distribution, precision):
     symbols, n_symbols = draw(distribution, 20_000)
     counts = np.bincount(symbols, minlength=n_symbols)
     if np.count_nonzero(counts) > 1 << precision:
@@ -205,7 +205,7 @@ def test_frequencies_sum_to_a_power_of_two_and_cost_little(distribution, precisi
 
 
 @pytest.mark.parametrize("count", [2000, 300_000])
-def test_damaged_symbols_do_no_harm(count):
+def test_damaged_symbols_raise_or_stay_in_the_alphabet(count):
     """The container's checksum finds damage; a forged message gives other symbols of the alphabet, or an error."""
     symbols, n_symbols = draw("zipf", count)
     data = entropy.encode(symbols, n_symbols)
@@ -229,7 +229,7 @@ def test_damaged_symbols_do_no_harm(count):
         entropy.decode(Reader(data), count - 1, n_symbols)
 
 
-def test_symbols_that_cannot_be_coded_are_refused():
+def test_invalid_symbols_raise():
     with pytest.raises(ValueError, match=r"\[0, 2\)"):
         entropy.encode([0, 2], 2)
     with pytest.raises(ValueError, match="frequency is zero"):
@@ -284,7 +284,7 @@ def test_random_access_equals_sequential_access():
 
 
 def test_generator_known_answers():
-    """What version 1 of the student file drew, it must draw for ever."""
+    """What version 1 of the student file drew, it must always draw."""
     drawn = generator.normals(2024, np.arange(16), 7, 100)
     assert hashlib.sha256(drawn.astype("<f4").tobytes()).hexdigest() == KNOWN["normals"]
     table = generator.normal_table()
@@ -318,12 +318,12 @@ def test_drawn_numbers_are_normal_and_independent():
     assert abs(flat.mean()) < 4 / np.sqrt(flat.size)
     assert abs(flat.var() - 1) < 4 * np.sqrt(2 / flat.size)
     for axis in range(3):
-        neighbours = np.corrcoef(np.delete(drawn, 0, axis).ravel(), np.delete(drawn, -1, axis).ravel())[0, 1]
-        assert abs(neighbours) < 4 / np.sqrt(flat.size)
+        neighbors = np.corrcoef(np.delete(drawn, 0, axis).ravel(), np.delete(drawn, -1, axis).ravel())[0, 1]
+        assert abs(neighbors) < 4 / np.sqrt(flat.size)
     assert stats.kstest(generator.normals(1, 0, 0, 100_000), "norm").pvalue > 0.01
 
 
-def test_permutations_and_integers_are_fair():
+def test_permutations_and_integers_are_uniform():
     orders = np.array([generator.permutation(0, stream, 5) for stream in range(2000)])
     assert (np.sort(orders, axis=1) == np.arange(5)).all()
     for place in orders.T:

@@ -1,4 +1,4 @@
-"""python -m distill: what is in a file, and what it answers."""
+"""python -m distill: info and predict."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from fresh_process import environment
 from some_students import labelled, make_network, make_rows
 
 from distill.__main__ import main
@@ -46,7 +47,7 @@ def test_info_prints_the_report(student, capsys):
 
 
 @pytest.mark.parametrize("data", ["rows.npy", "rows.csv", "named.csv", "swapped.csv"])
-def test_predict_answers_rows(student, rows, data, tmp_path, capsys):
+def test_predict(student, rows, data, tmp_path, capsys):
     expected = load(student).predict(rows).tolist()
     assert main(["predict", str(student), str(tmp_path / data)]) == 0
     assert capsys.readouterr().out.splitlines() == expected
@@ -57,7 +58,7 @@ def test_predict_answers_rows(student, rows, data, tmp_path, capsys):
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
 
 
-def test_predict_writes_numbers_that_come_back(student, rows, tmp_path, capsys):
+def test_written_predictions_round_trip(student, rows, tmp_path, capsys):
     arguments = ["predict", str(student), str(tmp_path / "rows.npy"), "--method", "predict_proba"]
     expected = load(student).predict_proba(rows)
     for name in ("out.npy", "out.csv"):
@@ -69,7 +70,7 @@ def test_predict_writes_numbers_that_come_back(student, rows, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()[0].split(",")) == 2
 
 
-def test_what_is_wrong_is_said_in_one_line(student, rows, tmp_path, capsys):
+def test_errors_are_printed_in_one_line(student, rows, tmp_path, capsys):
     np.save(tmp_path / "wide.npy", np.zeros((2, 5)))
     np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
     (tmp_path / "other.csv").write_text("a,b,c,d\n1,2,3,4\n")
@@ -99,8 +100,8 @@ def test_what_is_wrong_is_said_in_one_line(student, rows, tmp_path, capsys):
         main([])
 
 
-def test_it_runs_as_a_module(student):
+def test_runs_as_a_module(student):
     command = [sys.executable, "-m", "distill", "info", str(student)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
     assert "labels" not in printed
     assert "4 - 8 - 3" in printed

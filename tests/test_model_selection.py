@@ -1,4 +1,4 @@
-"""Scores, trade-offs, and what is picked from a search."""
+"""Scorers, Pareto fronts, and the choice from a search."""
 
 import pickle
 
@@ -26,13 +26,9 @@ from distill.model_selection import SCORING, fidelity_scorer, pareto_front, size
 from distill.pipeline import to_bytes
 
 DIGITS, LABELS = load_digits(return_X_y=True)
+DIGITS = DIGITS / 16
 X, X_NEW, y, y_new = train_test_split(DIGITS, LABELS, random_state=0)
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
-
-
-@pytest.fixture(scope="module")
-def student():
-    return Distiller(KMeans(10, n_init=1, random_state=0), hidden_layer_sizes=(32,), max_iter=20, random_state=0).fit(X)
 
 
 def results(*candidates):
@@ -62,10 +58,10 @@ def test_scores_are_fidelity_and_minus_bytes(student):
         size_scorer(KMeans(2))
 
 
-# what is picked
+# choosing a candidate
 
 
-def test_the_front_against_every_pair():
+def test_pareto_front_equals_brute_force():
     random = np.random.default_rng(0)
     for _ in range(50):
         scores = np.round(random.random(30), 1)
@@ -87,24 +83,24 @@ def test_the_front_against_every_pair():
         assert len(front) == len(best) and (np.diff(n_bytes[front]) > 0).all()
 
 
-def test_an_empty_front():
+def test_empty_front():
     assert len(pareto_front(results(([np.nan], 3)))) == 0
 
 
-def test_the_smallest_within_a_tolerance():
+def test_smallest_within_a_tolerance():
     found = results(([0.90], 100), ([0.97], 200), ([0.98], 300), ([0.985], 200), ([0.99], 900), ([np.nan], 1))
     assert [smallest_within(tolerance)(found) for tolerance in (0, 0.005, 0.01, 0.05, 0.1)] == [4, 3, 3, 3, 0]
 
 
-def test_the_smallest_within_a_standard_error():
-    # The best one's folds deviate by 0.02 from 0.96: as an estimate of the mean, 0.02 * sqrt(4 / 3) / 2
+def test_smallest_within_a_standard_error():
+    # Standard error of the best candidate's mean of four folds, 0.96: 0.02 * sqrt(4 / 3) / 2
     found = results(([0.94, 0.98, 0.94, 0.98], 500), ([0.95] * 4, 300), ([0.948] * 4, 100))
     assert smallest_within("standard error")(found) == 1
     with pytest.raises(ValueError, match="several folds"):
         smallest_within("standard error")(results(([0.9], 1)))
 
 
-def test_wrong_requests_are_refused():
+def test_invalid_input_raises():
     for tolerance in (-0.1, "1-se"):
         with pytest.raises(ValueError, match="tolerance"):
             smallest_within(tolerance)
@@ -114,7 +110,7 @@ def test_wrong_requests_are_refused():
         smallest_within()(results(([np.nan], 3)))
 
 
-def test_it_can_be_sent_to_workers_and_cloned():
+def test_pickle_and_clone():
     pick = smallest_within(0.02)
     assert pickle.loads(pickle.dumps(pick)) == pick
     assert clone(GridSearchCV(KMeans(), {}, refit=pick)).refit == pick
@@ -123,7 +119,7 @@ def test_it_can_be_sent_to_workers_and_cloned():
 # searches
 
 
-def test_a_grid_over_compressors_and_their_settings(student):
+def test_grid_search_over_compressors_and_their_parameters(student):
     frozen = FrozenEstimator(student)
     grid = [
         {"compress": [CodebookCompressor(frozen, max_iter=0, random_state=0)], "compress__bits": [1, 2, 4]},
@@ -143,7 +139,7 @@ def test_a_grid_over_compressors_and_their_settings(student):
     assert 2 <= len(front) <= 5 and (np.diff(fidelity[front]) > 0).all()
 
 
-def test_parameters_reach_through_all_levels():
+def test_nested_parameters():
     pipeline = Pipeline(
         [("scale", StandardScaler()), ("compress", CodebookCompressor(Distiller(KMeans(3)), max_iter=0))]
     )
@@ -160,7 +156,7 @@ def test_parameters_reach_through_all_levels():
     assert len(fitted.classes_) == 2
 
 
-def test_random_and_halving_searches_and_cross_validation(student):
+def test_randomized_and_halving_search_and_cross_validation(student):
     compressor = CodebookCompressor(FrozenEstimator(student), max_iter=0, random_state=0)
     random = RandomizedSearchCV(
         compressor, {"bits": [1, 2, 3, 4]}, n_iter=2, scoring=SCORING, refit=smallest_within(0.5), cv=2, random_state=0
@@ -174,7 +170,7 @@ def test_random_and_halving_searches_and_cross_validation(student):
     assert (scores["test_fidelity"] > 0.5).all() and (scores["test_size"] < 0).all()
 
 
-def test_stacks_of_compressors(student):
+def test_nested_compressors(student):
     pruned = SpikeSlabCompressor(FrozenEstimator(student), density=0.3, max_iter=3, fine_tune_iter=2, random_state=0)
     stack = CodebookCompressor(pruned, bits=3, max_iter=2, random_state=0).fit(X)
     alone = CodebookCompressor(FrozenEstimator(student), bits=3, max_iter=2, random_state=0).fit(X)

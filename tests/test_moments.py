@@ -1,4 +1,4 @@
-"""Moments of uncertain networks: numerical integration, many drawn networks, and NumPy against torch."""
+"""Moments of networks with uncertain weights against numerical integration, sampled networks and torch."""
 
 import itertools
 
@@ -35,7 +35,7 @@ def integrated(activation, mean, variance):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activation_moments_are_the_integrals(activation):
+def test_activation_moments_equal_the_integrals(activation):
     means, variances = np.meshgrid([-6.0, -1.0, 0.0, 0.3, 5.0], [0.01, 0.5, 4.0])
     expected = np.array([integrated(activation, *pair) for pair in zip(means.ravel(), variances.ravel())])
     # NumPy has no error function, and a quadrature of 32 nodes does not follow a steep curve exactly
@@ -47,12 +47,12 @@ def test_activation_moments_are_the_integrals(activation):
     np.testing.assert_allclose(torch.stack(found, 1), expected, atol=1e-8 if tolerance < 1e-3 else 2e-2)
 
 
-def test_normal_probability_is_scipys():
+def test_normal_probability_equals_scipy():
     z = np.linspace(-40, 40, 20001)
     np.testing.assert_allclose(moments.normal_probability(z), stats.norm.cdf(z), atol=1e-7)
 
 
-def test_relu_moments_have_no_trouble_far_out():
+def test_relu_moments_are_finite_far_from_zero():
     mean = np.array([-1e6, -100.0, 100.0, 1e6])
     for variance in (0.0, 1e-12, 1.0):
         first, second = moments.relu_moments(mean, np.full(4, variance))
@@ -94,12 +94,12 @@ def test_one_hidden_layer_is_exact(activation):
     network, X = random_network((3, 6, 2), activation), torch.randn(5, 3, generator=torch.Generator().manual_seed(3))
     expected_mean, expected_variance = drawn_moments(network, X)
     mean, variance = trained.output_moments(network.posteriors()[0], X, activation)
-    # Over 100000 draws a mean is known to 0.3 % of the deviation, a variance to about 0.6 % of itself
+    # With 100000 draws the error of a mean is 0.3 % of the standard deviation, that of a variance about 0.6 %
     assert ((mean - expected_mean).abs() / expected_variance.sqrt()).max() < 0.015
     assert ((variance / expected_variance).log().abs()).max() < 0.03
 
 
-def test_two_hidden_layers_are_near():
+def test_two_hidden_layers_are_close():
     network, X = random_network((3, 20, 20, 1), "relu"), torch.randn(5, 3, generator=torch.Generator().manual_seed(3))
     expected_mean, expected_variance = drawn_moments(network, X, 30_000)
     mean, variance = trained.output_moments(network.posteriors()[0], X, "relu")

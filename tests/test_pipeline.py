@@ -1,15 +1,14 @@
 """Pipelines as student files, and the estimators as steps of scikit-learn's pipelines."""
 
 import pickle
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
+import independent_reader
 import joblib
 import numpy as np
 import onnxruntime
 import pytest
+from fresh_process import run_python
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.cluster import KMeans
@@ -23,6 +22,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PowerTransformer, RobustScaler, StandardScaler
+from some_students import make_network, make_rows
 
 from distill import (
     CodebookCompressor,
@@ -43,10 +43,6 @@ from distill.codecs.reader import Reader
 from distill.model_selection import fidelity_scorer
 from distill.pipeline import to_bytes
 from distill.runtime.preprocessing import Preprocessing
-
-sys.path.insert(0, str(Path(__file__).parent))
-import independent_reader
-from some_students import make_network, make_rows
 
 X, y = load_digits(return_X_y=True)
 # Offsets and scales of very different size: what a scaler is for
@@ -74,11 +70,11 @@ def scaled():
     return fitted(StandardScaler())
 
 
-# equality with the pipeline
+# agreement with the pipeline
 
 
 @pytest.mark.parametrize("scaler", SCALERS, ids=repr)
-def test_scalers_answer_bit_for_bit(scaler, tmp_path):
+def test_scalers_predict_the_same_bits(scaler, tmp_path):
     pipeline = fitted(scaler)
     save(pipeline, tmp_path / "a.student")
     student = load(tmp_path / "a.student")
@@ -90,7 +86,7 @@ def test_scalers_answer_bit_for_bit(scaler, tmp_path):
     assert sum(student.report["bytes"].values()) == (tmp_path / "a.student").stat().st_size == len(to_bytes(pipeline))
 
 
-def test_rows_of_float32_differ_by_their_rounding(scaled):
+def test_float32_rows_differ_by_their_rounding(scaled):
     rows = X.astype(np.float32)
     pipeline = fitted(StandardScaler(), rows=X)
     assert_allclose(load(to_bytes(pipeline)).predict_proba(rows), pipeline.predict_proba(rows), atol=1e-5)
@@ -101,7 +97,7 @@ def test_rows_of_float32_differ_by_their_rounding(scaled):
     (StandardScaler(), PCA(0.9, whiten=True)),
     (PCA(12, svd_solver="randomized", random_state=0), MinMaxScaler(clip=True)),
 ], ids=repr)  # fmt: skip
-def test_principal_components_answer_within_rounding(steps):
+def test_principal_components_agree_within_rounding(steps):
     rows = SKEWED if len(steps) == 2 and isinstance(steps[0], StandardScaler) else X
     pipeline = fitted(*steps, rows=rows, teacher=Ridge())
     student = load(to_bytes(pipeline))
@@ -110,7 +106,7 @@ def test_principal_components_answer_within_rounding(steps):
     assert student.n_features_in_ == 64 and student.network.n_features < 64
 
 
-def test_rows_are_independent(scaled):
+def test_row_is_bit_identical_in_any_batch(scaled):
     student = load(to_bytes(fitted(RobustScaler(), PCA(20), MinMaxScaler())))
     together = student.raw_outputs(SKEWED)
     alone = np.vstack([student.raw_outputs(row[None]) for row in SKEWED[:50]])
@@ -120,48 +116,48 @@ def test_rows_are_independent(scaled):
     )
 
 
-def test_a_principal_component_without_mean_needs_no_offset():
-    centred = make_pipeline(StandardScaler(), PCA(8)).fit(X)
+def test_centered_principal_components_need_no_offset():
+    centered = make_pipeline(StandardScaler(), PCA(8)).fit(X)
     with_mean = PCA(8).fit(X)
-    student = Distiller(KMeans(3, n_init=1, random_state=0), **SMALL).fit(centred.transform(X))
-    files = [to_bytes(Pipeline([("a", first), ("b", student)])) for first in (centred, with_mean)]
+    student = Distiller(KMeans(3, n_init=1, random_state=0), **SMALL).fit(centered.transform(X))
+    files = [to_bytes(Pipeline([("a", first), ("b", student)])) for first in (centered, with_mean)]
     operations = [[step.operation for step in container.decode(data).steps] for data in files]
     assert operations == [["subtract", "divide", "product"], ["subtract", "product"]]
 
 
-def test_float32_halves_the_numbers(scaled):
+def test_float32_halves_the_preprocessing(scaled):
     pipeline = fitted(StandardScaler(), rows=X)
     long, short = (load(to_bytes(pipeline, dtype=dtype)) for dtype in ("float64", "float32"))
     assert long.report["bytes"]["preprocessing"] == 3 + 2 * (1 + 64 * 8) - 1
     assert short.report["bytes"]["preprocessing"] == 3 + 2 * (1 + 64 * 4) - 1
     assert_allclose(short.predict_proba(X), pipeline.predict_proba(X), atol=1e-5)
-    # Scaled rows lose what the offset has more digits of than float32: the reason for the default
+    # float32 cuts digits of the offset, which scaled rows need: the reason for the default
     long, short = (load(to_bytes(scaled, dtype=dtype)) for dtype in ("float64", "float32"))
     assert np.mean(short.predict(SKEWED) == long.predict(SKEWED)) < 0.5
 
 
-def test_numbers_that_are_alike_or_short_cost_less():
+def test_equal_and_short_numbers_are_stored_compactly():
     pipeline = fitted(MaxAbsScaler().fit(np.full((1, 64), 16.0)), rows=X)
     pipeline.steps[0] = ("scale", MaxAbsScaler().fit(np.full((1, 64), 16.0)))
     assert load(to_bytes(pipeline)).report["bytes"]["preprocessing"] == 1 + 1 + 1 + 4
 
 
-# what may be in a pipeline
+# supported steps
 
 
-def test_pipelines_within_pipelines_and_steps_that_do_nothing():
+def test_nested_pipelines_and_passthrough_steps():
     nested = make_pipeline(make_pipeline(StandardScaler(), "passthrough"), None, FrozenEstimator(MaxAbsScaler().fit(X)))
     pipeline = fitted(*(step for _, step in nested.steps))
     assert_array_equal(load(to_bytes(pipeline)).predict_proba(SKEWED), pipeline.predict_proba(SKEWED))
     assert [step.operation for step in container.decode(to_bytes(pipeline)).steps] == ["subtract", "divide", "divide"]
 
 
-def test_a_pipeline_of_a_student_alone_is_its_file(scaled):
+def test_pipeline_of_one_student_is_its_file(scaled):
     student = scaled[-1]
     assert to_bytes(student) == to_bytes(make_pipeline(student)) == student.to_bytes()
 
 
-def test_compressors_travel_as_well(tmp_path):
+def test_pipeline_with_compressor(tmp_path):
     compressor = CodebookCompressor(Distiller(KMeans(5, n_init=1, random_state=0), **SMALL), max_iter=1, random_state=0)
     pipeline = make_pipeline(StandardScaler(), compressor).fit(SKEWED)
     save(pipeline, tmp_path / "a.student")
@@ -169,14 +165,14 @@ def test_compressors_travel_as_well(tmp_path):
 
 
 @pytest.mark.parametrize("step", [PowerTransformer(), VarianceThreshold()])
-def test_any_other_step_is_refused_by_name(step):
+def test_unsupported_step_raises(step):
     pipeline = fitted(StandardScaler(), step, rows=X)
     for write in (to_bytes, to_onnx):
         with pytest.raises(TypeError, match=rf"step '{type(step).__name__.lower()}' \({type(step).__name__}\) cannot"):
             write(pipeline)
 
 
-def test_a_subclass_is_another_step():
+def test_subclass_of_supported_step_raises():
     class Shifted(StandardScaler):
         def transform(self, X):
             return super().transform(X) + 1
@@ -185,7 +181,7 @@ def test_a_subclass_is_another_step():
         to_bytes(fitted(Shifted(), rows=X))
 
 
-def test_errors_say_what_is_wrong(scaled):
+def test_invalid_input_raises(scaled):
     with pytest.raises(TypeError, match=r"ends in one, got step 'kmeans' .KMeans"):
         to_bytes(make_pipeline(StandardScaler(), KMeans(2)))
     with pytest.raises(TypeError, match=r"got estimator .KMeans"):
@@ -203,7 +199,7 @@ def test_errors_say_what_is_wrong(scaled):
         student.predict(np.full((1, 64), 1e300))
 
 
-def test_feature_names_are_those_of_the_pipeline():
+def test_feature_names_are_those_of_the_pipeline_input():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(SKEWED, columns=[f"pixel {index}" for index in range(64)])
     pipeline = make_pipeline(StandardScaler(), PCA(5), Distiller(KMeans(3, n_init=1, random_state=0), **SMALL))
@@ -213,14 +209,14 @@ def test_feature_names_are_those_of_the_pipeline():
     assert_array_equal(student.predict(frame), pipeline.predict(frame))
     with pytest.raises(ValueError, match="another order"):
         student.predict(frame[frame.columns[::-1]])
-    # Names that only the steps within gave are not those of the rows that come in
+    # Names made by an inner step are not those of the input
     assert load(to_bytes(pipeline.fit(SKEWED))).network.feature_names is None
 
 
 # the section
 
 
-def test_steps_against_a_definition_written_here():
+def test_steps_equal_their_definition():
     random = np.random.default_rng(0)
     matrix = random.normal(size=(6, 4)).astype(np.float32)
     steps = [
@@ -243,7 +239,7 @@ def test_steps_against_a_definition_written_here():
     assert n_features == 6 and encode(6, read) == written
 
 
-def test_damaged_steps_are_refused():
+def test_damaged_steps_raise():
     steps = [
         Step("divide", np.arange(1.0, 4.0)),
         Step("product", np.ones((3, 2), np.float32)),
@@ -273,14 +269,14 @@ def test_damaged_steps_are_refused():
         encode(3, [])
 
 
-def test_steps_come_first_and_once(scaled):
+def test_steps_must_come_first_and_once(scaled):
     body = scaled[-1].to_bytes()[:-4]
     for forged in (body + b"\x00\x07\x40\x01\x18" + bytes(4), body + b"\x00\x00"):
         with pytest.raises(StudentFileError):
             load(forged + zlib.crc32(forged).to_bytes(4, "little"))
 
 
-def test_another_reader_reads_the_same():
+def test_independent_reader_agrees():
     pipeline = fitted(StandardScaler(), PCA(7), MinMaxScaler(clip=True), rows=X, teacher=Ridge())
     network = independent_reader.read(to_bytes(pipeline))
     answers = [independent_reader.sums(network, row)[0] for row in X[:5].tolist()]
@@ -288,7 +284,7 @@ def test_another_reader_reads_the_same():
 
 
 @pytest.mark.parametrize("steps", [(StandardScaler(),), (RobustScaler(), PCA(9), MinMaxScaler(clip=True))], ids=repr)
-def test_onnx_answers_alike(steps):
+def test_onnx_agrees(steps):
     rows = X.astype(np.float32)
     pipeline = fitted(*steps, rows=X)
     for source in (pipeline, load(to_bytes(pipeline))):
@@ -299,26 +295,26 @@ def test_onnx_answers_alike(steps):
         assert np.mean(label == pipeline.predict(rows)) > 0.999
 
 
-def test_decision_values_and_scores_pass_through():
+def test_decision_function():
     pipeline = fitted(StandardScaler(), teacher=IsolationForest(n_estimators=10, random_state=0))
     student = load(to_bytes(pipeline))
     assert_array_equal(student.decision_function(SKEWED), pipeline.decision_function(SKEWED))
     assert set(np.unique(student.predict(SKEWED))) <= {-1, 1}
 
 
-def test_numpy_alone_runs_it(scaled, tmp_path):
+def test_file_of_a_pipeline_needs_numpy_only(scaled, tmp_path):
     save(scaled, tmp_path / "a.student")
     np.save(tmp_path / "rows.npy", SKEWED[:20])
     code = (
         "import sys, numpy as np, distill;"
-        "print(*distill.load('a.student').predict(np.load('rows.npy')));"
+        "print(*distill.load(sys.argv[1]).predict(np.load(sys.argv[2])));"
         "assert not {'torch', 'sklearn', 'scipy', 'joblib'} & set(sys.modules)"
     )
-    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == [str(label) for label in scaled.predict(SKEWED[:20])]
+    printed = run_python(code, tmp_path / "a.student", tmp_path / "rows.npy").split()
+    assert printed == [str(label) for label in scaled.predict(SKEWED[:20])]
 
 
-def test_the_command_line_reads_all_digits(scaled, tmp_path, capsys):
+def test_command_line_reads_all_digits(scaled, tmp_path, capsys):
     save(scaled, tmp_path / "a.student")
     np.savetxt(tmp_path / "rows.csv", SKEWED, delimiter=",", fmt="%.17g")
     assert main(["predict", str(tmp_path / "a.student"), str(tmp_path / "rows.csv")]) == 0
@@ -327,7 +323,7 @@ def test_the_command_line_reads_all_digits(scaled, tmp_path, capsys):
     assert "subtract, divide, of 64 features" in capsys.readouterr().out
 
 
-def test_a_student_of_a_network_and_steps():
+def test_student_with_preprocessing():
     network = make_network((4, 3))
     student = Student(network, preprocessing=Preprocessing(4, [Step("multiply", np.array(2.0))]))
     rows = make_rows(5, 4)
@@ -338,7 +334,7 @@ def test_a_student_of_a_network_and_steps():
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_frames_and_names_go_through_the_whole_pipeline(library):
+def test_data_frames_and_feature_names_in_pipelines(library):
     module = pytest.importorskip(library)
     names = [f"pixel {index}" for index in range(64)]
     frame = module.DataFrame(dict(zip(names, X.T)))
@@ -364,7 +360,7 @@ def test_frames_and_names_go_through_the_whole_pipeline(library):
         Distiller(KMeans(4, n_init=1), **SMALL), max_bytes=200, n_steps=5, n_refinements=0, random_state=0
     ),
 ], ids=lambda estimator: type(estimator).__name__)  # fmt: skip
-def test_state_is_arrays_whose_hash_is_stable(estimator):
+def test_hash_of_fitted_estimators_is_stable(estimator):
     first, second = clone(estimator).fit(X), clone(estimator).fit(X)
     again = pickle.loads(pickle.dumps(first))
     assert joblib.hash(first) == joblib.hash(second) == joblib.hash(again)
@@ -397,7 +393,7 @@ def test_progress_is_nested_through_searches_and_pipelines():
         X[:200]
     )
     deepest = [" > ".join(names) for names in tasks if names[-1].endswith("student-step")]
-    # 2 settings x 2 folds and the final fit, each with 3 passes over the rows
+    # 2 settings x 2 folds and the final fit, each with 3 epochs
     assert len(deepest) == 5 * 3
     assert all("GridSearchCV" in path and "Pipeline" in path for path in deepest)
     assert all(path.index("CodebookCompressor") < path.index("Distiller") for path in deepest)

@@ -1,4 +1,4 @@
-"""The displays show what they were given; how they look was looked at."""
+"""The data, labels and errors of the displays; their appearance was checked by eye."""
 
 import matplotlib
 import numpy as np
@@ -62,13 +62,13 @@ def test_embeddings_side_by_side():
 
 
 @pytest.mark.parametrize("n_components", [1, 5])
-def test_embeddings_of_other_width_are_shown_in_a_plane(n_components):
+def test_embeddings_of_other_width_are_projected_to_two_dimensions(n_components):
     pipeline = make_pipeline(StandardScaler(), Distiller(PCA(n_components), **SMALL)).fit(X)
     display = EmbeddingDisplay.from_estimator(pipeline, X, y / 7, s=3)
     assert display.teacher.shape == display.student.shape == (400, 2)
 
 
-def test_a_teacher_without_transform_needs_its_embedding_given():
+def test_teacher_without_transform_needs_an_embedding():
     student = Distiller(SpectralEmbedding(2, random_state=0), **SMALL).fit(X)
     with pytest.raises(ValueError, match="rows of its fit only"):
         EmbeddingDisplay.from_estimator(student, X)

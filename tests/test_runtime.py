@@ -1,4 +1,4 @@
-"""The student at work: right answers, the same bits whatever the batch, clear refusals, NumPy alone."""
+"""Student: outputs, the same bits in any batch, errors, NumPy only."""
 
 import copy
 import hashlib
@@ -47,7 +47,7 @@ def torch_sums(network, rows):
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_sums_are_those_of_torch(sizes, activation):
+def test_raw_outputs_equal_torch(sizes, activation):
     network, rows = make_network(sizes, activation), make_rows(700, sizes[0])
     sums = Student(network).raw_outputs(rows)
     assert sums.shape == (700, sizes[-1])
@@ -66,13 +66,13 @@ def test_sums_are_those_of_torch(sizes, activation):
     ],
     ids=["shared", "scales", "offsets", "large offsets"],
 )
-def test_the_input_is_scaled(section):
+def test_offset_and_scale(section):
     rows = make_rows(50, 7) + section.get("offset", 0)
     network = replace(make_network((7, 20, 3)), **section)
     np.testing.assert_allclose(Student(network).raw_outputs(rows), torch_sums(network, rows), rtol=1e-4, atol=1e-4)
 
 
-def test_a_large_offset_costs_no_digits():
+def test_large_offset_loses_no_digits():
     """Folded into the first layer it would: 1e6 * weights in float32 leave no digit of a unit."""
     rows = (1e6 + np.arange(0, 16).reshape(4, 4)).astype(np.float32)
     network = replace(make_network((4, 3)), offset=np.float32(1e6))
@@ -81,12 +81,12 @@ def test_a_large_offset_costs_no_digits():
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_a_row_has_the_same_bits_in_every_company(sizes, activation):
+def test_row_is_bit_identical_in_any_batch(sizes, activation):
     student, rows = Student(labelled(sizes, activation)), make_rows(1500, sizes[0])
-    answers = {name: getattr(student, name) for name in ("raw_outputs", "predict", "predict_proba")}
-    whole = {name: answer(rows) for name, answer in answers.items()}
+    predictions = {name: getattr(student, name) for name in ("raw_outputs", "predict", "predict_proba")}
+    whole = {name: answer(rows) for name, answer in predictions.items()}
     order = np.random.default_rng(2).permutation(len(rows))
-    for name, answer in answers.items():
+    for name, answer in predictions.items():
         for size in (1, 2, 3, 15, 16, 17, 33, 511, 513):
             for start in (0, 1, 7, 900):
                 part = slice(start, start + size)
@@ -96,7 +96,7 @@ def test_a_row_has_the_same_bits_in_every_company(sizes, activation):
         np.testing.assert_array_equal(np.concatenate(singles), whole[name][:100])
 
 
-def test_a_row_has_the_same_bits_in_every_form():
+def test_row_is_bit_identical_in_any_container_and_dtype():
     student, rows = Student(labelled((64, 32, 10))), np.random.default_rng(0).integers(-50, 50, size=(700, 64))
     expected = student.raw_outputs(rows.astype(np.float32))
     strided, unaligned = np.zeros((1400, 65), np.float32), np.zeros(700 * 64 * 4 + 1, np.uint8)[1:]
@@ -128,7 +128,7 @@ def test_a_row_has_the_same_bits_in_every_form():
         )
 
 
-def test_neither_rows_nor_network_are_written_to():
+def test_predict_changes_neither_rows_nor_network():
     network, rows = labelled((6, 5, 4), offset=np.float32(1), scale=np.float32(2)), make_rows(40, 6)
     before = copy.deepcopy(network), rows.copy()
     rows.flags.writeable = False
@@ -165,14 +165,14 @@ def test_a_row_has_the_same_bits_with_any_number_of_threads():
     digests = {run_python(DIGEST, OMP_NUM_THREADS=n, OPENBLAS_NUM_THREADS=n) for n in ("1", "2", "3")}
     assert len(digests) == 1
     student, rows = Student(labelled((784, 256, 64, 10))), make_rows(4000, 784)
-    answers = []
+    predictions = []
     for limit in (1, 2):
         with threadpoolctl.threadpool_limits(limit):
             assert parallel.n_available_threads() in (1, limit)
-            answers.append(student.raw_outputs(rows))
-    np.testing.assert_array_equal(*answers)
+            predictions.append(student.raw_outputs(rows))
+    np.testing.assert_array_equal(*predictions)
     np.testing.assert_array_equal(
-        np.concatenate([student.raw_outputs(rows[i : i + 7]) for i in (0, 7)]), answers[0][:14]
+        np.concatenate([student.raw_outputs(rows[i : i + 7]) for i in (0, 7)]), predictions[0][:14]
     )
 
 
@@ -183,7 +183,7 @@ def kernels():
 
 
 @pytest.mark.parametrize("kernel", kernels())
-def test_a_row_has_the_same_bits_in_every_company_with_other_kernels(kernel):
+def test_row_is_bit_identical_in_any_batch_with_other_kernels(kernel):
     """OpenBLAS has other kernels for other processors, and can be told to use them."""
     run_python(DIGEST, OPENBLAS_CORETYPE=kernel)
 
@@ -194,7 +194,7 @@ def test_lanes_agree_here():
     assert arithmetic.lanes_agree(10, 64)
 
 
-def test_where_lanes_do_not_agree_rows_are_multiplied_one_by_one(monkeypatch):
+def test_rows_are_multiplied_one_by_one_where_lanes_disagree(monkeypatch):
     network, rows = labelled((300, 33, 5)), make_rows(40, 300)
     expected = Student(network).raw_outputs(rows)
     monkeypatch.setattr(arithmetic, "lanes_agree", lambda *shape: False)
@@ -207,7 +207,7 @@ def test_where_lanes_do_not_agree_rows_are_multiplied_one_by_one(monkeypatch):
 
 @pytest.mark.parametrize("function", [arithmetic.softmax, arithmetic.logistic, np.tanh], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("n_columns", [1, 2, 3, 7, 10, 17, 64, 200])
-def test_functions_do_not_know_where_a_number_is(function, n_columns):
+def test_functions_do_not_depend_on_the_position_in_the_array(function, n_columns):
     """NumPy's vector loops must treat the last numbers of an array as all others."""
     rows = 8 * make_rows(600, n_columns)
     whole = function(rows.copy())
@@ -217,13 +217,13 @@ def test_functions_do_not_know_where_a_number_is(function, n_columns):
 
 
 @pytest.mark.parametrize("n_columns", [2, 10, 100])
-def test_probabilities_are_those_of_scipy(n_columns):
+def test_probabilities_equal_scipy(n_columns):
     sums = np.concatenate([30 * make_rows(100, n_columns), np.full((1, n_columns), 500, np.float32)])
     np.testing.assert_allclose(arithmetic.softmax(sums.copy()), special.softmax(sums, axis=1), rtol=2e-6, atol=1e-9)
     np.testing.assert_allclose(arithmetic.logistic(sums.copy()), special.expit(sums), rtol=1e-6, atol=1e-7)
 
 
-def test_answers_by_target():
+def test_methods_by_target():
     rows = make_rows(30, 4)
     for target, more, names in [
         ("transform", {}, {"transform"}),
@@ -248,7 +248,7 @@ def test_answers_by_target():
                 getattr(student, name)
 
 
-def test_two_classes_of_one_output():
+def test_two_classes_with_one_output():
     network = make_network((4, 1), target="predict", output="logistic", classes=np.array(["no", "yes"]))
     student, rows = Student(network), make_rows(200, 4)
     sums, probabilities = student.raw_outputs(rows)[:, 0], student.predict_proba(rows)
@@ -257,20 +257,20 @@ def test_two_classes_of_one_output():
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
 
 
-def test_one_output_is_a_vector_if_asked_for():
+def test_squeeze_returns_one_output_as_a_vector():
     rows = make_rows(5, 4)
     assert Student(make_network((4, 1), target="predict")).predict(rows).shape == (5, 1)
     assert Student(make_network((4, 1), target="predict", squeeze=True)).predict(rows).shape == (5,)
     assert Student(make_network((4, 1), target="decision_function", squeeze=True)).decision_function(rows).shape == (5,)
 
 
-def test_no_rows_have_no_answers():
+def test_zero_rows():
     student = Student(labelled((4, 3)))
     assert student.predict(np.empty((0, 4))).shape == (0,)
     assert student.predict_proba(np.empty((0, 4), np.float32)).shape == (0, 3)
 
 
-def test_a_student_can_be_copied_and_pickled():
+def test_copy_and_pickle():
     student, rows = load(container.encode(labelled((6, 5, 3)))), make_rows(50, 6)
     expected = student.predict_proba(rows)
     for other in (pickle.loads(pickle.dumps(student)), copy.deepcopy(student), copy.copy(student)):
@@ -279,7 +279,7 @@ def test_a_student_can_be_copied_and_pickled():
     assert repr(student) == f"<Student 6-5-3: predict, predict_proba, {student.report['n_bytes']} bytes>"
 
 
-def test_what_was_prepared_for_single_rows_is_not_sent_along():
+def test_arrays_for_single_rows_are_not_pickled():
     student, rows = Student(labelled((300, 33, 3))), make_rows(30, 300)
     expected, before = student.predict(rows), len(pickle.dumps(student))
     singles = [rows[index : index + 1] for index in range(30)]
@@ -313,7 +313,7 @@ def test_what_was_prepared_for_single_rows_is_not_sent_along():
         ("text", "two dimensions"),
     ],
 )
-def test_bad_rows_are_refused(X, message):
+def test_invalid_rows_raise(X, message):
     student = Student(labelled((4, 3)))
     good = make_rows(20, 4)
     for _ in range(2):
@@ -326,14 +326,14 @@ def test_bad_rows_are_refused(X, message):
 
 @pytest.mark.parametrize("place", [0, 5, 2999])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_bad_number_is_found_wherever_it_is(place, value):
+def test_non_finite_value_raises_at_any_position(place, value):
     rows = make_rows(3000, 6)
     rows[place, 3] = value
     with pytest.raises(ValueError, match="column 3"):
         Student(labelled((6, 3))).predict(rows)
 
 
-def test_large_numbers_are_no_error():
+def test_large_values_are_valid():
     """Their squares overflow in the quick check for bad numbers; they themselves are fine."""
     rows = np.full((40, 4), 1e25, np.float32)
     student = Student(labelled((4, 3)))
@@ -347,7 +347,7 @@ def test_large_numbers_are_no_error():
         np.testing.assert_array_equal(steep.predict(rows[index : index + 1]), steep.predict(rows)[index : index + 1])
 
 
-def test_columns_are_compared_by_name():
+def test_feature_names_are_checked():
     names = ("alpha", "beta", "gamma")
     student = Student(labelled((3, 4), feature_names=names))
     frame = pd.DataFrame(make_rows(5, 3), columns=names)
@@ -375,7 +375,7 @@ def test_quick_labels_are_right_whenever_they_are_certain(sizes, activation):
     """The proof in `distill.runtime.single_row`, put to rows whose margins were made as small as they get."""
     network = labelled(sizes, activation)
     student, rows = Student(network), make_rows(600, sizes[0])
-    # Halfway between two rows of different labels, ever closer: the margin shrinks until nothing is certain
+    # Bisection between two rows of different labels: the margin shrinks until no label is certain
     labels = student.predict(rows)
     pairs = [(i, j) for i in range(0, 600, 7) for j in range(i) if labels[i] != labels[j]][:60]
     low, high = (rows[list(side)].astype(np.float64) for side in zip(*pairs))
@@ -411,7 +411,7 @@ def test_quick_labels_are_nearly_always_certain(activation):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("scale", [1e-20, 1e-7, 1.0, 1e12])
-def test_quick_labels_are_right_where_sums_are_nothing_but_rounding(activation, scale):
+def test_certain_quick_labels_are_correct_where_outputs_are_rounding_errors(activation, scale):
     """Rows to which all weights of the first layer are orthogonal, and units at the kink of a relu."""
     network = labelled((200, 40, 12, 5), activation)
     network = replace(network, biases=tuple(0 * bias for bias in network.biases))
@@ -427,7 +427,7 @@ def test_quick_labels_are_right_where_sums_are_nothing_but_rounding(activation, 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("size", [30, 1e4, 1e20, 1e38])
-def test_quick_labels_are_right_in_spite_of_large_biases(activation, size):
+def test_certain_quick_labels_are_correct_with_large_biases(activation, size):
     network = labelled((20, 30, 8, 4), activation)
     drawn = np.random.default_rng(3)
     biases = tuple(
@@ -443,7 +443,7 @@ def test_quick_labels_are_right_in_spite_of_large_biases(activation, size):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("shift", "bias"), [(0.0, 0.0), (50.0, 0.0), (0.0, -1e4)])
-def test_the_bounds_on_errors_hold_with_room_to_spare(activation, shift, bias, monkeypatch):
+def test_errors_are_below_half_of_their_bounds(activation, shift, bias, monkeypatch):
     """Errors of all ways of computing, measured against double precision, stay within half of the bound together."""
     network = labelled((400, 60, 20, 6), activation, offset=np.float32(shift), scale=np.float32(1.5))
     # Most units of a relu stay silent, and the quick way must subtract what it adds for them
@@ -495,7 +495,7 @@ def quick_sums(quick, rows, activation):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_slopes_are_those_of_all_chords(activation):
+def test_slopes_bound_all_chords(activation):
     middle = np.linspace(-3, 3, 61)
     for error in (1e-6, 0.05, 2.0):
         slope, spread = margin.slopes(middle, np.full(61, error), activation)
@@ -515,7 +515,7 @@ def activated64(sums, activation):
     return functions[activation](sums)
 
 
-def test_a_single_class_is_always_the_answer():
+def test_single_class_is_always_predicted():
     network = make_network((4, 1), target="predict", output="softmax", classes=np.array([7]))
     student, rows = Student(network), make_rows(30, 4)
     for index in range(30):
@@ -523,7 +523,7 @@ def test_a_single_class_is_always_the_answer():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (50, 3), (200, 200)])
-def test_spectral_norms_are_bounded_closely(shape):
+def test_bounds_on_spectral_norms_are_tight(shape):
     weight = np.random.default_rng(0).normal(size=shape)
     norm = np.linalg.norm(weight, 2)
     assert norm <= margin.spectral_norm_bound(weight) <= 1.1 * norm
@@ -536,7 +536,7 @@ def test_spectral_norms_are_bounded_closely(shape):
 
 
 @pytest.mark.parametrize("n_outputs", [2, 9, 1200])
-def test_distances_of_columns_are_bounded(n_outputs):
+def test_bounds_on_distances_of_columns_are_tight(n_outputs):
     weight = np.random.default_rng(0).normal(size=(7, n_outputs))
     distance = max(np.linalg.norm(weight - weight[:, [index]], axis=0).max() for index in range(n_outputs))
     assert distance <= margin.largest_distance(weight)
@@ -544,26 +544,26 @@ def test_distances_of_columns_are_bounded(n_outputs):
         assert margin.largest_distance(weight) <= 1.001 * distance
 
 
-def test_many_threads_may_ask_one_student():
+def test_predict_from_many_threads():
     from concurrent.futures import ThreadPoolExecutor
 
     student, rows = Student(labelled((64, 32, 10))), make_rows(400, 64)
     expected = student.predict(rows)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda index: student.predict(rows[index : index + 1])[0], range(400)))
+        predictions = list(pool.map(lambda index: student.predict(rows[index : index + 1])[0], range(400)))
         batches = list(pool.map(lambda start: student.predict(rows[start:]), range(20)))
-    np.testing.assert_array_equal(answers, expected)
+    np.testing.assert_array_equal(predictions, expected)
     for start, batch in enumerate(batches):
         np.testing.assert_array_equal(batch, expected[start:])
-    # Also while single rows are prepared for, and with doubtful ones among them
+    # Also during the preparation for single rows, and with uncertain rows among them
     close, order = np.concatenate([rows, rows * np.float32(1e-9)]), np.tile(np.arange(800), 3)
     student = Student(labelled((64, 32, 10)))
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda index: student.predict(close[index : index + 1])[0], order))
-    np.testing.assert_array_equal(answers, student.predict(close)[order])
+        predictions = list(pool.map(lambda index: student.predict(close[index : index + 1])[0], order))
+    np.testing.assert_array_equal(predictions, student.predict(close)[order])
 
 
-def test_large_batches_are_shared_out_among_threads():
+def test_large_batches_are_split_among_threads():
     calls = []
     with threadpoolctl.threadpool_limits(2):
         parallel.map_blocks(lambda: calls.append, range(0, 100, 10), n_multiplications=1 << 30)
@@ -576,7 +576,7 @@ def test_large_batches_are_shared_out_among_threads():
         parallel.map_blocks(lambda: fail, range(4), n_multiplications=1 << 30)
 
 
-def test_numpy_alone_is_needed(tmp_path):
+def test_numpy_is_the_only_dependency(tmp_path):
     """In an interpreter in which only NumPy and the standard library exist."""
     network, rows = labelled((64, 32, 10)), make_rows(30, 64)
     container.save(container.encode(network), tmp_path / "a.student")
@@ -597,7 +597,7 @@ assert not {{"torch", "sklearn", "scipy", "joblib", "numba"}} & set(sys.modules)
     assert run_python(code).split("|") == Student(network).predict(rows).tolist()
 
 
-def test_a_fresh_process_answers_with_the_same_bits(tmp_path):
+def test_fresh_process_predicts_the_same_bits(tmp_path):
     network, rows = labelled((64, 32, 10)), make_rows(300, 64)
     container.save(container.encode(network), tmp_path / "a.student")
     np.save(tmp_path / "rows.npy", rows)

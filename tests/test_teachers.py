@@ -1,4 +1,4 @@
-"""What a teacher is asked, and how its answers are read."""
+"""Targets of teachers: which method is called, and how its predictions are read."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_automatic_target(teacher, expected):
         (KernelDensity(), "auto", TypeError, "KernelDensity has none of them"),
     ],
 )
-def test_impossible_target(teacher, target, error, message):
+def test_impossible_target_raises(teacher, target, error, message):
     with pytest.raises(error, match=message):
         resolve_target(teacher, target)
 
@@ -65,7 +65,7 @@ def test_frozen_teacher_is_not_fitted_again():
     np.testing.assert_array_equal(fitted.cluster_centers_, centers)
 
 
-def test_frozen_teacher_without_predict_recalls_its_labels():
+def test_frozen_teacher_without_predict_uses_its_labels():
     X = np.random.default_rng(0).normal(size=(30, 2))
     frozen = FrozenEstimator(AgglomerativeClustering(3).fit(X))
     _, answers = fit_and_predict(frozen, X, target="predict")
@@ -79,7 +79,7 @@ def test_transductive_teacher_cannot_be_asked_about_new_rows():
         predict(DBSCAN(), np.zeros((2, 2)), "predict")
 
 
-def test_classifier_keeps_classes_it_did_not_predict():
+def test_classes_without_predictions_are_kept():
     X = np.array([[0.0], [0.1], [5.0], [5.1], [5.05]])
     teacher = LogisticRegression(C=1e-3).fit(X, ["a", "b", "c", "c", "c"])
     answers = read_predictions(teacher, ["c", "a", "c"], "predict", 3)
@@ -109,12 +109,12 @@ def test_string_labels_are_plain_strings():
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
-def test_unusable_answers(answers, target, message):
+def test_invalid_predictions_raise(answers, target, message):
     with pytest.raises(ValueError, match=message):
         read_predictions(KMeans(), answers, target, 3)
 
 
-def test_teacher_that_only_looks_like_an_estimator():
+def test_duck_typed_teacher():
     class Plain(BaseEstimator, TransformerMixin):
         def fit(self, X):
             return self
@@ -127,7 +127,7 @@ def test_teacher_that_only_looks_like_an_estimator():
     np.testing.assert_array_equal(answers, X + 1)
 
 
-def test_teacher_that_drops_rows():
+def test_teacher_that_drops_rows_raises():
     class Dropping(ClusterMixin, BaseEstimator):
         def fit(self, X, y=None):
             self.labels_ = np.arange(len(X) - 1)
@@ -139,7 +139,7 @@ def test_teacher_that_drops_rows():
         read_predictions(teacher, answers, "predict", 5)
 
 
-def test_fidelity_is_scikit_learns_variance_weighted_r2():
+def test_fidelity_equals_variance_weighted_r2():
     random = np.random.default_rng(0)
     expected, given = random.normal(size=(50, 3)) * [1, 5, 0.1], random.normal(size=(50, 3))
     reference = r2_score(expected, given, multioutput="variance_weighted")
