@@ -161,7 +161,7 @@ print(digest.hexdigest())
 """
 
 
-def test_a_row_has_the_same_bits_with_any_number_of_threads():
+def test_row_is_bit_identical_with_any_number_of_threads():
     digests = {run_python(DIGEST, OMP_NUM_THREADS=n, OPENBLAS_NUM_THREADS=n) for n in ("1", "2", "3")}
     assert len(digests) == 1
     student, rows = Student(labelled((784, 256, 64, 10))), make_rows(4000, 784)
@@ -371,8 +371,8 @@ def test_feature_names_are_checked():
 @pytest.mark.parametrize(
     "sizes", [(64, 32, 10), (784, 256, 64, 10), (20, 8, 1), (170, 30, 9, 1), (4, 1), (5, 2), (3, 7, 4)], ids=str
 )
-def test_quick_labels_are_right_whenever_they_are_certain(sizes, activation):
-    """The proof in `distill.runtime.single_row`, put to rows whose margins were made as small as they get."""
+def test_certain_quick_labels_are_correct(sizes, activation):
+    """The proof in `distill.runtime.single_row`, on rows of the smallest possible margins."""
     network = labelled(sizes, activation)
     student, rows = Student(network), make_rows(600, sizes[0])
     # Bisection between two rows of different labels: the margin shrinks until no label is certain

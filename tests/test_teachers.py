@@ -74,7 +74,7 @@ def test_frozen_teacher_without_predict_uses_its_labels():
         fit_and_predict(frozen, X[:9], target="predict")
 
 
-def test_transductive_teacher_cannot_be_asked_about_new_rows():
+def test_transductive_teacher_on_new_rows_raises():
     with pytest.raises(ValueError, match="pass the expected predictions as y"):
         predict(DBSCAN(), np.zeros((2, 2)), "predict")
 
