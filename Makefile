@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= data
-OLDEST ?= tests/test_common.py tests/test_pipeline.py tests/test_model_selection.py tests/test_caching.py
+OLDEST ?= tests/test_common.py tests/test_pipeline.py tests/model_selection/test_model_selection.py tests/utils/test_caching.py
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
 READY := $(VENV)/.ready

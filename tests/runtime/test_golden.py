@@ -16,7 +16,7 @@ from distill.codecs.reader import Reader
 from distill.runtime import load
 from distill.runtime.moments import sample_outputs
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
 EXTRAS = {"rows": "row_variance", "columns": "column_variance", "noise": "noise_variance", "degrees": "noise_degrees"}
 
