@@ -25,7 +25,7 @@ from distill.codecs.sections import Layer, Section
 from distill.network import Network
 
 FOLDER = Path(__file__).parent
-sys.path.insert(0, str(FOLDER.parent))
+sys.path.insert(0, str(FOLDER.parent / "helpers"))
 
 import independent_reader  # noqa: E402
 
