@@ -196,7 +196,7 @@ def _clearness(best: float, expected: float, mean: float, square: float) -> floa
     best : float
         Cost of the nearest drawn candidate.
     expected : float
-        The last first candidate's cost in all features times `cost_fraction`.
+        Cost in all features of the last of the first candidates, times `cost_fraction`.
     mean, square : float
         Mean, and mean of squares, of the differences between the first candidates' costs and expected costs.
     """
@@ -595,18 +595,19 @@ def _look_further(
     clusterings = np.empty(n_estimators, np.int64)
     winners = np.empty(n_estimators)
     for i in range(len(X)):
+        x = X[i]
         n_doubtful = _confirm_doubts(
-            X[i], reference, candidates[i, :n_first], rows, feature_masks, slope, metric, doubtful[i], codes[i],
+            x, reference, candidates[i, :n_first], rows, feature_masks, slope, metric, doubtful[i], codes[i],
             clusterings, winners,
         )  # fmt: skip
         if n_doubtful == 0:
             continue
-        length = np.sqrt(_dot(X[i], X[i]))
+        length = np.sqrt(_dot(x, x))
         for first in range(n_first, candidates.shape[1], _TOGETHER):
             n_together = min(_TOGETHER, candidates.shape[1] - first)
             near = candidates[i, first : first + n_together]
             for c in range(n_together):
-                _prepare(X[i], reference[near[c]], length, metric, c, terms, squares, slack)
+                _prepare(x, reference[near[c]], length, metric, c, terms, squares, slack)
             for a in range(n_doubtful):
                 v = clusterings[a]
                 costs = _four_dots(terms, feature_masks[v])
@@ -620,8 +621,8 @@ def _look_further(
                     position = positions[places[i, first + c], v]
                     if position == rows.shape[1]:
                         continue
-                    exact = _exact_cost(X[i], reference[near[c]], feature_masks[v], metric)
-                    before = _exact_cost(X[i], reference[rows[v, codes[i, v]]], feature_masks[v], metric)
+                    exact = _exact_cost(x, reference[near[c]], feature_masks[v], metric)
+                    before = _exact_cost(x, reference[rows[v, codes[i, v]]], feature_masks[v], metric)
                     if _is_nearer(exact, position, before, codes[i, v]):
                         winners[a] = exact
                         codes[i, v] = position

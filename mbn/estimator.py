@@ -419,9 +419,8 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Return the number of samples that may become centroids."""
         if self.max_samples is None:
             return n_samples
-        n_landmarks = (
-            self.max_samples if isinstance(self.max_samples, Integral) else max(2, int(self.max_samples * n_samples))
-        )
+        exact = isinstance(self.max_samples, Integral)
+        n_landmarks = int(self.max_samples) if exact else max(2, int(self.max_samples * n_samples))
         if n_landmarks > n_samples:
             raise ValueError(
                 f"max_samples={self.max_samples} is more than the {n_samples} rows of X; use at most that many, or None"

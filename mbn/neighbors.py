@@ -9,6 +9,7 @@ from numba import njit
 from scipy import sparse
 
 from mbn.metrics import Matrix
+from mbn.parallel import read_only
 
 # A search keeps a few rows more than requested and ranks them again by distances that do not depend on how a matrix
 # product was blocked, so that the rows returned are the same for every block size and thread count.
@@ -160,7 +161,7 @@ def rank(X: Matrix, reference: Matrix, candidates: np.ndarray, metric: str, out:
             X.indptr, X.indices, X.data, reference.indptr, reference.indices, reference.data, candidates, linear, out
         )
     else:
-        _rank_dense(X, reference, candidates, linear, out)
+        _rank_dense(*read_only((X, reference, candidates)), linear, out)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)

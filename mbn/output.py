@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils import check_random_state
 from threadpoolctl import threadpool_limits
 
-from mbn.parallel import blocks
+from mbn.parallel import blocks, read_only
 
 # Width or height of the one-hot matrix up to which it is written out for a full decomposition
 _SMALL = 500
@@ -139,18 +139,19 @@ def project(codes: np.ndarray, k: int, components: np.ndarray, mean: np.ndarray)
     ndarray of shape (n_samples, n_components), float32
     """
     out = np.empty((len(codes), len(components)), np.float32)
-    _project(np.ascontiguousarray(codes.T), k, np.ascontiguousarray(components.T), _shifts(components, mean), out)
+    table = np.ascontiguousarray(components.T)
+    _project(np.ascontiguousarray(codes.T), k, table, _shifts(table, read_only(mean)), out)
     return out
 
 
 @njit(cache=True)
-def _shifts(components: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Coordinates of the mean, of shape (n_components,), summed in one order in float64; arrays as in `project`."""
-    shifts = np.empty(len(components), np.float32)
-    for d in range(len(components)):
+def _shifts(table: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Coordinates of the mean, of shape (n_components,), summed in one order in float64; `table` as in `_project`."""
+    shifts = np.empty(table.shape[1], np.float32)
+    for d in range(table.shape[1]):
         total = 0.0
         for column in range(len(mean)):
-            total += np.float64(components[d, column]) * np.float64(mean[column])
+            total += np.float64(table[column, d]) * np.float64(mean[column])
         shifts[d] = total
     return shifts
 

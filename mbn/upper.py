@@ -24,6 +24,8 @@ import numpy as np
 from numba import int64, njit, types, uint8, uint64
 from numba.extending import intrinsic
 
+from mbn.parallel import read_only
+
 # Counters of a block of rows in `match_indexed`, in bytes, so that they stay in the cache
 _COUNTER_BYTES = 1 << 18
 # Values of the lists of a block of rows in `match_listed`: time against memory, since each block chains the centroids
@@ -64,6 +66,7 @@ def match_indexed(
     ndarray of shape (n_samples,)
         Position in `rows` of the centroid that shares the most codes.
     """
+    codes, reference_codes, rows, used = _arguments(codes, reference_codes, rows, used)
     k = len(rows)
     ids = np.min_scalar_type(k + _SPARE)
     starts = np.zeros((len(used), n_codes + 1), np.min_scalar_type(k))
@@ -215,6 +218,7 @@ def match_listed(
     Parameters and result as in `match_indexed`. The first two centroids of a list have fixed places; a row has
     `places` for each input for the others on average, and rows that need more are computed again with enough.
     """
+    codes, reference_codes, rows, used = _arguments(codes, reference_codes, rows, used)
     k, n_used, n_samples = len(rows), len(used), codes.shape[1]
     ids = np.min_scalar_type(k)
     n_rows = min(max(LISTED_VALUES // (places * n_used), 1), n_samples)
@@ -341,8 +345,15 @@ def match_dense(codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndarray
     ndarray of shape (n_samples,), uint8
     """
     out = np.empty(codes.shape[1], np.uint8)
-    _match_dense(codes, reference_codes, rows, used, out)
+    _match_dense(*_arguments(codes, reference_codes, rows, used), out)
     return out
+
+
+def _arguments(
+    codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndarray, used: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Return arguments of a kernel with the same types for all fits, so that it is compiled for them once."""
+    return *read_only((codes, reference_codes)), rows.astype(np.intp), used.astype(np.intp)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -414,7 +425,7 @@ def index_all(reference_codes: np.ndarray, n_codes: int) -> tuple[np.ndarray, np
     n_inputs, n_drawn = reference_codes.shape
     starts = np.zeros((n_inputs, n_codes + 1), np.min_scalar_type(n_drawn))
     items = np.empty((n_inputs, n_drawn), np.min_scalar_type(n_drawn))
-    _index(reference_codes, np.arange(n_drawn), np.arange(n_inputs), starts, items)
+    _index(read_only(reference_codes), np.arange(n_drawn), np.arange(n_inputs), starts, items)
     return starts, items
 
 
@@ -461,7 +472,7 @@ def match_ranked(
     -------
     ndarray of shape (n_samples, n_estimators)
     """
-    starts, items = index
+    codes, starts, items, positions, bits = read_only((codes, *index, positions, bits))
     out = np.empty((len(codes), positions.shape[1]), positions.dtype)
     _match_ranked(codes, starts, items, len(positions), positions, positions.dtype.type(k), bits, out)
     return out
@@ -516,7 +527,7 @@ def _match_ranked(
     order = np.empty(n_drawn + 64, np.uint32)
     drawn = np.empty((-(-n_drawn // 64), n_estimators), np.uint64)  # a bit for each of 64 ranks
     for i in range(n_samples):
-        n_met = 0
+        n_met = int64(0)
         for u in range(n_inputs):
             c = uint64(codes[i, u])
             word, bit = uint64(u) >> uint64(6), uint64(1) << (uint64(u) & uint64(63))
@@ -531,10 +542,10 @@ def _match_ranked(
                     n_met += 1
                 shared[uint64(place), word] |= bit
         _rank(shared, n_met, n_inputs, totals, order)
-        n_ready = 0
+        n_ready = int64(0)
         for v in range(n_estimators):
             best, choice = 0, none
-            chunk = 0
+            chunk = int64(0)
             while chunk * 64 < n_met and totals[order[chunk * 64]] >= best:
                 if chunk == n_ready:
                     _mark_drawn(order, chunk, n_met, met, positions, none, drawn[chunk])
@@ -644,7 +655,7 @@ def match_compared(codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndar
     ndarray of shape (n_samples, n_estimators)
     """
     out = np.empty((len(codes), len(rows)), np.min_scalar_type(rows.shape[1] - 1))
-    _match_compared(codes, reference_codes, rows, bits, out)
+    _match_compared(*read_only((codes, reference_codes, rows, bits)), out)
     return out
 
 
