@@ -7,7 +7,6 @@ parts. `encode` packs a network whose weights are stored uncompressed.
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -337,7 +336,6 @@ def save(data: bytes, path: str | os.PathLike) -> None:
             os.close(descriptor)
 
 
-@dataclass
 class _Partial:
     """The contents of a file as far as they have been read.
 
@@ -347,15 +345,15 @@ class _Partial:
         Number of inputs of the network, then of outputs of every layer.
     description : dict
         Arguments of `Network` besides the weights.
-    n_features : int
     """
 
-    sizes: list[int]
-    description: dict[str, Any]
-    n_features: int
-    steps: tuple[Step, ...] = ()
-    layers: list[Layer] = field(default_factory=list)
-    codecs: list[str] = field(default_factory=list)
+    def __init__(self, sizes: list[int], description: dict[str, Any]):
+        self.sizes = sizes
+        self.description = description
+        self.n_features = sizes[0]
+        self.steps: tuple[Step, ...] = ()
+        self.layers: list[Layer] = []
+        self.codecs: list[str] = []
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -418,7 +416,7 @@ def _decode_header(reader: Reader, n_bytes: int) -> _Partial:
         if number >= len(values):
             raise StudentFileError(f"the file has {name} number {number}, {_WRITTEN_LATER}")
         description[name] = values[number]
-    return _Partial(sizes, description, sizes[0])
+    return _Partial(sizes, description)
 
 
 def _checked_file(body: Sequence[bytes]) -> bytes:
