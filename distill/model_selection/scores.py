@@ -75,14 +75,24 @@ SCORING = {"fidelity": fidelity_scorer, "size": size_scorer}
 
 @dataclass(frozen=True)
 class SmallestWithin:
-    """Pick the smallest of the candidates of a search that are about as good as the best; see `smallest_within`."""
+    """Choice of the smallest candidate of a search whose fidelity is close to the best; see `smallest_within`.
+
+    Parameters
+    ----------
+    tolerance : float or "standard error"
+        Largest distance from the best mean fidelity.
+    fidelity : str, default="fidelity"
+        Name of the score of fidelity.
+    size : str, default="size"
+        Name of the score of size.
+    """
 
     tolerance: float | str
     fidelity: str = "fidelity"
     size: str = "size"
 
     def __call__(self, cv_results: Mapping[str, Any]) -> int:
-        """Return the position of the picked candidate in `cv_results_`."""
+        """Return the position of the chosen candidate in `cv_results_`."""
         fidelity, n_bytes = mean_scores(cv_results, self.fidelity, self.size)
         if np.isnan(fidelity).all():
             raise ValueError(f"no candidate has a {self.fidelity}: all fits have failed")
@@ -90,19 +100,19 @@ class SmallestWithin:
         tolerance = self.tolerance
         if tolerance == "standard error":
             tolerance = _standard_error(cv_results, self.fidelity, best)
-        # A hair more, so that candidates at the very edge do not depend on how means were rounded
+        # 1e-12 more, so that candidates at the limit do not depend on the rounding of means
         good = np.flatnonzero(fidelity >= fidelity[best] - tolerance - 1e-12)
         return int(good[np.lexsort((-fidelity[good], n_bytes[good]))[0]])
 
 
 def smallest_within(tolerance: float | str = 0.01, *, fidelity: str = "fidelity", size: str = "size") -> SmallestWithin:
-    """Return what to give to a search as `refit`: fewest bytes among candidates about as good as the best.
+    """Return a `refit` for searches: the fewest bytes among candidates with a fidelity close to the best.
 
     Parameters
     ----------
     tolerance : float or "standard error", default=0.01
-        How much a candidate's mean fidelity may be below the best one; or one standard error of the best one's mean
-        over the folds (Breiman et al., "Classification and regression trees", 1984).
+        Largest distance of a candidate's mean fidelity from the best; or one standard error of the best mean over the
+        folds (Breiman et al., "Classification and regression trees", 1984).
     fidelity, size : str
         Names of the scores, as in ``scoring={"fidelity": fidelity_scorer, "size": size_scorer}``, which is `SCORING`.
 
@@ -110,8 +120,8 @@ def smallest_within(tolerance: float | str = 0.01, *, fidelity: str = "fidelity"
     -------
     callable(cv_results_) -> int
         For ``GridSearchCV(..., scoring=SCORING, refit=smallest_within(0.01))`` and RandomizedSearchCV; scikit-learn's
-        halving searches know one score only. Of equally small ones the most faithful is picked; candidates that failed
-        never are.
+        halving searches have one score only. Among equally small candidates the most faithful one is chosen; failed
+        candidates are ignored.
 
     Raises
     ------
