@@ -1,10 +1,10 @@
 """Fits on a Dask cluster: the same bits as in this process, each large array sent once, and workers that die."""
 
 import os
+import runpy
 import signal
-import subprocess
-import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -149,11 +149,15 @@ class _Deadly:
 
 
 @pytest.mark.parametrize("name", ["dask_map_blocks", "dask_map_partitions"])
-def test_student_on_dask_collection(name):
+def test_student_on_dask_collection(client, name, monkeypatch, capsys):
+    """The examples, on the cluster of the other tests in place of their own."""
     if name == "dask_map_partitions":
         pytest.importorskip("pandas")
         pytest.importorskip("pyarrow")
+    monkeypatch.setattr("dask.distributed.LocalCluster", lambda **_: nullcontext())
+    monkeypatch.setattr("dask.distributed.Client", lambda _: nullcontext())
     example = Path(__file__).parents[2] / "examples" / f"{name}.py"
-    shown = subprocess.run([sys.executable, example], capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert "the same labels as here: True" in shown.stdout
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(example), run_name="__main__")
+    assert ended.value.code == 0
+    assert "the same labels as here: True" in capsys.readouterr().out
