@@ -1,6 +1,7 @@
 """Multilayer bootstrap networks: clusterings of randomly drawn samples, layer upon layer."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ _MODULES = {"MultilayerBootstrapNetwork": "mbn.estimator", "in_blocks": "mbn.row
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
+    if name == "__version__":  # of the distribution, which is written in `distill`
+        return version("mbn-distill")
     raise AttributeError(f"module 'mbn' has no attribute {name!r}")
 
 

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import distill
+import mbn
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +25,7 @@ def test_version_is_the_same_everywhere():
 def test_version_can_be_read_without_importing_the_package():
     tree = ast.parse((ROOT / "distill" / "__init__.py").read_text(encoding="utf-8"))
     assigned = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
-    assert ast.literal_eval(assigned["__version__"]) == distill.__version__
+    assert ast.literal_eval(assigned["__version__"]) == distill.__version__ == mbn.__version__
 
 
 def test_type_checkers_use_the_annotations():
