@@ -133,7 +133,7 @@ def position_table(rows: np.ndarray, n_reference: int) -> np.ndarray:
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _number(candidates: np.ndarray, n_reference: int) -> tuple[np.ndarray, int]:
-    """Number the distinct rows among the candidates in the order of their first appearance.
+    """Assign numbers to the distinct rows among the candidates, in the order of their first appearance.
 
     Returns the number of each candidate, an int32 array of the shape of `candidates`, and how many there are.
     """

@@ -129,16 +129,20 @@ class Checkpoint:
             self.writes = False
 
     def _path(self, parameters: dict) -> Path:
+        """Return the path of a layer's file."""
         return self.folder / f"{_digest_of(parameters)}-{self.rows}.layer"
 
     def _header(self, parameters: dict) -> dict:
+        """Return the header of a layer's file, without the dtype and shape of the codes."""
         return {"version": VERSION, "numpy": np.__version__, "rows": self.rows, "parameters": parameters}
 
     def _mention_other_rows(self, parameters: dict) -> None:
+        """Warn once in a fit if layers of the same parameters exist for other rows."""
         if parameters.get("layer") == 0 and any(self.folder.glob(f"{_digest_of(parameters)}-*.layer")):
             self._warn(parameters, "the cached layers were computed for a different X")
 
     def _warn(self, parameters: dict, reason: str) -> None:
+        """Warn that a layer is computed again."""
         warnings.warn(
             f"memory={str(self.folder.parent)!r}: layer {parameters.get('layer', 0) + 1} is computed again: {reason}.",
             stacklevel=7,  # the caller of fit
@@ -166,6 +170,7 @@ def digest_of_rows(X: Matrix) -> str:
 
 
 def _digest_of(parameters: dict) -> str:
+    """Digest of parameters, for names of files."""
     return hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
@@ -251,4 +256,5 @@ def code_blocks(codes: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
 
 
 def _row_blocks(codes: np.ndarray) -> list[slice]:
+    """Return blocks of rows that are copied at once."""
     return blocks(len(codes), max(1, _COPIED_BYTES // codes[:1].nbytes))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -183,23 +183,23 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        n_clusters=10,
-        n_estimators=400,
-        k="auto",
-        delta=0.5,
-        max_features=0.5,
-        metric="euclidean",
-        assignment="auto",
-        n_neighbors=64,
-        output="pca",
-        max_samples=None,
-        n_jobs=None,
-        device="cpu",
-        memory=None,
-        random_state=None,
-        verbose=0,
+        n_clusters: int = 10,
+        n_estimators: int = 400,
+        k: str | int | Sequence[int] = "auto",
+        delta: float = 0.5,
+        max_features: float = 0.5,
+        metric: str = "euclidean",
+        assignment: str = "auto",
+        n_neighbors: int = 64,
+        output: str = "pca",
+        max_samples: int | float | None = None,
+        n_jobs: int | None = None,
+        device: str = "cpu",
+        memory: Any = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
     ):
         self.n_components = n_components
         self.n_clusters = n_clusters
@@ -381,6 +381,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         return codes
 
     def _settings(self) -> layers.LayerSettings:
+        """Return the settings of the layers in this fit."""
         return layers.LayerSettings(
             n_estimators=int(self.n_estimators),
             max_features=float(self.max_features),
@@ -406,6 +407,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         }
 
     def _memory(self) -> Any:
+        """Return `memory`, or None with a warning if no layer could be found again."""
         if self.memory is not None and self.random_state is None:
             warnings.warn(
                 "memory= keeps nothing without a random_state: every fit draws other centroids. Set random_state to "
@@ -454,6 +456,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         return schedule
 
     def _choose_assignment(self, k: int, n_landmarks: int) -> str:
+        """Return the assignment in a bottom layer of k centroids."""
         if self.assignment != "auto":
             return self.assignment
         n_neighbors = min(self.n_neighbors, n_landmarks)
@@ -461,6 +464,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         return "neighbors" if n_drawn >= min(_DRAWN_CANDIDATES, k) else "direct"
 
     def _n_components(self, n_samples: int, k: int) -> int:
+        """Return the number of principal components of the codes of a top layer of k centroids."""
         most = min(n_samples, self.n_estimators * k)
         if self.n_components is None:
             return min(self.n_clusters, most)
@@ -472,6 +476,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         return self.n_components
 
     def _check(self, X: Any) -> Matrix:
+        """Validate samples to be transformed."""
         check_is_fitted(self)
         return validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False)
 
@@ -505,6 +510,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         return output.one_hot(found, self.k_[-1]) if kind == "one-hot" else found
 
     def __sklearn_tags__(self) -> Any:
+        """Declare sparse input and float32 output."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32"]
@@ -530,10 +536,12 @@ class _Report:
         self.verbose, self.name, self.n_layers = verbose, name, n_layers
 
     def start(self, index: int, k: int) -> None:
+        """Print the first part of the line of a layer."""
         self.began = time.perf_counter()
         if self.verbose:
             print(f"[{self.name}] layer {index + 1} of {self.n_layers}, k={k} ...", end=" ", flush=True)
 
     def end(self, known: bool) -> None:
+        """Print the seconds of the layer, or that its codes were read."""
         if self.verbose:
             print("from memory" if known else f"{time.perf_counter() - self.began:.1f} s", flush=True)

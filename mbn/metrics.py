@@ -1,4 +1,4 @@
-"""Metrics of the bottom layer: their numbers in compiled kernels, and the error of their sums in float32.
+"""Metrics of the bottom layer: their integers in compiled kernels, and the error of their sums in float32.
 
 The cost of a centroid y for a row x, over the features that a clustering uses:
 
@@ -22,7 +22,7 @@ EPSILON = np.float32(2.0**-23)
 
 
 def relative_error(n_features: int) -> np.float32:
-    """Bound of the relative error of a sum of `n_features` terms in float32, whatever the order of the additions.
+    """Bound of the relative error of a sum of `n_features` terms in float32, for any order of the additions.
 
     Relative to the sum of the absolute terms. A sum of n rounded terms is off by less than about ``n * EPSILON / 2``;
     the bound is four times as large, for differences, squares and comparisons of two such sums.

@@ -171,12 +171,14 @@ class _Views:
         self.of_shared = self.of(shared)
 
     def of(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the views of some arrays."""
         known = {**self.last, **self.shared}
         self.last = {id(array): known.get(id(array)) or (array, read_only(array)) for array in arrays}
         return [self.last[id(array)][1] for array in arrays]
 
 
 def _results(tasks: Iterator, n_jobs: int | None, patience: float | None) -> Generator:
+    """Run tasks by joblib and yield their results in order."""
     # One task a batch: tasks take seconds, and larger batches leave workers idle at the end
     settings: dict[str, Any] = {"n_jobs": n_jobs, "prefer": "threads", "batch_size": 1}
     try:
@@ -221,6 +223,8 @@ def read_only(values: Any) -> Any:
     arguments everywhere once is enough.
     """
     if isinstance(values, np.ndarray):
+        if type(values) is np.ndarray and not values.flags.writeable:
+            return values
         view = np.asarray(values).view()
         view.flags.writeable = False
         return view

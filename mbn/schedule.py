@@ -11,7 +11,7 @@ _LANDMARK_STREAM = 1 << 20
 def automatic_schedule(
     n_rows: int, n_clusters: int, *, delta: float = 0.5, k_max: int | None = None
 ) -> tuple[int, ...]:
-    """Number of centroids per layer, bottom first.
+    """Return the number of centroids per layer, bottom first.
 
     Starts at half of the rows (or at `k_max`, if that is less), shrinks by `delta` and stops before the first
     value under ``1.5 * n_clusters``: with fewer centroids a draw would often miss a cluster altogether.
@@ -30,7 +30,7 @@ def automatic_schedule(
     Returns
     -------
     tuple of int
-        Never empty.
+        At least one.
 
     Warns
     -----
@@ -62,7 +62,7 @@ def automatic_schedule(
 
 
 def schedule_from(k: int, n_clusters: int, delta: float) -> tuple[int, ...]:
-    """Number of centroids per layer, bottom first, from k on down; see `automatic_schedule`.
+    """Return the number of centroids per layer, bottom first, from k on down; see `automatic_schedule`.
 
     Examples
     --------

@@ -416,14 +416,14 @@ def _gather(
 ) -> None:
     """Append values below the limit of their row; when its keys are full, keep the smallest and lower the limit.
 
-    ======== ============================= ======= ===============================================================
-    products (n_queries, n_columns)        float32 the leaf's rows stand at start .. start + n_columns - 1 in order
+    ======== ============================= ======= ============================================================
+    products (n_queries, n_columns)        float32 of the rows order[start : start + n_columns]
     offsets  (n_columns,)                  float32 added to each row of products
     queries  (n_queries,)                  int32   rows of keys, limits and counts
     keys     (n_rows, 2 * n_kept + _CHUNK) uint64  values and places in the order of the tree; changed in place
     limits   (n_rows,)                     float32 changed in place
     counts   (n_rows,)                     int64   keys in use; changed in place
-    ======== ============================= ======= ===============================================================
+    ======== ============================= ======= ============================================================
     """
     n_columns = len(offsets)
     for i in range(len(queries)):

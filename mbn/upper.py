@@ -353,7 +353,7 @@ def _arguments(
     codes: np.ndarray, reference_codes: np.ndarray, rows: np.ndarray, used: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Return arguments of a kernel with the same types for all fits, so that it is compiled for them once."""
-    return *read_only((codes, reference_codes)), rows.astype(np.intp), used.astype(np.intp)
+    return read_only(codes), read_only(reference_codes), rows.astype(np.intp), used.astype(np.intp)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -527,20 +527,7 @@ def _match_ranked(
     order = np.empty(n_drawn + 64, np.uint32)
     drawn = np.empty((-(-n_drawn // 64), n_estimators), np.uint64)  # a bit for each of 64 ranks
     for i in range(n_samples):
-        n_met = int64(0)
-        for u in range(n_inputs):
-            c = uint64(codes[i, u])
-            word, bit = uint64(u) >> uint64(6), uint64(1) << (uint64(u) & uint64(63))
-            for t in range(uint64(starts[u, c]), uint64(starts[u, c + uint64(1)])):
-                item = uint64(items[u, t])
-                place = places[item]
-                if place < 0:
-                    place = n_met
-                    places[item] = place
-                    met[place] = item
-                    shared[place] = 0
-                    n_met += 1
-                shared[uint64(place), word] |= bit
+        n_met = _meet(codes[i], starts, items, places, met, shared)
         _rank(shared, n_met, n_inputs, totals, order)
         n_ready = int64(0)
         for v in range(n_estimators):
@@ -568,6 +555,38 @@ def _match_ranked(
             out[i, v] = choice if best > 0 else 0
         for place in range(n_met):
             places[met[place]] = -1
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _meet(
+    codes: np.ndarray, starts: np.ndarray, items: np.ndarray, places: np.ndarray, met: np.ndarray, shared: np.ndarray
+) -> int:
+    """Collect the drawn rows that a row meets, and the inputs in which they share codes; returns their number.
+
+    ====== ======================= ======== ==================================================
+    codes  (n_inputs,)             unsigned of the row
+    starts (n_inputs, n_codes + 1) unsigned from `index_all`
+    items  (n_inputs, n_drawn)     unsigned from `index_all`
+    places (n_drawn,)              int32    -1; written: place of each drawn row that is met
+    met    (n_drawn,)              uint32   written: drawn row of each place
+    shared (n_drawn, n_words)      uint64   written: a bit for each input with the same code
+    ====== ======================= ======== ==================================================
+    """
+    n_met = int64(0)
+    for u in range(len(codes)):
+        c = uint64(codes[u])
+        word, bit = uint64(u) >> uint64(6), uint64(1) << (uint64(u) & uint64(63))
+        for t in range(uint64(starts[u, c]), uint64(starts[u, c + uint64(1)])):
+            item = uint64(items[u, t])
+            place = places[item]
+            if place < 0:
+                place = n_met
+                places[item] = place
+                met[place] = item
+                shared[place] = 0
+                n_met += 1
+            shared[uint64(place), word] |= bit
+    return n_met
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -619,7 +638,7 @@ def _mark_drawn(
 
 @intrinsic
 def popcount(typing_context: Any, x: Any) -> tuple[Any, Callable]:
-    """Number of ones in a 64-bit word."""
+    """Count the ones in a 64-bit word."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
