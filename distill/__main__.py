@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TextIO, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str or None
-        None takes those of the process.
+        None for those of the process, ``sys.argv[1:]``.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def describe(student: Student) -> str:
     """Return a description of a student and its report as text."""
-    network, report = student.network, student.report
+    network, report = student.network, cast(dict, student.report)  # `load` sets the report
     sizes = report["layer_sizes"]
     lines = [
         ("layers", f"{' - '.join(map(str, sizes))}, {network.activation}"),
@@ -96,6 +96,7 @@ def _predict(student: Student, data: str, output: str | None, method: str | None
     if output is None:
         _write_csv(sys.stdout, predictions)
         return
+    # A file that appears under its name only when it is complete
     temporary = f"{output}.{os.getpid()}.part"
     try:
         if output.endswith(".npy"):
@@ -118,7 +119,13 @@ def _usual_method(student: Student) -> str:
 
 
 def _read(path: str, student: Student) -> np.ndarray:
-    """Return the rows of a .npy or .csv file, in the order of the student's features; ValueError if it has none."""
+    """Return the rows of a .npy or .csv file, columns in the order of the student's features.
+
+    Raises
+    ------
+    ValueError
+        If the file has another extension, lacks a named feature, or is not a numeric table.
+    """
     if path.endswith(".npy"):
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if not path.endswith(".csv"):
@@ -129,12 +136,13 @@ def _read(path: str, student: Student) -> np.ndarray:
     # Preprocessing is in float64, the network in float32
     dtype = np.float32 if student.preprocessing is None else np.float64
     named = not all(_is_numeric(cell) for cell in header)
-    order = slice(None)
+    order: slice | list[int] = slice(None)
     if named and names is not None and header != list(names):
         missing = [name for name in names if name not in header]
         if missing:
             raise ValueError(f"{path} lacks the columns {missing[:5]} that the student was fitted with")
         order = [header.index(name) for name in names]
+    # loadtxt only warns about a file without rows
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:

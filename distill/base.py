@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -21,6 +21,7 @@ from distill.training.fidelity import fidelity, label_positions
 
 # Arrays of these types need no conversion or column names: the student's checks suffice, and take a tenth of the time
 _CHECKED_BY_STUDENT = (np.dtype(np.float32), np.dtype(np.float64))
+# Methods of a student, and all methods that exist only where the imitated estimator has them
 _OF_STUDENT = ("predict", "predict_proba", "decision_function", "transform")
 _OFFERED = (
     "predict",
@@ -34,7 +35,7 @@ _OFFERED = (
 
 
 def all_or_nothing(fit: Callable) -> Callable:
-    """Make a fit that fails or is interrupted leave the estimator as it was."""
+    """Decorate a fit: if it fails or is interrupted, all attributes of the estimator are restored."""
 
     @wraps(fit)
     def guarded(self, *args, **kwargs):
@@ -97,7 +98,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         Raises
         ------
         ValueError
-            If it has predictions for the rows of its own fit only, as DBSCAN and TSNE.
+            If it predicts for the rows of its fit only, as DBSCAN and TSNE do.
         """
         raise NotImplementedError
 
@@ -223,7 +224,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         Raises
         ------
         ValueError
-            If y is not given and a teacher such as DBSCAN or TSNE has predictions for the rows of its own fit only.
+            If y is not given and the teacher predicts for the rows of its fit only, as DBSCAN and TSNE do.
         """
         check_is_fitted(self)
         target, classes = self.network_.target, self.network_.classes
@@ -269,7 +270,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
     @property
     def report_(self) -> dict:
         """Sizes of the parts of the student file, in bytes."""
-        return self._fitted_student("report_").report
+        return cast(dict, self._fitted_student("report_").report)  # a decoded student has one
 
     @property
     def classes_(self) -> np.ndarray:
@@ -284,10 +285,11 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         return self.network_.layer_sizes[-1]
 
     def _adopt(self, data: bytes) -> None:
-        """Predict from now on with the student encoded in `data`."""
-        vars(self).update(student_attributes(data))
+        """Set the fitted attributes: all predictions then come from the student encoded in `data`."""
+        self.__dict__.update(student_attributes(data))
 
     def _fitted_student(self, attribute: str) -> Student:
+        """Return the student; AttributeError, as for a missing `attribute`, before the fit."""
         if "_student" not in vars(self):
             raise AttributeError(f"{type(self).__name__} has no {attribute} before it is fitted")
         return self._student
@@ -319,8 +321,8 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         """Return the names of the prediction methods that exist, or will exist after fit."""
         if "_student" in vars(self):
             network = self.network_
-            found, labelled = {network.target}, network.classes is not None
-            probable = labelled and network.output != "identity"
+            found, has_labels = {network.target}, network.classes is not None
+            probable = has_labels and network.output != "identity"
         else:
             try:
                 target, imitated = self.imitated_method(), self.imitated_estimator()
@@ -328,16 +330,16 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
                 return set()
             kind = teacher_type(imitated)
             found = {target}
-            labelled = not predicts_values(imitated, target) or (
+            has_labels = not predicts_values(imitated, target) or (
                 target == "decision_function" and kind in ("classifier", "outlier_detector")
             )
             probable = target == "predict_proba" or (
                 target == "predict" and kind in ("classifier", "clusterer", "outlier_detector")
             )
-        found |= {"predict"} if labelled else set()
+        found |= {"predict"} if has_labels else set()
         found |= {"predict_proba"} if probable else set()
         found |= {"fit_transform", "get_feature_names_out"} if "transform" in found else set()
-        clusters = labelled and teacher_type(self.imitated_estimator()) != "classifier"
+        clusters = has_labels and teacher_type(self.imitated_estimator()) != "classifier"
         return found | ({"fit_predict"} if clusters else set())
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -377,7 +379,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         return tags
 
     def __getstate__(self) -> dict:
-        # The decoded student follows from the bytes: it is neither pickled nor hashed
+        # The decoded student follows from the bytes, and is excluded from pickles and from hashes of joblib
         state = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_student"}
 

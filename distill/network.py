@@ -1,6 +1,6 @@
 """A fully connected network as data: NumPy arrays and the meaning of its outputs.
 
-All modules that train, encode, decode or run a student share this description.
+All modules that train, encode, decode or run a student use this description.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Network:
         One matrix per layer; inputs times the matrix plus the biases are the layer's pre-activations.
     biases : tuple of ndarray of shape (n_outputs,), float32
     activation : {"identity", "relu", "tanh", "logistic"}
-        After every layer but the last.
+        Activation after every layer but the last.
     target : {"predict", "predict_proba", "transform", "decision_function"}
         The method of the teacher that the network was trained for.
     output : {"identity", "softmax", "logistic"}
@@ -49,7 +49,7 @@ class Network:
     squeeze: bool = False
 
     def scale_inputs(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows as they enter the first layer; see `scale_inputs`."""
+        """Return the inputs of the first layer, float32; see `scale_inputs`."""
         return scale_inputs(rows, self.offset, self.scale)
 
     @property
@@ -75,7 +75,7 @@ def scale_inputs(rows: np.ndarray, offset: np.ndarray | None, scale: np.ndarray 
     ----------
     rows : ndarray of shape (n_samples, n_features)
     offset, scale : ndarray of shape () or (n_features,), or None
-        None leaves the rows as they are.
+        None for no subtraction or no multiplication.
 
     Returns
     -------

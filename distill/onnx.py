@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from distill.codecs import container
 from distill.network import Network
@@ -18,6 +19,7 @@ from distill.runtime.preprocessing import Preprocessing
 if TYPE_CHECKING:
     import onnx
 
+# Operators and file format of ONNX 1.12: all operators used here exist in it, and newer versions exclude older runtimes
 OPSET = 17
 _IR_VERSION = 8
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
@@ -48,7 +50,7 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
     ImportError
         If the package onnx is not installed.
     TypeError
-        If the argument is no student and has none.
+        If the argument is neither a student nor an estimator that contains one.
 
     Examples
     --------
@@ -76,7 +78,7 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
             outputs = name
         graph.output(name, np.float32, [None] if network.squeeze else [None, network.layer_sizes[-1]])
     if network.classes is not None:
-        _labels(graph, network, outputs)
+        _labels(graph, network, network.classes, outputs)
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
@@ -130,7 +132,7 @@ class _Graph:
         self.nodes.append(self.onnx.helper.make_node(operator, inputs, [output], **attributes))
         return output
 
-    def constant(self, value: np.ndarray) -> str:
+    def constant(self, value: ArrayLike) -> str:
         """Add a constant; return its name."""
         name = f"constant_{len(self.constants)}"
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
@@ -176,16 +178,16 @@ def _network(graph: _Graph, network: Network, rows: str) -> str:
     return rows
 
 
-def _labels(graph: _Graph, network: Network, outputs: str) -> None:
+def _labels(graph: _Graph, network: Network, classes: np.ndarray, outputs: str) -> None:
     """Add the labels, and the probabilities if the student has them."""
-    classes = network.classes
     if network.layer_sizes[-1] < len(classes):
         positive = graph.node("Greater", [outputs, graph.constant(np.float32(0))])
         position = graph.node("Cast", [positive], to=graph.onnx.TensorProto.INT64)
         index = graph.node("Squeeze", [position, graph.constant(np.array([1], np.int64))])
     else:
         index = graph.node("ArgMax", [outputs], axis=1, keepdims=0)
-    values = np.array(classes.tolist(), object) if classes.dtype.kind in "UO" else classes
+    # ONNX has strings of Python objects only
+    values = np.asarray(classes.tolist(), dtype=object) if classes.dtype.kind in "UO" else classes
     graph.node("Gather", [graph.constant(values), index], "label", axis=0)
     graph.output("label", values.dtype, [None])
     if network.output == "softmax":

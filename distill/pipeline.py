@@ -66,8 +66,8 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
         Fitted. The steps before the last one may be StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, PCA and
         pipelines of them.
     dtype : {"float64", "float32"}, default="float64"
-        Type of the scalers' values, where a shorter type is not lossless. With "float32" the file is smaller by four
-        bytes per value, and scaled rows differ by some 1e-7 of the subtracted offset.
+        Type of the scalers' values; values that float32 holds exactly are always stored as float32. With "float32" the
+        file is smaller by four bytes per value, and scaled rows differ by about 1e-7 of the subtracted offset.
 
     Returns
     -------
@@ -76,9 +76,9 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
     Raises
     ------
     TypeError
-        If the last step is no Distiller or compressor, or another one is not supported; the message names it.
+        If the last step is not a Distiller or compressor, or another step is not supported.
     ValueError
-        If `dtype` is none of these.
+        If `dtype` is unknown.
     sklearn.exceptions.NotFittedError
         If a step is not fitted.
 
@@ -86,8 +86,8 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
     -----
     Scalers are computed in float64, one operation after the other, as scikit-learn does for float64 or integer X: for
     those the predictions of the file and of the Pipeline are bit-identical. For float32 rows scikit-learn rounds after
-    every operation, and a PCA has another order of additions for every number of rows; then predictions differ as they
-    do for rows that differ in the last digits of float32.
+    every operation, and the order of additions in a PCA depends on the number of rows: predictions then differ by the
+    effect of a change in the last digits of a float32 row.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(repr, _DTYPES))}, got {dtype!r}")
@@ -119,7 +119,7 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
 
 
 def _flat_steps(estimator: Any, name: str = "estimator") -> Iterator[tuple[str, Any]]:
-    """Yield name and estimator of all steps, also those of nested pipelines, without passthrough steps."""
+    """Yield name and estimator of all steps, those of nested pipelines included, without passthrough steps."""
     if isinstance(estimator, FrozenEstimator):
         yield from _flat_steps(estimator.estimator, name)
     elif isinstance(estimator, Pipeline):
@@ -155,7 +155,7 @@ def _robust(scaler: RobustScaler) -> list[Step]:
 
 
 def _pca(pca: PCA) -> list[Step]:
-    """Return the steps of the projection onto principal components."""
+    """Return the steps of the projection onto principal components, without the subtraction of a negligible mean."""
     components = pca.components_.astype(np.float64)
     if pca.whiten:
         std = np.sqrt(pca.explained_variance_.astype(np.float64))

@@ -14,31 +14,38 @@ from distill.codecs import container
 from distill.codecs.codebook import CODEBOOK, decode_layer
 from distill.codecs.reader import Reader
 from distill.model_selection.scores import mean_scores, pareto_front
+from distill.utils.deprecation import DEPRECATED, renamed
 
 __all__ = ["EmbeddingDisplay", "InclusionDisplay", "TradeOffDisplay", "WeightCodesDisplay"]
 
+# Classes with distinct colors, as many as the color map tab20 has; more are drawn on a continuous scale
 _MOST_CLASSES = 20
 
 
 class TradeOffDisplay:
     """Size against fidelity of the candidates of a search, with the Pareto front.
 
-    It is best made by `from_cv_results`.
+    Usually created by `from_cv_results`.
 
     Parameters
     ----------
     n_bytes, fidelity : ndarray of shape (n_candidates,)
         Means over the folds.
-    deviation : ndarray of shape (n_candidates,) or None
-        Of the fidelity over the folds.
-    front : ndarray of int
-        Positions of those that no other one beats, smallest first.
+    std : ndarray of shape (n_candidates,) or None
+        Standard deviations of the fidelity over the folds.
+    front : ndarray of int or None
+        Positions of the candidates on the Pareto front, smallest file first.
     labels : list of str or None
-        What kind of candidate each is; kinds have colours.
+        Category of each candidate, shown by its color.
     labels_name : str or None
-        What the kinds are kinds of: the title of the legend.
+        Name of the categories: the title of the legend.
     chosen : int or None
-        Position of the one that was chosen.
+        Position of the chosen candidate.
+    deviation : ndarray of shape (n_candidates,) or None
+        Former name of `std`.
+
+        .. deprecated:: 0.1
+            Use `std`.
 
     Attributes
     ----------
@@ -58,15 +65,17 @@ class TradeOffDisplay:
         n_bytes: np.ndarray,
         fidelity: np.ndarray,
         *,
-        deviation: np.ndarray | None = None,
+        std: np.ndarray | None = None,
         front: np.ndarray | None = None,
         labels: Sequence[str] | None = None,
         labels_name: str | None = None,
         chosen: int | None = None,
+        deviation: np.ndarray | str | None = DEPRECATED,
     ):
         self.n_bytes = n_bytes
         self.fidelity = fidelity
-        self.deviation = deviation
+        self.std, self.deviation = std, deviation
+        self.std = self.deviation = renamed(self, "deviation", "std")
         self.front = front
         self.labels = labels
         self.labels_name = labels_name
@@ -84,7 +93,7 @@ class TradeOffDisplay:
         ax=None,
         **line_kw,
     ) -> "TradeOffDisplay":
-        """Make and draw the display of a search.
+        """Create and draw the display of a search.
 
         Parameters
         ----------
@@ -94,19 +103,19 @@ class TradeOffDisplay:
         fidelity, size : str
             Names of the scores.
         color_by : str or None
-            Name of a parameter; its values get colours. Of an estimator the class name counts.
+            Name of a parameter whose values are shown by color; estimators are compared by class name.
         chosen : int or None
             Position of a candidate to be marked, such as `best_index_`.
         ax : matplotlib Axes or None
         **line_kw
-            For the line of the front.
+            Passed to `plot` for the line of the front.
 
         Returns
         -------
         TradeOffDisplay
         """
         scores, n_bytes = mean_scores(cv_results, fidelity, size)
-        deviation = cv_results.get(f"std_test_{fidelity}")
+        std = cv_results.get(f"std_test_{fidelity}")
         labels = None
         if color_by is not None:
             labels = [_label(parameters.get(color_by)) for parameters in cv_results["params"]]
@@ -114,7 +123,7 @@ class TradeOffDisplay:
         display = cls(
             n_bytes,
             scores,
-            deviation=None if deviation is None else np.asarray(deviation, float),
+            std=None if std is None else np.asarray(std, float),
             front=front,
             labels=labels,
             labels_name=color_by,
@@ -123,14 +132,14 @@ class TradeOffDisplay:
         return display.plot(ax=ax, **line_kw)
 
     def plot(self, *, ax=None, **line_kw) -> "TradeOffDisplay":
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib Axes or None
-            None makes a new figure.
+            None for a new figure.
         **line_kw
-            For the line of the front.
+            Passed to `plot` for the line of the front.
 
         Returns
         -------
@@ -145,7 +154,7 @@ class TradeOffDisplay:
             ax.errorbar(
                 self.n_bytes[shown],
                 self.fidelity[shown],
-                None if self.deviation is None else self.deviation[shown],
+                None if self.std is None else self.std[shown],
                 fmt="o",
                 markersize=5,
                 elinewidth=0.8,
@@ -174,16 +183,17 @@ class TradeOffDisplay:
 
 
 class EmbeddingDisplay:
-    """Embeddings of the same rows by teacher and student, side by side.
+    """Embeddings of the same samples by teacher and student, side by side.
 
-    It is best made by `from_estimator`.
+    Usually created by `from_estimator`.
 
     Parameters
     ----------
     teacher, student : ndarray of shape (n_samples, 2)
     classes : ndarray of shape (n_samples,) or None
-        Colours of the points.
+        Classes of the samples, shown by color.
     fidelity : float or None
+        R^2 of the student's embedding, part of its title.
 
     Attributes
     ----------
@@ -219,26 +229,31 @@ class EmbeddingDisplay:
     def from_estimator(
         cls, estimator: BaseEstimator, X, classes=None, *, embedding=None, axes=None, **scatter_kw
     ) -> "EmbeddingDisplay":
-        """Make and draw the display of a fitted estimator that transforms.
+        """Create and draw the display of a fitted estimator with a method `transform`.
 
         Parameters
         ----------
         estimator : Distiller, compressor, or Pipeline that ends in one
-            Fitted to a teacher that transforms.
+            Fitted, with a teacher that has an embedding.
         X : array-like of shape (n_samples, n_features)
         classes : array-like of shape (n_samples,) or None
-            Colours of the points.
+            Classes of the samples, shown by color.
         embedding : array-like of shape (n_samples, n_components) or None
             The teacher's embedding of X; required for a teacher such as TSNE, which has no transform.
         axes : sequence of two matplotlib Axes, or None
         **scatter_kw
-            For both scatters.
+            Passed to both calls of `scatter`.
 
         Returns
         -------
         EmbeddingDisplay
-            Embeddings of more than two columns are shown in the plane of their two first principal components, the
-            teacher's, and those of one column over the row's position.
+            Embeddings of more than two columns are projected onto the first two principal components of the teacher's
+            embedding; those of one column are plotted over the position of the sample.
+
+        Raises
+        ------
+        TypeError
+            If the estimator is not a student with a method `transform`.
         """
         rows, student = X, estimator
         if isinstance(estimator, Pipeline):
@@ -254,14 +269,14 @@ class EmbeddingDisplay:
         return display.plot(axes=axes, **scatter_kw)
 
     def plot(self, *, axes=None, **scatter_kw) -> "EmbeddingDisplay":
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         axes : sequence of two matplotlib Axes, or None
-            None makes a new figure.
+            None for a new figure.
         **scatter_kw
-            For both scatters.
+            Passed to both calls of `scatter`.
 
         Returns
         -------
@@ -271,13 +286,14 @@ class EmbeddingDisplay:
         if axes is None:
             _, axes = _pyplot().subplots(1, 2, figsize=(9.6, 4.6), sharex=True, sharey=True, layout="constrained")
         self.axes_, self.figure_ = np.asarray(axes), axes[0].figure
-        style = {"s": 9, "linewidths": 0, "alpha": 0.8}
-        kinds, positions = (None, None) if self.classes is None else np.unique(self.classes, return_inverse=True)
-        if kinds is not None and len(kinds) <= _MOST_CLASSES:
-            colours = _pyplot().get_cmap("tab10" if len(kinds) <= 10 else "tab20")
-            style["color"] = [colours(position) for position in positions]
-        elif kinds is not None:
-            style["c"] = np.asarray(self.classes, float)
+        style: dict[str, Any] = {"s": 9, "linewidths": 0, "alpha": 0.8}
+        if self.classes is not None:
+            kinds, positions = np.unique(self.classes, return_inverse=True)
+            if len(kinds) <= _MOST_CLASSES:
+                colors = _pyplot().get_cmap("tab10" if len(kinds) <= 10 else "tab20")
+                style["color"] = [colors(position) for position in positions]
+            else:
+                style["c"] = np.asarray(self.classes, float)
         title = "student" if self.fidelity is None else f"student, R² = {self.fidelity:.3f}"
         for ax, points, name in zip(self.axes_, (self.teacher, self.student), ("teacher", title)):
             ax.scatter(*points.T, **{**style, **scatter_kw})
@@ -286,14 +302,14 @@ class EmbeddingDisplay:
 
 
 class InclusionDisplay:
-    """Inclusion probabilities of the pixels, as an image.
+    """Inclusion probabilities of pixels, as an image.
 
-    It is best made by `from_estimator`.
+    Usually created by `from_estimator`.
 
     Parameters
     ----------
     inclusion : ndarray of shape (height, width)
-        Probabilities.
+        Inclusion probabilities, from 0 to 1.
 
     Attributes
     ----------
@@ -309,17 +325,17 @@ class InclusionDisplay:
     def from_estimator(
         cls, estimator: BaseEstimator, shape: Sequence[int] | None = None, *, ax=None, **image_kw
     ) -> "InclusionDisplay":
-        """Make and draw the display of a fitted SpikeSlabCompressor.
+        """Create and draw the display of a fitted SpikeSlabCompressor.
 
         Parameters
         ----------
         estimator : SpikeSlabCompressor, or Pipeline that ends in one
             Fitted; has `feature_inclusion_`.
         shape : (height, width) or None
-            Of the images that the rows are; None takes a square.
+            Shape of the image that each sample holds; None for a square.
         ax : matplotlib Axes or None
         **image_kw
-            For `imshow`.
+            Passed to `imshow`.
 
         Returns
         -------
@@ -328,7 +344,7 @@ class InclusionDisplay:
         Raises
         ------
         ValueError
-            If the features do not fill an image of this shape.
+            If the number of features is not that of the pixels.
         """
         fitted = estimator[-1] if isinstance(estimator, Pipeline) else estimator
         check_is_fitted(fitted)
@@ -340,14 +356,14 @@ class InclusionDisplay:
         return cls(inclusion.reshape(shape)).plot(ax=ax, **image_kw)
 
     def plot(self, *, ax=None, **image_kw) -> "InclusionDisplay":
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib Axes or None
-            None makes a new figure.
+            None for a new figure.
         **image_kw
-            For `imshow`.
+            Passed to `imshow`.
 
         Returns
         -------
@@ -365,15 +381,16 @@ class InclusionDisplay:
 class WeightCodesDisplay:
     """The codes of a layer's weights as an image, with the number of weights of every codeword.
 
-    It is best made by `from_estimator`.
+    Usually created by `from_estimator`.
 
     Parameters
     ----------
     codes : ndarray of shape (n_inputs, n_outputs), int
-        -1 where an input has no codes.
+        Position of each weight's codeword; -1 in the rows of unused inputs.
     codebooks : ndarray of shape (1, n_codewords) or (n_groups, n_codewords)
-        One that all neurons share, or one for each group of them.
+        One codebook for all neurons, or one for each group of neurons.
     layer : int
+        Position of the layer, part of the title.
 
     Attributes
     ----------
@@ -388,7 +405,7 @@ class WeightCodesDisplay:
 
     @classmethod
     def from_estimator(cls, estimator: BaseEstimator, layer: int = 0, *, axes=None, **image_kw) -> "WeightCodesDisplay":
-        """Make and draw the display of a fitted CodebookCompressor.
+        """Create and draw the display of a fitted CodebookCompressor.
 
         Parameters
         ----------
@@ -398,7 +415,7 @@ class WeightCodesDisplay:
             Position of the layer; -1 is the last one.
         axes : sequence of two matplotlib Axes, or None
         **image_kw
-            For `imshow`.
+            Passed to `imshow`.
 
         Returns
         -------
@@ -417,20 +434,20 @@ class WeightCodesDisplay:
         if len(coded) != len(shapes):
             raise TypeError(f"estimator must be a fitted CodebookCompressor, got {fitted!r}")
         layer = range(len(shapes))[layer]
-        coded = decode_layer(Reader(coded[layer]), *shapes[layer])
+        decoded = decode_layer(Reader(coded[layer]), *shapes[layer])
         codes = np.full(shapes[layer], -1)
-        codes[coded.used] = coded.codes
-        return cls(codes, coded.codebooks, layer=layer).plot(axes=axes, **image_kw)
+        codes[decoded.used] = decoded.codes
+        return cls(codes, decoded.codebooks, layer=layer).plot(axes=axes, **image_kw)
 
     def plot(self, *, axes=None, **image_kw) -> "WeightCodesDisplay":
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         axes : sequence of two matplotlib Axes, or None
-            None makes a new figure.
+            None for a new figure.
         **image_kw
-            For `imshow`.
+            Passed to `imshow`.
 
         Returns
         -------
@@ -446,21 +463,22 @@ class WeightCodesDisplay:
         order = np.argsort(self.codebooks.mean(axis=0))
         ranks = np.argsort(order)
         shown = np.where(self.codes < 0, np.nan, ranks[np.maximum(self.codes, 0)])
-        colours = pyplot.get_cmap("coolwarm", n_codewords).with_extremes(bad="0.45")
-        style = {"cmap": colours, "vmin": -0.5, "vmax": n_codewords - 0.5, "aspect": "auto", "interpolation": "nearest"}
+        colors = pyplot.get_cmap("coolwarm", n_codewords).with_extremes(bad="0.45")
+        style = {"cmap": colors, "vmin": -0.5, "vmax": n_codewords - 0.5, "aspect": "auto", "interpolation": "nearest"}
         self.axes_[0].imshow(shown, **{**style, **image_kw})
         unused = np.all(self.codes < 0, axis=1).sum()
-        note = f", {unused} inputs unused (grey)" if unused else ""
+        note = f", {unused} inputs unused (gray)" if unused else ""
         self.axes_[0].set(title=f"codes of layer {self.layer + 1}{note}", xlabel="neuron", ylabel="input")
         counts = np.bincount(ranks[self.codes[self.codes >= 0]], minlength=n_codewords)
         fraction = counts[counts > 0] / max(counts.sum(), 1)
         self.axes_[1].bar(
-            range(n_codewords), counts, color=[colours(rank) for rank in range(n_codewords)], edgecolor="0.4"
+            range(n_codewords), counts, color=[colors(rank) for rank in range(n_codewords)], edgecolor="0.4"
         )
-        entropy = float(-fraction @ np.log2(fraction)) + 0.0
+        entropy = float(-fraction @ np.log2(fraction)) + 0.0  # 0.0 and not -0.0 for a single codeword
         self.axes_[1].set(
             title=f"{n_codewords} codewords, {entropy:.2f} bits per weight", xlabel="codeword", ylabel="weights"
         )
+        # Values of more codewords would overlap on the axis
         if n_codewords <= 16:
             one = len(self.codebooks) == 1
             names = [f"{value:.2g}" for value in self.codebooks[0, order]] if one else range(n_codewords)
@@ -469,6 +487,7 @@ class WeightCodesDisplay:
 
 
 def _pyplot():
+    """Return pyplot; ImportError with advice where matplotlib is not installed."""
     try:
         import matplotlib.pyplot as pyplot
     except ImportError as error:
@@ -477,14 +496,17 @@ def _pyplot():
 
 
 def _axes(ax, **figure_kw):
+    """Return the given axes, or those of a new figure."""
     return ax if ax is not None else _pyplot().subplots(layout="constrained", **figure_kw)[1]
 
 
 def _label(value: Any) -> str:
+    """Return the text of a parameter's value, of an estimator its class name."""
     return type(value).__name__ if isinstance(value, BaseEstimator) else str(value)
 
 
 def _name_bytes(axis) -> None:
+    """Label a logarithmic axis with numbers of bytes, at 1, 2 and 5 times powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -493,7 +515,7 @@ def _name_bytes(axis) -> None:
 
 
 def _in_a_plane(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return two columns of each, in the same coordinates."""
+    """Return two columns of both embeddings, in the same coordinates."""
     if teacher.shape[1] == 2:
         return teacher, student
     if teacher.shape[1] == 1:

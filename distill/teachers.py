@@ -15,10 +15,11 @@ from sklearn.utils import get_tags
 
 from distill.network import TARGETS
 
-# Methods that predict for the rows of the fit only, and the fitted attributes that keep these predictions
+# Methods that predict for the rows of the fit only, and the fitted attributes that hold these predictions
 _WITH_FIT = {"predict": "fit_predict", "transform": "fit_transform"}
 _FITTED_ATTRIBUTES = {"predict": "labels_", "transform": "embedding_"}
 
+# Methods that target="auto" prefers, by the type of the teacher
 _AUTOMATIC = {
     "classifier": ("predict_proba", "predict"),
     "clusterer": ("predict_proba", "predict"),
@@ -114,19 +115,19 @@ def teacher_type(teacher: BaseEstimator) -> str | None:
     """Return "classifier", "clusterer", "regressor", "outlier_detector", or None for all else."""
     try:
         return get_tags(teacher).estimator_type
-    except AttributeError:  # an estimator that only looks like scikit-learn's
+    except AttributeError:  # an estimator not derived from BaseEstimator has no tags
         return getattr(teacher, "_estimator_type", None)
 
 
 def predicts_values(teacher: BaseEstimator, target: str) -> bool:
-    """Whether the predictions are values and not labels, as far as the teacher's type shows before a fit."""
+    """Return whether the predictions are values and not labels, judged by the type of a teacher before its fit."""
     return target in ("transform", "decision_function") or (
         target == "predict" and teacher_type(teacher) == "regressor"
     )
 
 
 def is_transductive(teacher: BaseEstimator, target: str) -> bool:
-    """Whether a teacher has predictions for the rows of its fit only (DBSCAN, TSNE, SpectralClustering, ...)."""
+    """Return whether a teacher predicts for the rows of its fit only (DBSCAN, TSNE, SpectralClustering, ...)."""
     return not hasattr(teacher, target)
 
 
@@ -139,23 +140,23 @@ def fit_and_predict(
     ----------
     teacher : estimator
         A `FrozenEstimator` is not fitted. If it has no method for new rows, its predictions are the `labels_` or the
-        `embedding_` of its own fit, and `X` must be the rows of that fit.
+        `embedding_` of its fit, and `X` must be the rows of that fit.
     X : array-like or sparse matrix of shape (n_samples, n_features)
     y : array-like or None
-        Goes to the teacher's fit.
+        Passed to the teacher's fit.
     target : {"predict", "predict_proba", "transform", "decision_function"}
         `fit_predict` and `fit_transform` are used where the teacher has them, which saves a second computation.
     fit_params : dict or None
-        Goes to the teacher's fit.
+        Passed to the teacher's fit.
 
     Returns
     -------
     teacher : estimator
         The teacher itself.
     predictions : array-like
-        As the teacher returned them; see `read_predictions`.
+        Unchanged output of the teacher; see `read_predictions`.
     """
-    # Without y a teacher that requires it raises its own error; one without that parameter is not given any
+    # Without y, a teacher that requires it raises its error; the fit of another one may have no parameter y
     given = (X,) if y is None and not _needs_y(teacher) else (X, y)
     fit_params = fit_params or {}
     if isinstance(teacher, FrozenEstimator):
@@ -196,10 +197,10 @@ def read_predictions(teacher: BaseEstimator, predictions: Any, target: str, n_sa
     teacher : estimator
         Fitted; its type and its `classes_` are used.
     predictions : array-like
-        As its method returned them.
+        Unchanged output of its method.
     target : {"predict", "predict_proba", "transform", "decision_function"}
     n_samples : int
-        The number of rows predicted.
+        Number of predicted rows.
 
     Returns
     -------
@@ -230,6 +231,7 @@ def read_predictions(teacher: BaseEstimator, predictions: Any, target: str, n_sa
 
 
 def _needs_y(teacher: BaseEstimator) -> bool:
+    """Return whether the fit of a teacher requires y."""
     try:
         return get_tags(teacher).target_tags.required
     except AttributeError:
@@ -237,28 +239,32 @@ def _needs_y(teacher: BaseEstimator) -> bool:
 
 
 def _has_method(teacher: BaseEstimator, method: str) -> bool:
+    """Return whether a teacher has predictions of a method, if only for the rows of its fit."""
     if hasattr(teacher, method) or hasattr(teacher, _WITH_FIT.get(method, method)):
         return True
     return isinstance(teacher, FrozenEstimator) and hasattr(teacher, _FITTED_ATTRIBUTES.get(method, method))
 
 
 def _predictions_of_fit(teacher: FrozenEstimator, X: Any, target: str) -> np.ndarray:
+    """Return the predictions that a frozen teacher holds; ValueError if X has another number of rows."""
     predictions = getattr(teacher, _FITTED_ATTRIBUTES[target])
     if len(predictions) != X.shape[0]:
         raise ValueError(
             f"the frozen teacher {type(teacher.estimator).__name__} has predictions for the "
-            f"{len(predictions)} rows of its own fit only, and X has {X.shape[0]}; pass those rows, or "
+            f"{len(predictions)} rows of its fit only, and X has {X.shape[0]}; pass those rows, or "
             "the teacher without FrozenEstimator so that it is fitted"
         )
     return predictions
 
 
 def _as_array(predictions: Any, name: str) -> np.ndarray:
+    """Return predictions as a dense array of one or two dimensions; ValueError if that is impossible."""
     if isinstance(predictions, tuple):  # scikit-learn's cross decompositions return (X, y)
         predictions = predictions[0]
     if isinstance(predictions, list) and predictions and np.ndim(predictions[0]) > 1:
         raise ValueError(
-            f"the teacher {name} predicts several outputs at once, which a student cannot; distill one output at a time"
+            f"the teacher {name} predicts several outputs at once, which a student does not support; distill one "
+            "output at a time"
         )
     if sparse.issparse(predictions):
         if np.prod(predictions.shape, dtype=float) > _MOST_VALUES:
@@ -274,6 +280,7 @@ def _as_array(predictions: Any, name: str) -> np.ndarray:
 
 
 def _are_labels(teacher: BaseEstimator, values: np.ndarray) -> bool:
+    """Return whether the output of `predict` holds labels; without a type of the teacher, whether it is no float."""
     kind = teacher_type(teacher)
     if kind is None:
         return values.dtype.kind not in "fc"
@@ -281,10 +288,11 @@ def _are_labels(teacher: BaseEstimator, values: np.ndarray) -> bool:
 
 
 def _read_labels(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predictions:
+    """Return labels as positions in the sorted label values."""
     if values.ndim == 2 and values.shape[1] > 1:
         raise ValueError(
-            f"the teacher {name} predicts {values.shape[1]} labels per row, which a student cannot; distill one "
-            "output at a time"
+            f"the teacher {name} predicts {values.shape[1]} labels per row, which a student does not support; distill "
+            "one output at a time"
         )
     values = values.ravel()
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -298,6 +306,7 @@ def _read_labels(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predi
             f"the teacher {name} put all {len(values)} rows in one class, {found[0]!r}: there is nothing to imitate; "
             "change the teacher's parameters or give it more varied rows"
         )
+    # Classes without a row in the data keep their place among the outputs
     known = getattr(teacher, "classes_", None)
     if isinstance(known, np.ndarray) and known.ndim == 1 and len(known) > len(found) and np.isin(found, known).all():
         positions, found = np.searchsorted(known, found)[positions], known
@@ -305,6 +314,7 @@ def _read_labels(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predi
 
 
 def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predictions:
+    """Return probabilities, float32, after checks of their range and sums."""
     values = _finite(values, name)
     if values.ndim == 1 or values.shape[1] < 2:
         raise ValueError(
@@ -319,13 +329,14 @@ def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -
     values = np.clip(values, 0, None)
     values = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
     known = getattr(teacher, "classes_", None)
-    fits = isinstance(known, np.ndarray) and known.shape == (values.shape[1],)
-    return Predictions(
-        "probabilities", values, "predict_proba", plain_classes(known) if fits else np.arange(values.shape[1])
-    )
+    classes = np.arange(values.shape[1])
+    if isinstance(known, np.ndarray) and known.shape == classes.shape:
+        classes = plain_classes(known)
+    return Predictions("probabilities", values, "predict_proba", classes)
 
 
 def _read_values(teacher: BaseEstimator, values: np.ndarray, target: str, name: str) -> Predictions:
+    """Return values as float32 columns, with classes for decision values."""
     squeeze = values.ndim == 1
     values = _finite(values, name).astype(np.float32).reshape(len(values), -1)
     if not np.isfinite(values).all():
@@ -340,17 +351,18 @@ def _read_values(teacher: BaseEstimator, values: np.ndarray, target: str, name: 
 
 
 def _finite(values: np.ndarray, name: str) -> np.ndarray:
+    """Return values as float64; ValueError if they are not numeric and finite."""
     try:
         values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the teacher {name} returned something other than numbers: {error}") from error
+        raise ValueError(f"the teacher {name} returned values that are not numeric: {error}") from error
     if not np.isfinite(values).all():
         raise ValueError(f"the teacher {name} returned values that are NaN or infinite")
     return values
 
 
 def plain_classes(classes: np.ndarray) -> np.ndarray:
-    """Return label values with strings as NumPy strings, also where they were Python objects."""
+    """Return label values, with Python strings converted to NumPy strings."""
     if classes.dtype.kind == "O" and all(isinstance(value, str) for value in classes):
         return classes.astype(str)
     return classes

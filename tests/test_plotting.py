@@ -46,7 +46,15 @@ def test_trade_offs():
     assert display.figure_ is display.ax_.figure
     _, ax = matplotlib.pyplot.subplots()
     assert TradeOffDisplay.from_cv_results(RESULTS, ax=ax).ax_ is ax
+    assert_array_equal(display.std, RESULTS["std_test_fidelity"])
     display.figure_.canvas.draw()
+
+
+def test_deviation_is_the_former_name_of_std():
+    n_bytes, fidelity, std = np.array([100, 200]), np.array([0.8, 0.9]), np.array([0.1, 0.2])
+    with pytest.warns(FutureWarning, match="'deviation' of TradeOffDisplay was renamed to 'std'"):
+        display = TradeOffDisplay(n_bytes, fidelity, deviation=std, front=np.array([0, 1]))
+    assert display.std is std and display.plot().ax_.containers[0].has_yerr
 
 
 def test_embeddings_side_by_side():

@@ -1,20 +1,20 @@
 """Parameters with a new name: the old one works for one release, with a FutureWarning."""
 
 import warnings
-
-from sklearn.base import BaseEstimator
+from typing import Any
 
 DEPRECATED = "deprecated"
 
 
-def renamed(estimator: BaseEstimator, old: str, new: str) -> object:
-    """Return the value of a parameter that was renamed, from its old name if that is set.
+def renamed(owner: Any, old: str, new: str) -> Any:
+    """Return the value of a renamed parameter of an estimator or display, from its old name if that is set.
 
     The old name is the last parameter of the constructor, with the default `DEPRECATED`.
 
     Parameters
     ----------
-    estimator : estimator
+    owner : object
+        Has both names as attributes.
     old, new : str
         Names of the parameter.
 
@@ -33,11 +33,11 @@ def renamed(estimator: BaseEstimator, old: str, new: str) -> object:
     >>> renamed(SimpleNamespace(width=3, size="deprecated"), "size", "width")
     3
     """
-    value = getattr(estimator, old)
+    value = getattr(owner, old)
     if isinstance(value, str) and value == DEPRECATED:
-        return getattr(estimator, new)
+        return getattr(owner, new)
     warnings.warn(
-        f"the parameter {old!r} of {type(estimator).__name__} was renamed to {new!r} in version 0.1 and will be "
+        f"the parameter {old!r} of {type(owner).__name__} was renamed to {new!r} in version 0.1 and will be "
         f"removed in 0.2; set {new!r} instead",
         FutureWarning,
         stacklevel=2,

@@ -70,7 +70,7 @@ def test_frozen_teacher_without_predict_uses_its_labels():
     frozen = FrozenEstimator(AgglomerativeClustering(3).fit(X))
     _, answers = fit_and_predict(frozen, X, target="predict")
     np.testing.assert_array_equal(answers, frozen.labels_)
-    with pytest.raises(ValueError, match="the 30 rows of its own fit only"):
+    with pytest.raises(ValueError, match="the 30 rows of its fit only"):
         fit_and_predict(frozen, X[:9], target="predict")
 
 
