@@ -1,14 +1,15 @@
 """The training loop: shuffled batches, Adam, averaged weights, early stopping on a validation set.
 
-Every training here passes its own module and loss: a plain network, or one with a posterior over its weights. The loop
-runs on one CPU thread, because sums of floats depend on how threads split them: results are then the same on any
-number of cores and under any joblib backend. Torch's global random state is never touched.
+The module and the loss are arguments: a plain network, or one with a posterior over its weights. The loop runs on one
+CPU thread, because the rounding of a sum depends on its division among threads: results are then the same on any number
+of cores and under any joblib backend. Torch's global random state is not used.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,14 @@ from torch import Tensor, nn
 from distill.training.device import one_thread
 from distill.training.samples import Rows
 
-# Small data: batches of at least 16 samples, because Adam's steps from fewer are mostly noise
+Module = TypeVar("Module", bound=nn.Module)
+
+# Smallest batch that small data are cut into: Adam's steps from fewer samples are mostly noise. Chosen by hand
 _SMALL_BATCH = 16
+# Learning rate at the end, as a fraction of that at the start. Chosen by hand
+_LAST_RATE = 0.01
+# Steps in which the moving average reaches half of its decay; it forgets the initial weights. Chosen by hand
+_AVERAGING_WARM_UP = 10
 
 
 @dataclass
@@ -31,7 +38,7 @@ class History:
     validation_scores : list of float or None
         Validation score after every epoch; None without a validation set.
     best_iter : int
-        The epoch, from 1, whose weights were kept.
+        Number of the epoch, counted from 1, whose weights were kept.
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -48,9 +55,14 @@ class History:
         """Validation score of the epoch whose weights were kept."""
         return None if self.validation_scores is None else self.validation_scores[self.best_iter - 1]
 
+    @property
+    def last_score(self) -> float:
+        """Validation score of the last epoch; NaN if there is none."""
+        return self.validation_scores[-1] if self.validation_scores else math.nan
+
 
 def train(
-    module: nn.Module,
+    module: Module,
     loss: Callable[..., Tensor],
     rows: Rows,
     *,
@@ -60,11 +72,11 @@ def train(
     weight_decay: float = 0.0,
     max_iter: int = 100,
     min_steps: int = 1,
-    validate: Callable[[nn.Module], tuple[float, float]] | None = None,
+    validate: Callable[[Module], tuple[float, float]] | None = None,
     n_iter_no_change: int = 10,
     averaging: float = 0.0,
     seed: int = 0,
-    callback: Callable[[nn.Module, History], bool] | None = None,
+    callback: Callable[[Module, History], bool] | None = None,
 ) -> History:
     """Train a module in place.
 
@@ -90,7 +102,7 @@ def train(
         Called after every epoch without gradients. An epoch is better than another if its score is higher, or equal
         with a lower loss. The weights of the best epoch are kept.
     n_iter_no_change : int
-        Training stops after this many epochs in a row without improvement.
+        Training stops after this number of epochs in a row without improvement.
     averaging : float in [0, 1)
         Decay per step of an exponential moving average of the weights, which is validated and kept in their place.
     seed : int
@@ -123,38 +135,23 @@ def train(
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = _adam(parameters, learning_rate, weight_decay)
     n_batches, n_rounds = batches_of_epoch(len(rows), batch_size, min_batch_size, min_steps)
-    n_steps = n_rounds * n_batches
     average = _MovingAverage(parameters, averaging) if averaging else None
-    history = History(validation_scores=None if validate is None else [])
-    best, best_weights = (-math.inf, -math.inf), None
+    best = _BestWeights(parameters)
+    history = History(validation_scores=None if validate is None else best.scores)
     with one_thread():
         for iteration in range(max_iter):
-            module.train()
-            total = 0.0
-            for step, index in enumerate(_batches(len(rows), n_batches, n_rounds, generator)):
-                _set_learning_rate(optimizer, learning_rate, (iteration + step / n_steps) / max_iter)
-                optimizer.zero_grad()
-                value = loss(module, *rows.take(index))
-                value.backward()
-                optimizer.step()
-                if average:
-                    average.update()
-                total += value.detach() * (len(index) / (n_rounds * len(rows)))
-            history.loss_curve.append(_finite(total, iteration, learning_rate))
+            batches = _batches(len(rows), n_batches, n_rounds, generator)
+            rates = _learning_rates(learning_rate, iteration, max_iter, n_rounds * n_batches)
+            mean_loss = _train_epoch(module, loss, rows, n_rounds * len(rows), optimizer, batches, rates, average)
+            history.loss_curve.append(_finite(mean_loss, iteration, learning_rate))
             module.eval()
             with average.swapped() if average else nullcontext(), torch.no_grad():
-                if validate is not None:
-                    score, validation_loss = validate(module)
-                    history.validation_scores.append(score)
-                    if (score, -validation_loss) > best:
-                        best, history.best_iter = (score, -validation_loss), iteration + 1
-                        best_weights = [parameter.detach().clone() for parameter in parameters]
+                if validate is None or best.update(*validate(module)):
+                    history.best_iter = history.n_iter
                 stop = callback is not None and callback(module, history)
-            if stop or (validate is not None and history.n_iter - history.best_iter >= n_iter_no_change):
+            if stop or history.n_iter - history.best_iter >= n_iter_no_change:
                 break
-        _keep(parameters, best_weights or (average.values if average else None))
-    if validate is None:
-        history.best_iter = history.n_iter
+        _copy_into(parameters, best.values or (average.values if average else None))
     return history
 
 
@@ -173,35 +170,84 @@ def batches_of_epoch(
     return n_batches, math.ceil(min_steps / n_batches)
 
 
+def _train_epoch(
+    module: nn.Module,
+    loss: Callable[..., Tensor],
+    rows: Rows,
+    n_samples: int,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Tensor],
+    rates: Iterable[float],
+    average: "_MovingAverage | None",
+) -> Tensor | float:
+    """Take a step for each batch and learning rate; return the mean loss of `n_samples`, repeated samples counted."""
+    module.train()
+    total: Tensor | float = 0.0
+    for index, rate in zip(batches, rates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        value = loss(module, *rows.take(index))
+        value.backward()
+        optimizer.step()
+        if average:
+            average.update()
+        # A tensor until the end of the epoch: reading its value would wait for the device in every step
+        total += value.detach() * (len(index) / n_samples)
+    return total
+
+
 class _MovingAverage:
     """Exponential moving average of parameters; decays faster in the first steps, to forget the initial weights."""
 
-    def __init__(self, parameters: list[nn.Parameter], decay: float):
-        self.parameters, self.decay, self.steps = parameters, decay, 0
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float):
+        self.parameters: list[Tensor] = list(parameters)
+        self.decay, self.steps = decay, 0
         self.values = [parameter.detach().clone() for parameter in parameters]
 
     @torch.no_grad()
     def update(self) -> None:
+        """Add the current parameters to the average."""
         self.steps += 1
-        decay = min(self.decay, self.steps / (10 + self.steps))
+        decay = min(self.decay, self.steps / (_AVERAGING_WARM_UP + self.steps))
         torch._foreach_lerp_(self.values, self.parameters, 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
+        """Put the average in place of the parameters for the duration of the context."""
         current = [parameter.detach().clone() for parameter in self.parameters]
-        _keep(self.parameters, self.values)
+        _copy_into(self.parameters, self.values)
         try:
             yield
         finally:
-            _keep(self.parameters, current)
+            _copy_into(self.parameters, current)
+
+
+class _BestWeights:
+    """Scores of all epochs and the weights of the best one; of equal scores the one with the lower loss is better."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters, self.scores = parameters, list[float]()
+        self.best, self.values = (-math.inf, -math.inf), list[Tensor]()
+
+    def update(self, score: float, loss: float) -> bool:
+        """Add an epoch, copy its weights if it is the best so far, and return whether it is."""
+        self.scores.append(score)
+        is_best = (score, -loss) > self.best
+        if is_best:
+            self.best = (score, -loss)
+            self.values = [parameter.detach().clone() for parameter in self.parameters]
+        return is_best
 
 
 def _batches(n_samples: int, n_batches: int, n_rounds: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the positions of the samples of each step of an epoch, in a new order in each round."""
     for _ in range(n_rounds):
         yield from torch.randperm(n_samples, generator=generator).tensor_split(n_batches)
 
 
 def _adam(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    # Biases and scales have one dimension, and no penalty
     groups = [
         {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
@@ -209,20 +255,22 @@ def _adam(parameters: list[nn.Parameter], learning_rate: float, weight_decay: fl
     return torch.optim.Adam([group for group in groups if group["params"]], lr=learning_rate, fused=True)
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, start: float, progress: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = start * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+def _learning_rates(start: float, iteration: int, max_iter: int, n_steps: int) -> Iterator[float]:
+    """Yield the learning rate of each step of an epoch, along half a cosine over all epochs."""
+    for step in range(n_steps):
+        progress = (iteration + step / n_steps) / max_iter
+        yield start * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _keep(parameters: Iterable[nn.Parameter], values: Iterable[Tensor] | None) -> None:
+def _copy_into(parameters: Iterable[Tensor], values: Iterable[Tensor] | None) -> None:
     if values is not None:
         with torch.no_grad():
             for parameter, value in zip(parameters, values):
                 parameter.copy_(value)
 
 
-def _finite(total: Tensor, iteration: int, learning_rate: float) -> float:
-    value = float(total)
+def _finite(loss: Tensor | float, iteration: int, learning_rate: float) -> float:
+    value = float(loss)
     if not math.isfinite(value):
         raise FloatingPointError(
             f"the training loss became {value} in epoch {iteration + 1}; lower learning_rate_init, now {learning_rate}"
