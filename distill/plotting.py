@@ -1,5 +1,6 @@
 """Displays of trade-offs, embeddings, inclusion probabilities and codes, in scikit-learn's style; needs matplotlib."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ from distill.codecs import container
 from distill.codecs.codebook import CODEBOOK, decode_layer
 from distill.codecs.reader import Reader
 from distill.model_selection.scores import mean_scores, pareto_front
-from distill.utils.deprecation import DEPRECATED, renamed
 
 __all__ = ["EmbeddingDisplay", "InclusionDisplay", "TradeOffDisplay", "WeightCodesDisplay"]
 
@@ -70,12 +70,19 @@ class TradeOffDisplay:
         labels: Sequence[str] | None = None,
         labels_name: str | None = None,
         chosen: int | None = None,
-        deviation: np.ndarray | str | None = DEPRECATED,
+        deviation: np.ndarray | None = None,
     ):
         self.n_bytes = n_bytes
         self.fidelity = fidelity
-        self.std, self.deviation = std, deviation
-        self.std = self.deviation = renamed(self, "deviation", "std")
+        if deviation is not None:
+            warnings.warn(
+                "the parameter 'deviation' of TradeOffDisplay was renamed to 'std' in version 0.1 and will be removed in "
+                "0.2; set 'std' instead",
+                FutureWarning,
+                stacklevel=2,
+            )
+            std = deviation
+        self.std = std
         self.front = front
         self.labels = labels
         self.labels_name = labels_name
