@@ -76,8 +76,8 @@ class TradeOffDisplay:
         self.fidelity = fidelity
         if deviation is not None:
             warnings.warn(
-                "the parameter 'deviation' of TradeOffDisplay was renamed to 'std' in version 0.1 and will be removed in "
-                "0.2; set 'std' instead",
+                "the parameter 'deviation' of TradeOffDisplay was renamed to 'std' in version 0.1 and will be removed "
+                "in 0.2; set 'std' instead",
                 FutureWarning,
                 stacklevel=2,
             )

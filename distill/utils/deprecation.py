@@ -6,15 +6,14 @@ from typing import Any
 DEPRECATED = "deprecated"
 
 
-def renamed(owner: Any, old: str, new: str) -> Any:
-    """Return the value of a renamed parameter of an estimator or display, from its old name if that is set.
+def renamed(estimator: Any, old: str, new: str) -> Any:
+    """Return the value of a parameter that was renamed, from its old name if that is set.
 
     The old name is the last parameter of the constructor, with the default `DEPRECATED`.
 
     Parameters
     ----------
-    owner : object
-        Has both names as attributes.
+    estimator : estimator
     old, new : str
         Names of the parameter.
 
@@ -33,11 +32,11 @@ def renamed(owner: Any, old: str, new: str) -> Any:
     >>> renamed(SimpleNamespace(width=3, size="deprecated"), "size", "width")
     3
     """
-    value = getattr(owner, old)
+    value = getattr(estimator, old)
     if isinstance(value, str) and value == DEPRECATED:
-        return getattr(owner, new)
+        return getattr(estimator, new)
     warnings.warn(
-        f"the parameter {old!r} of {type(owner).__name__} was renamed to {new!r} in version 0.1 and will be "
+        f"the parameter {old!r} of {type(estimator).__name__} was renamed to {new!r} in version 0.1 and will be "
         f"removed in 0.2; set {new!r} instead",
         FutureWarning,
         stacklevel=2,

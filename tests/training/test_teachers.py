@@ -102,7 +102,7 @@ def test_string_labels_are_plain_strings():
         ([[0.9, 0.9], [0.5, 0.5], [1, 0]], "predict_proba", "do not sum to one"),
         ([[0.0], [np.inf], [1.0]], "transform", "NaN or infinite"),
         ([[0.0], [1e300], [1.0]], "transform", "too large for float32"),
-        ([["x"], ["y"], ["z"]], "transform", "other than numbers"),
+        ([["x"], ["y"], ["z"]], "transform", "not numeric"),
         (np.zeros((3, 2, 2)), "transform", "one or two dimensions"),
         ([np.zeros((3, 2)), np.zeros((3, 2))], "predict_proba", "several outputs"),
         (sparse.csr_array((3, 2**30)), "transform", "TruncatedSVD"),
