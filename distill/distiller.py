@@ -338,7 +338,7 @@ def _fit_teacher(
     with progress.stage("teacher") as stage, stage.inside(teacher):
         fitted, predictions = teachers.fit_and_predict(teacher, X, y, target, fit_params)
         predictions = teachers.read_predictions(fitted, predictions, target, X.shape[0])
-        stage.say("done")
+        stage.log("done")
     return fitted, predictions
 
 

@@ -249,7 +249,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         calibration : Calibration
             Training and validation samples, and the y of the fit.
         stage : Stage
-            For progress: ``stage.step(message, result)`` after every step, ``stage.say(message)`` for a line.
+            For progress: ``stage.step(message, result)`` after every step, ``stage.log(message)`` for a line.
 
         Returns
         -------
@@ -337,7 +337,7 @@ def _fit_wrapped(
     """Fit the wrapped estimator, an unfitted clone."""
     with progress.stage("estimator") as stage, stage.inside(estimator):
         estimator.fit(X, *(() if y is None else (y,)), **fit_params)
-        stage.say("done")
+        stage.log("done")
     return estimator
 
 

@@ -171,7 +171,7 @@ class Search:
             self.errors.append(error)
             result = f"{compressor.nbytes_} bytes, fidelity {score:.4f}" if compressor is not None else error
             narrowed = f" {candidate.hidden_layer_sizes}" if candidate.hidden_layer_sizes else ""
-            self.stage.say(f"{candidate.method}{narrowed}, at most {candidate.max_bytes} bytes: {result}")
+            self.stage.log(f"{candidate.method}{narrowed}, at most {candidate.max_bytes} bytes: {result}")
 
     def _fitting(self) -> list[int]:
         found = [index for index, compressor in enumerate(self.compressors) if compressor is not None]

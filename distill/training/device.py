@@ -9,9 +9,9 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread; the former number of threads is restored when the last user has left.
+    """Run torch on one thread; the number of threads is restored at the end of the last such context.
 
-    Sums of floats depend on how threads split them, and results must not depend on the number of cores.
+    The rounding of a sum depends on its division among threads, and results must not depend on the number of cores.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def check_device(device: str) -> torch.device:
     Raises
     ------
     ValueError
-        If torch does not know the name, or this machine or this torch does not have the device.
+        If the name is not one of torch, or the device is not available.
     """
     try:
         found = torch.device(device)
@@ -57,6 +57,8 @@ def check_device(device: str) -> torch.device:
 
 
 class _Threads:
+    """Number of contexts in all Python threads, and torch's number of threads before the first of them."""
+
     def __init__(self):
         self.lock, self.users, self.before = threading.Lock(), 0, 1
 

@@ -30,7 +30,7 @@ def fidelity(targets: np.ndarray, outputs: np.ndarray, classification: bool) -> 
 
 
 def label_positions(values: np.ndarray) -> np.ndarray:
-    """Return labels, shape (n_samples,): those given, or the positions of the largest probabilities or logits."""
+    """Return labels, shape (n_samples,): given labels, or the positions of the largest probabilities or logits."""
     values = np.asarray(values)
     if values.ndim == 1:
         return values

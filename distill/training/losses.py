@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from distill.network import Network
 from distill.training.fidelity import fidelity
 
-# Keeps the logarithm of a probability of zero finite in float32; softened by any temperature it stays zero
+# Keeps the logarithm of a probability of zero finite in float32
 _LEAST_PROBABILITY = 1e-30
 
 
@@ -61,16 +61,16 @@ class DistillationLoss:
     def __init__(self, network: Network, outputs: np.ndarray, temperature: float = 1.0):
         self.network, self.temperature = network, temperature
         std = outputs.std(axis=0, dtype=np.float64)
-        if network.target == "transform":  # distances between columns mean something in an embedding
+        if network.target == "transform":  # one unit for all columns keeps the distances in an embedding
             std = np.full_like(std, np.sqrt(np.mean(std**2)))
         self.unit = np.where(std > 0, std, 1).astype(np.float32)
 
     def targets(self, outputs: np.ndarray) -> Tensor:
-        """Return the targets that the loss compares with, one row for each of the original network's outputs."""
-        outputs = torch.from_numpy(np.ascontiguousarray(outputs, dtype=np.float32))
+        """Return the targets of the loss for these outputs of the original network, one row for each sample."""
+        values = torch.from_numpy(np.ascontiguousarray(outputs, dtype=np.float32))
         if self.network.output == "softmax":
-            return torch.softmax(outputs / self.temperature, dim=1)
-        return torch.sigmoid(outputs / self.temperature) if self.network.output == "logistic" else outputs
+            return torch.softmax(values / self.temperature, dim=1)
+        return torch.sigmoid(values / self.temperature) if self.network.output == "logistic" else values
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss, shape (): zero where the outputs are those of the original network.
@@ -120,7 +120,7 @@ class Likelihood(nn.Module):
         Where targets are probabilities of labels, they and those of the outputs are softened by the temperature, and
         the cross-entropy is multiplied by its square.
         """
-        if self.kind == "classification":
+        if self.log_noise is None:
             if temperature == 1.0 or targets.ndim == 1:
                 return cross_entropy(outputs, targets)
             softened = torch.softmax(targets.clamp_min(_LEAST_PROBABILITY).log() / temperature, dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distill.network import Network
 
-# In torch, by the names of `distill.network.ACTIVATIONS`
+# Activations in torch; the names are those of `distill.network.ACTIVATIONS`
 TORCH_ACTIVATIONS = {
     "identity": lambda outputs: outputs,
     "relu": torch.relu,
@@ -27,7 +27,8 @@ class Perceptron(nn.Module):
     Parameters
     ----------
     network : Network
-        Its input scaling and output function are not part of the module: inputs are scaled rows, outputs are logits.
+        Its input scaling and output function are not part of the module: inputs are scaled rows, and the outputs those
+        before any softmax or logistic.
 
     Examples
     --------
@@ -135,7 +136,7 @@ def fold_input(network: Network) -> Network:
 def unfold_input(network: Network, offset: np.ndarray | None, scale: np.ndarray | None) -> Network:
     """Take an input scaling out of the first layer: the inverse of `fold_input`.
 
-    For compressors, because the weights then have similar sizes in any units of the inputs.
+    The weights of features with different units then have similar sizes, which compression needs.
     """
     if offset is None and scale is None:
         return network
@@ -148,11 +149,11 @@ def unfold_input(network: Network, offset: np.ndarray | None, scale: np.ndarray 
 
 
 def folds_well(network: Network, dtype: str = "float32") -> bool:
-    """Whether the input scaling can be folded into the first layer without loss.
+    """Return whether the input scaling can be folded into the first layer without loss.
 
-    In float32 it can unless the offset of a feature is more than a thousand standard deviations, where
-    ``x * w - offset * w`` cancels. In float16, with 11 bits and a range of 6e-5 to 6e4, it can where offsets are within
-    two standard deviations and scales between 1/64 and 64.
+    In float32 it can up to offsets of a thousand standard deviations, beyond which ``x * w - offset * w`` cancels. In
+    float16, with 11 bits and a range of 6e-5 to 6e4, it can for offsets within two standard deviations and scales
+    between 1/64 and 64.
     """
     offset, scale = _input_scaling(network)
     used = network.weights[0].any(axis=1)
@@ -165,13 +166,17 @@ def folds_well(network: Network, dtype: str = "float32") -> bool:
 
 
 def _input_scaling(network: Network) -> tuple[np.ndarray, np.ndarray]:
+    """Return offset and scale of every feature, shape (n_features,), float64; 0 and 1 without a scaling."""
     shape = network.n_features
     offset = 0.0 if network.offset is None else network.offset
     scale = 1.0 if network.scale is None else network.scale
     return np.broadcast_to(np.float64(offset), shape), np.broadcast_to(np.float64(scale), shape)
 
 
-def _with_first(network: Network, weight, bias, offset, scale) -> Network:
+def _with_first(
+    network: Network, weight: np.ndarray, bias: np.ndarray, offset: np.ndarray | None, scale: np.ndarray | None
+) -> Network:
+    """Return the network with this first layer and input scaling."""
     weights = (np.asarray(weight, np.float32), *network.weights[1:])
     biases = (np.asarray(bias, np.float32), *network.biases[1:])
     return replace(network, weights=weights, biases=biases, offset=offset, scale=scale)

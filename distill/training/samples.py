@@ -1,6 +1,6 @@
 """Training and validation samples: tensors, CSR made dense a batch at a time, stacked data sets, samples with noise.
 
-All of them have a length and a method `take` that returns a batch, which is all the training loop needs.
+All classes have a length and a method `take` that returns a batch: the protocol `Rows` of the training loop.
 """
 
 import math
@@ -16,17 +16,21 @@ from distill.training.scaling import InputScaling
 
 # Rows made dense or evaluated at once: 4096 rows of 1000 features are 16 MB
 _BLOCK = 4096
+# Values in the pool of noise, 8 MB in float32, and the number of batches that one pool serves: noise that is used again
+# at other positions saves most of the time of drawing it. Chosen by hand
 _POOL_SIZE, _POOL_LASTS = 2**21, 256
+# Rows whose distances to their nearest neighbors are computed, each to all rows. Chosen by hand
 _SAMPLE = 128
 
 
 class Rows(Protocol):
-    """What the training loop takes batches from."""
+    """Samples of a training: a length, and batches by position."""
 
     def __len__(self) -> int: ...
 
     def take(self, index: Tensor) -> tuple[Tensor, ...]:
         """Return the samples at these positions: inputs, then targets of the loss."""
+        ...
 
 
 class DenseRows:
@@ -74,12 +78,12 @@ class SparseRows:
 
 
 class StackedRows:
-    """Several data sets of equally many samples, for modules that are trained side by side.
+    """Several data sets of equal length, for modules that are trained side by side.
 
     Parameters
     ----------
     inputs : Tensor of shape (..., n_samples, n_features)
-        The leading axes, which may be none, are those of the modules.
+        The leading axes, if any, are those of the modules.
     targets : Tensor of shape (..., n_samples, n_outputs), or (..., n_samples)
         The second for positions of labels.
 
@@ -126,7 +130,7 @@ class JitteredRows:
     def take(self, index: Tensor) -> tuple[Tensor, ...]:
         """Return the samples at these positions: inputs with noise, then targets."""
         inputs, *others = self.rows.take(index)
-        # Normal numbers are slow to draw: a pool of them serves many batches, each from another position
+        # Drawing normal noise is slow: a pool of it serves many batches, each from another position
         if self.n_taken % _POOL_LASTS == 0 or len(self.pool) < len(index):
             n_rows = max(2 * len(index), _POOL_SIZE // len(self.varies))
             noise = torch.randn(n_rows, len(self.varies), generator=self.generator)
@@ -203,10 +207,11 @@ def holdout(labels: np.ndarray | None, n_samples: int, fraction: float, seed: in
     if labels is not None:
         counts = np.bincount(labels)
         grouped = order[np.argsort(labels[order], kind="stable")]
-        # The first row of every label stays, so that no label is unknown to the student
+        # The first row of every label is a training sample, so that the student has an output for every label
         first = np.concatenate([[0], np.cumsum(counts)[:-1]])[counts > 0]
         free = np.delete(grouped, first)
         n_held_out = min(n_held_out, len(free))
+        # Evenly spaced positions among the rows sorted by label: a stratified choice
         order = free[((np.arange(n_held_out) + 0.5) * len(free) / max(1, n_held_out)).astype(int)]
     held_out = np.zeros(n_samples, dtype=bool)
     held_out[order[:n_held_out]] = True

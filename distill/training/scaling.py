@@ -9,10 +9,12 @@ from distill.network import scale_inputs
 
 INPUT_SCALINGS = ("auto", "common", "per-feature", None)
 
-# Ranges and means of features within this factor share a unit: pixels and one-hot codes do, ages and incomes do not
+# Features whose ranges and means are within this factor have one unit: pixels and one-hot codes do, ages and incomes
+# do not. Chosen by hand
 _SAME_UNIT = 10.0
-# Largest scaled value of a training row, so that a feature that hardly ever varies gets no huge weight
+# Largest scaled value of a training row: larger ones would give rarely varying features large weights. Chosen by hand
 _MAX_SCALED = 100.0
+# Rows whose statistics are computed at once: 4096 rows of 1000 features are 32 MB in float64
 _BLOCK = 4096
 
 
@@ -23,7 +25,7 @@ class InputScaling:
     Parameters
     ----------
     offset, scale : ndarray of shape () or (n_features,), float32, or None
-        None leaves the rows as they are.
+        None for no scaling.
     varies : ndarray of shape (n_features,), bool
         False for constant features, which get no weight.
     """
@@ -76,14 +78,14 @@ def fit_input_scaling(X: np.ndarray | sparse.csr_array, mode: str | None = "auto
     if mode == "common":
         offset = mean[varies].mean()
         std = np.sqrt(np.mean(variance[varies] + np.square(mean[varies] - offset)))
-        return InputScaling(np.float32(offset).reshape(()), np.float32(1 / std).reshape(()), varies)
+        return InputScaling(np.asarray(offset, np.float32), np.asarray(1 / std, np.float32), varies)
     std = np.maximum(np.sqrt(variance), (high - low) / _MAX_SCALED)
     scale = np.divide(1, std, out=np.zeros_like(std), where=varies)
     return InputScaling(np.where(varies, mean, 0).astype(np.float32), scale.astype(np.float32), varies)
 
 
 def have_one_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:
-    """Whether features seem to be measured in one unit, such as pixels, channels, coordinates and one-hot codes.
+    """Return whether features seem to have one unit, such as pixels, channels, coordinates and one-hot codes.
 
     Parameters
     ----------
@@ -95,8 +97,8 @@ def have_one_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:
     bool
         True where, with m the median of the features' ranges (high - low), no range is above 10 m, at most one feature
         in ten has a range below m / 10 (rarely inked pixels do), and no feature's mean is further than 10 m from the
-        mean of them all. Ranges are compared and not standard deviations, because
-        those of pixels differ a hundredfold between the middle and the border of an image and their ranges hardly.
+        mean of them all. Ranges are compared and not standard deviations: those of pixels differ by a factor of a
+        hundred between the middle and the border of an image, and their ranges hardly.
 
     Examples
     --------
@@ -132,12 +134,13 @@ def _sparse_statistics(X: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.
     values = columns.data.astype(np.float32).astype(np.float64)
     stored = np.diff(columns.indptr)
     feature = np.repeat(np.arange(n_features), stored)
+    # Zeros are not stored: extremes start from zero, unless all values of a feature are stored
     low = np.zeros(n_features)
     high = np.zeros(n_features)
     np.minimum.at(low, feature, values)
     np.maximum.at(high, feature, values)
     for extreme, reduce in ((low, np.minimum), (high, np.maximum)):
-        for full in np.flatnonzero(stored == n_samples):  # no zero among these values
+        for full in np.flatnonzero(stored == n_samples):
             extreme[full] = reduce.reduce(values[columns.indptr[full] : columns.indptr[full + 1]])
     mean = np.bincount(feature, values, minlength=n_features) / n_samples
     squares = np.bincount(feature, np.square(values - mean[feature]), minlength=n_features)

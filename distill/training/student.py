@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from distill.training.samples import DenseRows, JitteredRows, Rows, SparseRows, 
 from distill.training.scaling import InputScaling, fit_input_scaling
 from distill.utils.progress import Progress, Stage
 
-# Decay of the moving average of the weights: an average over about the last 1000 steps
+# Decay of the moving average of the weights: an average over about the last 1000 steps. Chosen by hand
 _AVERAGING = 0.999
-# Steps of an epoch, at least: small data are cut finer and gone through several times
+# Smallest number of steps in an epoch: small data are cut into smaller batches and used several times. Chosen by hand
 _MIN_STEPS = 64
 
 
@@ -46,7 +47,7 @@ class StudentSettings:
 def fit_student(
     X: np.ndarray | sparse.csr_array, predictions: Predictions, settings: StudentSettings, progress: Progress
 ) -> tuple[Network, History]:
-    """Train a network to give a teacher's predictions for rows X.
+    """Train a network on a teacher's predictions for rows X.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def fit_student(
     Returns
     -------
     network : Network
-        With its input scaling, if there is one, not folded into the first layer.
+        Its input scaling is not folded into the first layer.
     history : History
 
     Raises
@@ -77,21 +78,15 @@ def fit_student(
     def loss(module: Perceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return measure(module(rows), targets)
 
-    def validate(module: Perceptron) -> tuple[float, float]:
-        targets = validation_rows.tensors[-1]
-        outputs = outputs_of(module, validation_rows)
-        value = float(measure(outputs, targets))
-        targets, outputs = targets.cpu().numpy(), outputs.cpu().numpy()
-        if not classification:
-            targets, outputs = targets * unit, outputs * unit
-        return fidelity(targets, outputs, classification), value
-
     def student() -> Network:
         return _trained_network(module, predictions, settings, scaling, mean, unit)
 
     def report(module: Perceptron, history: History) -> bool:
         return _report(stage, history, student)
 
+    validate = None
+    if validation_rows is not None:
+        validate = partial(_validate, rows=validation_rows, measure=measure, unit=None if classification else unit)
     with progress.stage("student", settings.max_iter) as stage:
         history = train(
             module,
@@ -102,7 +97,7 @@ def fit_student(
             weight_decay=settings.alpha,
             max_iter=settings.max_iter,
             min_steps=_MIN_STEPS,
-            validate=None if validation_rows is None else validate,
+            validate=validate,
             n_iter_no_change=settings.n_iter_no_change,
             averaging=_AVERAGING,
             seed=settings.seed,
@@ -111,14 +106,30 @@ def fit_student(
     return student(), history
 
 
+def _validate(
+    module: Perceptron,
+    rows: DenseRows | SparseRows,
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    unit: np.ndarray | None,
+) -> tuple[float, float]:
+    """Return fidelity and loss of a module on validation rows; `unit` is that of a regression's outputs, or None."""
+    outputs, targets = outputs_of(module, rows), rows.tensors[-1]
+    loss = float(measure(outputs, targets))
+    expected, found = targets.cpu().numpy(), outputs.cpu().numpy()
+    if unit is None:
+        return fidelity(expected, found, classification=True), loss
+    # Columns of an output with a larger variance have a larger weight in R^2
+    return fidelity(expected * unit, found * unit, classification=False), loss
+
+
 def _standardized(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return targets of the training, and mean and unit of the outputs: a prediction is output times unit plus mean."""
     if predictions.kind != "values":
-        n_classes = len(predictions.classes)
-        return predictions.values, np.zeros(n_classes, np.float32), np.ones(n_classes, np.float32)
+        n_outputs = _n_outputs(predictions)
+        return predictions.values, np.zeros(n_outputs, np.float32), np.ones(n_outputs, np.float32)
     values = predictions.values.astype(np.float64)
     mean, variance = values.mean(axis=0), values.var(axis=0)
-    if predictions.target == "transform":  # distances between columns mean something in an embedding
+    if predictions.target == "transform":  # one unit for all columns keeps the distances in an embedding
         variance = np.full_like(variance, variance.mean())
     unit = np.sqrt(variance)
     unit[unit == 0] = 1
@@ -126,10 +137,11 @@ def _standardized(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _n_outputs(predictions: Predictions) -> int:
-    """Return the number of outputs: of two classes the student has a single one."""
-    if predictions.kind == "values":
+    """Return the number of outputs of the student, a single one for two classes."""
+    classes = predictions.classes
+    if predictions.kind == "values" or classes is None:
         return predictions.values.shape[1]
-    return 1 if len(predictions.classes) == 2 else len(predictions.classes)
+    return 1 if len(classes) == 2 else len(classes)
 
 
 def _initial_network(
@@ -146,19 +158,19 @@ def _split(
     scaling: InputScaling,
     settings: StudentSettings,
 ) -> tuple[Rows, DenseRows | SparseRows | None]:
-    """Return training rows, with input noise if the settings demand it, and validation rows if they are held out."""
+    """Return training rows, with input noise if the settings demand it, and validation rows with early stopping."""
     train_index, validation_index = np.arange(X.shape[0]), None
     if settings.early_stopping:
         labels = None if predictions.kind == "values" else predictions.labels
         train_index, validation_index = holdout(labels, X.shape[0], settings.validation_fraction, settings.seed)
     rows = _rows(X, targets, train_index, scaling, settings.device)
     gap = typical_gap(rows, settings.seed) if settings.jitter else 0.0
-    if gap:
-        std = settings.jitter * gap / np.sqrt(scaling.varies.sum())
-        rows = JitteredRows(rows, std, scaling.varies, settings.seed)
+    # Noise in all directions together has the size of the gap times `jitter`
+    std = settings.jitter * gap / np.sqrt(scaling.varies.sum()) if gap else 0.0
+    train_rows = JitteredRows(rows, std, scaling.varies, settings.seed) if gap else rows
     if validation_index is None:
-        return rows, None
-    return rows, _rows(X, targets, validation_index, scaling, settings.device)
+        return train_rows, None
+    return train_rows, _rows(X, targets, validation_index, scaling, settings.device)
 
 
 def _rows(
@@ -180,14 +192,13 @@ def _trained_network(
 ) -> Network:
     """Return the network with the module's weights, in the units of the teacher's predictions."""
     weights, biases = module.arrays()
-    n_outputs = weights[-1].shape[1]
-    last = scale_outputs(weights[-1], biases[-1], mean[:n_outputs], unit[:n_outputs])
+    last = scale_outputs(weights[-1], biases[-1], mean, unit)
     return Network(
         weights=(*weights[:-1], last[0]),
         biases=(*biases[:-1], last[1]),
         activation=settings.activation,
         target=predictions.target,
-        output="identity" if predictions.kind == "values" else "logistic" if n_outputs == 1 else "softmax",
+        output="identity" if predictions.kind == "values" else "logistic" if len(mean) == 1 else "softmax",
         classes=predictions.classes,
         offset=scaling.offset,
         scale=scaling.scale,

@@ -16,18 +16,18 @@ from distill.utils.validation import LARGEST_SEED
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Samples that a compressor fits a network to, and the X and y they were drawn from.
+    """Training and validation samples of a compression, and the X and y of the fit.
 
     Parameters
     ----------
     train : ndarray of shape (n_train, n_features), float32
-        Training samples, dense and scaled, as they enter the first layer.
+        Training samples, dense and scaled: the inputs of the first layer.
     validation : ndarray of shape (n_validation, n_features), float32
         Validation samples, for choices and for the report.
     varies : ndarray of shape (n_features,), bool
         Inputs that are not constant in the X of the fit.
     seed : int
-        Seed of everything else that is random.
+        Seed of all random steps after the choice of the samples.
     X : ndarray or CSR of shape (n_samples, n_features)
         All samples of the fit, not scaled.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs), or None
@@ -50,7 +50,7 @@ class Targets:
     ----------
     kind : {"classification", "regression"}
     train, validation : ndarray of shape (n_samples, n_features), float32
-        As they enter the first layer.
+        Inputs of the first layer.
     train_targets, validation_targets : ndarray
         Classification: positions of labels, shape (n_samples,), int64, or probabilities, shape (n_samples, n_classes),
         two columns also for a network with one output. Regression: shape (n_samples, n_outputs), float32.
@@ -77,11 +77,11 @@ def draw_calibration(
     ----------
     X : ndarray or CSR of shape (n_samples, n_features)
     y : array-like or None
-        Passed on.
+        Targets of the same samples.
     network : Network
         Its input scaling is applied.
     n_samples : int or None
-        Largest number of samples drawn, both sets together; None takes all.
+        Largest number of samples, both sets together; None takes all.
     validation_fraction : float in (0, 1)
     seed : int
 
@@ -101,7 +101,7 @@ def draw_calibration(
 
 
 def targets_from_outputs(network: Network, calibration: Calibration) -> Targets:
-    """Return the calibration samples with the network's own outputs as targets: probabilities, or values."""
+    """Return the calibration samples with the network's outputs as targets: probabilities, or values."""
 
     def targets(rows: np.ndarray) -> np.ndarray:
         outputs = layer_outputs(network, rows)[-1]
@@ -123,7 +123,7 @@ def targets_from_y(network: Network, calibration: Calibration, validation_fracti
     targets = encode_targets(calibration.y, network)
     n_samples = calibration.X.shape[0]
     if len(targets) != n_samples:
-        raise ValueError(f"X has {n_samples} samples and y has {len(targets)}; pass equally many")
+        raise ValueError(f"X has {n_samples} samples and y has {len(targets)}; they must be equal")
     labels = targets if network.classes is not None else None
     train, validation = holdout(labels, n_samples, validation_fraction, calibration.seed)
     rows = scaled_rows(calibration.X, network)
@@ -143,7 +143,7 @@ def encode_targets(y: Any, network: Network) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a label is not one of the network's, or y does not have as many columns as the network has outputs.
+        If a label is not one of the network's, or the number of columns of y is not the network's number of outputs.
     """
     if network.classes is not None:
         labels = column_or_1d(y)
@@ -152,7 +152,7 @@ def encode_targets(y: Any, network: Network) -> np.ndarray:
         unknown = network.classes[order[position]] != labels
         if unknown.any():
             raise ValueError(
-                f"y has the label {labels[unknown][0]!r}, which the wrapped network does not know; its labels are "
+                f"y has the label {labels[unknown][0]!r}, which is not a label of the wrapped network; its labels are "
                 f"{', '.join(map(repr, network.classes[:10].tolist()))}"
             )
         return order[position].astype(np.int64)
@@ -160,8 +160,8 @@ def encode_targets(y: Any, network: Network) -> np.ndarray:
     values = values.reshape(len(values), -1)
     if values.shape[1] != network.layer_sizes[-1]:
         raise ValueError(
-            f"y has {values.shape[1]} columns, and the wrapped network {network.layer_sizes[-1]} outputs; pass one "
-            "column for each output"
+            f"y has {values.shape[1]} columns, and the wrapped network {network.layer_sizes[-1]} outputs; it must have "
+            "one column for each output"
         )
     return values
 
@@ -175,5 +175,5 @@ def probabilities(outputs: np.ndarray, output: str) -> np.ndarray:
 
 
 def scaled_rows(rows: Any, network: Network) -> np.ndarray:
-    """Return dense or CSR rows as they enter the network's first layer, dense float32."""
+    """Return the inputs of the network's first layer for dense or CSR rows, dense float32."""
     return network.scale_inputs(rows.toarray() if sparse.issparse(rows) else rows)

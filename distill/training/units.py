@@ -1,7 +1,6 @@
 """Standardized units of a training: inputs and outputs of mean zero and standard deviation one.
 
-The standard deviation that a prior gives the weights, and the noise that a likelihood gives a regression, are only
-meaningful in such units.
+The standard deviation of a prior of the weights, and that of the noise of a regression, refer to these units.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ class Standardization:
     Parameters
     ----------
     features : ndarray of int
-        Inputs that vary; the training uses no others.
+        Positions of the inputs that vary. The training uses no others.
     constants : ndarray of shape (n_features,)
         Means of all inputs; those of constant inputs are their values.
     offset, scale : ndarray or None
@@ -41,8 +40,8 @@ class Standardization:
 
     def select(self, positions: np.ndarray) -> "Standardization":
         """Return the standardization of a part of the inputs that vary, by their positions among them."""
-        parts = (part if part is None or np.ndim(part) == 0 else part[positions] for part in (self.offset, self.scale))
-        return replace(self, features=self.features[positions], **dict(zip(("offset", "scale"), parts)))
+        offset, scale = (_select(part, positions) for part in (self.offset, self.scale))
+        return replace(self, features=self.features[positions], offset=offset, scale=scale)
 
     def transform(self, rows: np.ndarray) -> np.ndarray:
         """Return rows as inputs of the trained network, shape (n_samples, n_varying), float32."""
@@ -56,6 +55,7 @@ class Standardization:
 
     def to_training(self, network: Network) -> Network:
         """Return a network in units of the training."""
+        # Inputs that are constant contribute a constant, which the biases take over
         constant = np.setdiff1d(np.arange(network.n_features), self.features)
         moved = self.constants[constant].astype(np.float64) @ network.weights[0][constant]
         first = replace(
@@ -151,7 +151,7 @@ def fit_standardization(
     network : Network
         If it has an input scaling, `rows` are scaled already and stay as they are.
     rows : ndarray of shape (n_samples, n_features)
-        As they enter the first layer.
+        Inputs of the first layer.
     varies : ndarray of shape (n_features,), bool
     targets : ndarray of shape (n_samples, n_outputs), or None
         Targets of a regression; None for classification, whose logits have a unit already.
@@ -165,15 +165,17 @@ def fit_standardization(
     if network.offset is None and network.scale is None and len(features):
         scaling = fit_input_scaling(rows[:, features])
         features = features[scaling.varies]
-        offset, scale = (
-            value if value is None or np.ndim(value) == 0 else value[scaling.varies]
-            for value in (scaling.offset, scaling.scale)
-        )
+        offset, scale = (_select(part, scaling.varies) for part in (scaling.offset, scaling.scale))
     n_outputs = network.layer_sizes[-1]
     mean, unit = np.zeros(n_outputs, np.float32), np.ones(n_outputs, np.float32)
     if targets is not None:
         mean, variance = targets.mean(axis=0, dtype=np.float64), targets.var(axis=0, dtype=np.float64)
-        if network.target == "transform":  # distances between columns mean something in an embedding
+        if network.target == "transform":  # one unit for all columns keeps the distances in an embedding
             variance = np.full_like(variance, variance.mean())
         mean, unit = mean.astype(np.float32), np.where(variance > 0, np.sqrt(variance), 1).astype(np.float32)
     return Standardization(features, rows.mean(axis=0, dtype=np.float64), offset, scale, mean, unit)
+
+
+def _select(part: np.ndarray | None, positions: np.ndarray) -> np.ndarray | None:
+    """Return an offset or a scale for some of the inputs; a single one, or None, is for all of them."""
+    return part if part is None or np.ndim(part) == 0 else part[positions]

@@ -1,0 +1,1 @@
+"""Utilities of the estimators: caching, deprecation, progress and validation of parameters."""

@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 from sklearn.utils.validation import check_memory
 
-# Format of the cached results; it changes with the classes in them
+# Format of the cached results. Increase it when the classes in them, or their modules, change
 _FORMAT = 2
 
 
@@ -27,27 +27,26 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *argumen
     function : callable
         A pure function of a module; the result depends on `arguments` only.
     *arguments
-        Unfitted estimators, arrays and scalars: hashed by value with `joblib.hash`. Arrays are passed on
-        in C order, so that their order in memory does not change the key.
+        Unfitted estimators, arrays and scalars: hashed by value with `joblib.hash`. Arrays are converted to C order,
+        so that their order in memory does not change the key.
     **passed
-        Passed on without being part of the key: a progress report, or the object that an argument identifies.
+        Arguments that are not part of the key: a progress report, or the object that an argument identifies.
 
     Returns
     -------
     object
-        The result. Of several processes or threads with the same call at the same time, one computes and the
-        others wait.
+        The result. Concurrent processes or threads with the same call wait for the one that computes it.
 
     Examples
     --------
     >>> cached_call(None, max, 2, 3)
     3
     """
-    memory, arguments = check_memory(memory), _in_order(arguments)
-    location = getattr(memory, "location", None)
+    cache, arguments = check_memory(memory), _in_order(arguments)
+    location = getattr(cache, "location", None)
     if location is None:
         return function(*arguments, **passed)
-    call = memory.cache(function, ignore=list(passed))
+    call = cache.cache(function, ignore=list(passed))
     locks = Path(location) / "distill-locks"
     locks.mkdir(parents=True, exist_ok=True)
     _warn_of_earlier_format(locks)
@@ -60,7 +59,7 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *argumen
 
 
 def _warn_of_earlier_format(locks: Path) -> None:
-    """Warn once for a cache whose results have an earlier format: joblib computes them again."""
+    """Warn once for a cache whose results have an earlier format; joblib computes them again."""
     marker = locks / f"format-{_FORMAT}.lock"
     if marker.exists():
         return
@@ -74,7 +73,7 @@ def _warn_of_earlier_format(locks: Path) -> None:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove the files that joblib was writing in this thread when it was interrupted; it never reads them again."""
+    """Remove the files of an interrupted write of joblib in this thread, which joblib would not read again."""
     process, thread = str(os.getpid()), str(id(threading.current_thread()))
     for path in folder.rglob("*.*-*"):  # joblib names them after both
         if process in path.name and thread in path.name:
@@ -88,7 +87,7 @@ def call_key(function: Callable, *arguments: Any) -> str:
 
 
 def _in_order(arguments: tuple) -> tuple:
-    # A worker gets arrays that were pickled, or mapped from disk, and their hash depends on that
+    # Pickling for a worker, or mapping from disk, changes the order and the class of an array, and with it its hash
     return tuple(
         np.ascontiguousarray(value) if isinstance(value, np.ndarray) and value.ndim else value for value in arguments
     )

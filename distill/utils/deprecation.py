@@ -1,8 +1,9 @@
-"""Parameters with a new name: the old one works for one release, with a FutureWarning."""
+"""Renamed parameters: the old name works for one release, with a FutureWarning."""
 
 import warnings
 from typing import Any
 
+# Default of an old name in the signature, as in scikit-learn: any other value was set by the user
 DEPRECATED = "deprecated"
 
 
@@ -24,7 +25,7 @@ def renamed(estimator: Any, old: str, new: str) -> Any:
     Warns
     -----
     FutureWarning
-        If the old name is set; its value then takes precedence.
+        If the old name is set; its value has precedence.
 
     Examples
     --------

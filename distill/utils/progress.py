@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 try:
@@ -10,11 +10,11 @@ try:
     from sklearn.callback import with_callbacks
 except ImportError:
 
-    class CallbackSupport:
+    class CallbackSupport:  # type: ignore[no-redef]  # for scikit-learn before 1.9
         """Replacement of scikit-learn's mixin for versions without callbacks."""
 
     def with_callbacks(method: Callable) -> Callable:
-        """Return the method: no callbacks to set up or to tear down."""
+        """Return the method: there are no callbacks to set up or to tear down."""
         return method
 
 
@@ -32,7 +32,7 @@ class Progress:
     X, y : array-like
         Data passed to the callbacks.
     reconstruct : callable(result) -> dict, or None
-        Converts the result of a step to the fitted attributes of the estimator if it stopped there.
+        Converts the result of a step to the fitted attributes of an estimator that stops there.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, n_steps: int = 0) -> Iterator["Stage"]:
-        """Enter the next stage, of at most `n_steps` steps."""
+        """Start the next stage, of at most `n_steps` steps."""
         context = None
         if self.context is not None:
             context = self.context.subcontext(task_name=name, max_subtasks=n_steps)
@@ -65,7 +65,7 @@ class Progress:
             context.call_on_fit_task_end(estimator=self.estimator, X=self.X, y=self.y)
 
     def finish(self) -> None:
-        """Notify the callbacks that the fit is done and the fitted attributes are set."""
+        """Notify the callbacks of the end of the fit, after the fitted attributes are set."""
         if self.context is not None:
             self.context.call_on_fit_task_end(
                 estimator=self.estimator, X=self.X, y=self.y, reconstruction_attributes={}
@@ -73,20 +73,20 @@ class Progress:
 
 
 class Stage:
-    """One stage of a `Progress`."""
+    """One stage of a `Progress`; made by `Progress.stage`."""
 
     def __init__(self, progress: Progress, context: Any, name: str, n_steps: int):
         self.progress, self.context, self.name, self.n_steps = progress, context, name, n_steps
         self.n_done, self.started = 0, time.perf_counter()
 
     def step(self, message: str = "", result: Callable[[], Any] | None = None) -> bool:
-        """Report a step that is done.
+        """Report a finished step.
 
         Parameters
         ----------
         message : str
         result : callable, or None
-            Returns the result so far; only called if a callback needs it.
+            Returns the result so far; only called for a callback that uses it.
 
         Returns
         -------
@@ -94,7 +94,7 @@ class Stage:
             Whether a callback requests to stop.
         """
         self.n_done += 1
-        self.say(f"{self.n_done}/{self.n_steps}: {message}" if self.n_steps else message)
+        self.log(f"{self.n_done}/{self.n_steps}: {message}" if self.n_steps else message)
         if self.context is None:
             return False
         progress, attributes = self.progress, None
@@ -105,14 +105,14 @@ class Stage:
         context.call_on_fit_task_begin(**seen)
         return context.call_on_fit_task_end(**seen, reconstruction_attributes=attributes)
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Print a line if the estimator is verbose."""
         if getattr(self.progress.estimator, "verbose", 0):
             name, elapsed = type(self.progress.estimator).__name__, time.perf_counter() - self.started
             print(f"[{name}] {self.name} {message} ({elapsed:.1f} s)", flush=True)
 
-    def inside(self, estimator: Any):
-        """Return a context manager in which an inner estimator with callbacks reports to the same ones."""
+    def inside(self, estimator: Any) -> AbstractContextManager:
+        """Return a context manager in which an inner estimator reports to the same callbacks, if it has any."""
         if self.context is None or not hasattr(estimator, "set_callbacks"):
             return nullcontext()
         return self.context.propagate_callback_context(estimator)

@@ -11,6 +11,7 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
+# Seeds are drawn below it and fit into 32-bit integers
 LARGEST_SEED = 2**31 - 1
 
 
@@ -29,13 +30,13 @@ def check_finite(parameters: Mapping[str, Any]) -> None:
 
 def check_float32(X: np.ndarray | sparse.csr_array) -> None:
     """Raise ValueError for values that become infinite in float32."""
-    values = X.data if sparse.issparse(X) else X
+    values = X if isinstance(X, np.ndarray) else X.data
     if values.dtype == np.float64 and values.size and max(values.max(), -values.min()) > np.finfo(np.float32).max:
         raise ValueError("X has values too large for float32, in which the student computes; scale X down")
 
 
 def routes(fit_params: dict) -> bool:
-    """Whether parameters of `fit` are routed by scikit-learn's metadata routing."""
+    """Return whether parameters of `fit` are routed by scikit-learn's metadata routing."""
     return bool(fit_params) and get_config()["enable_metadata_routing"]
 
 

@@ -101,7 +101,7 @@ class _Candidates:
         settings = replace(self.settings, bits=bits_of_layers, rate_weight=rate_weight)
         layers = learn_layers(self.network, self.groups, self.calibration, settings)
         n_bytes = len(encode(self.network, layers, settings.entropy_coding))
-        self.stage.say(f"{bits} bits, rate_weight {rate_weight:.2g}: {n_bytes} bytes")
+        self.stage.log(f"{bits} bits, rate_weight {rate_weight:.2g}: {n_bytes} bytes")
         if n_bytes <= self.max_bytes:
             self.fitting.append((settings, layers))
         return n_bytes

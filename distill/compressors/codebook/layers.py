@@ -101,7 +101,7 @@ def learn_layers(
         outputs = inputs @ layer.weight + layer.bias
         if stage is not None:
             error = relative_error(outputs, targets[index])
-            stage.say(f"layer {index + 1}/{len(network.weights)}: relative output error {error:.5f}")
+            stage.log(f"layer {index + 1}/{len(network.weights)}: relative output error {error:.5f}")
         inputs = activated(outputs, network.activation)
     return tuple(layers)
 
