@@ -32,7 +32,7 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    # torch and scikit-learn are only imported on demand, so that a student runs with NumPy alone
+    # torch and scikit-learn are imported on first use, so that a student runs with NumPy alone
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'distill' has no attribute {name!r}")

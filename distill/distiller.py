@@ -1,8 +1,8 @@
-"""Distillation: train a small network to give the predictions of a teacher.
+"""Distillation: train a small network on the predictions of a teacher.
 
-The teacher and its application are one black box, and the student maps its input to its output (X.-L. Zhang,
- "Unsupervised model compression for multilayer bootstrap networks", arXiv 1503.06452; the idea for classifiers
-goes back to Bucila, Caruana and Niculescu-Mizil, "Model compression", KDD 2006).
+The teacher is a black box, and the student is trained to map its inputs to its outputs (X.-L. Zhang, "Unsupervised
+model compression for multilayer bootstrap networks", arXiv 1503.06452; for classifiers Bucila, Caruana and
+Niculescu-Mizil, "Model compression", KDD 2006).
 """
 
 from collections.abc import Sequence
@@ -44,8 +44,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Any scikit-learn estimator: transformer, clusterer, classifier, regressor, outlier detector, or a Pipeline. A
         clone is fitted. A teacher that can only `fit_predict` or `fit_transform` (DBSCAN, AgglomerativeClustering,
         SpectralClustering, HDBSCAN, TSNE) is used through these. A `FrozenEstimator(fitted)` is not fitted again; if
-        it has no method for new rows, its `labels_` or `embedding_` are imitated and `fit` requires the rows of its own
-        fit. In a cross-validation a frozen teacher has seen the validation rows, so that scores are too high.
+        it has no method for new rows, its `labels_` or `embedding_` are imitated and `fit` requires the rows of that
+        fit. In a cross-validation the validation rows are among the training rows of a frozen teacher, so that scores
+        are too high.
     target : {"auto", "predict", "predict_proba", "transform", "decision_function"}, default="auto"
         The method to imitate. "auto": `predict_proba`, else `predict`, of classifiers and clusterers; `predict` of
         regressors; `decision_function` of outlier detectors; `transform` of transformers.
@@ -56,13 +57,13 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     input_scaling : {"auto", "common", "per-feature"} or None, default="auto"
         Scaling of the inputs. "common" is one offset and one scale for all features, for features of one unit
         (pixels, channels, one-hot codes); "per-feature" one for each; "auto" decides by the features' ranges and means
-        (see `distill.training.scaling.have_one_unit`); None leaves them as they are. The scaling is folded into the
-        first layer, and kept in a section of its own where that would cost precision. Constant features get no weight.
+        (see `distill.training.scaling.have_one_unit`); None scales nothing. The scaling is folded into the first
+        layer, and stored separately where folding would cost precision. Constant features get no weight.
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||W||^2`` on weights, 0 or more.
     batch_size : int, default=256
-        Samples in a training step. Small data are cut into smaller batches of at least 16 samples, and an epoch goes
-        over them several times, until it has 64 steps.
+        Samples in a training step. Small data are cut into smaller batches of at least 16 samples, and an epoch uses
+        every sample several times, until it has 64 steps.
     learning_rate_init : float, default=1e-3
         Step size of Adam at the start.
     max_iter : int, default=100
@@ -76,17 +77,16 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Training stops after this number of epochs without improvement.
     jitter : float, default=0.5
         Size of the normal noise that is added to the inputs in training, new in every epoch, in units of the typical
-        distance between nearest neighbors. The teacher is not observed at a finer scale, and fitting it exactly
-        overfits. 0 adds none.
+        distance between nearest neighbors. It prevents overfitting below that scale. 0 adds none.
     weight_dtype : {"float32", "float16"}, default="float32"
         Precision of the weights in the student file, and therefore of those that the fitted estimator uses.
     device : str, default="cpu"
         Torch device of the training. On "cpu" training runs on one thread, so that the result does not depend on the
         number of cores.
     memory : str, joblib.Memory or None, default=None
-        Cache of the fitted teacher, its predictions in `fit` and `score`, and the trained student. Nothing is computed
-        twice for equal settings and rows, neither in a grid search nor by several processes at the same time. Without
-        an int as `random_state` random stages are computed again.
+        Cache of the fitted teacher, its predictions in `fit` and `score`, and the trained student. With equal settings
+        and rows each is computed only once, also in a grid search and by concurrent processes. Without an int as
+        `random_state`, random stages are computed again.
     random_state : int, RandomState instance or None, default=None
         Seed of the student, and of every `random_state` inside the teacher that is None. An int makes fits repeatable.
     verbose : int, default=0
@@ -220,25 +220,25 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Finite numbers. A data frame is passed to the teacher as it is. Sparse rows are made dense for the student
+            Finite values. A data frame is passed to the teacher unchanged. Sparse rows are made dense for the student
             a batch at a time.
         y : array-like of shape (n_samples,) or None
             Passed to the teacher's fit.
         **fit_params
-            Passed to the teacher's fit (with metadata routing enabled, as its requests say).
+            Passed to the teacher's fit; with metadata routing enabled, according to its requests.
 
         Returns
         -------
         Distiller
-            Itself. A fit that fails or is interrupted leaves it as it was.
+            The fitted estimator itself. A fit that fails or is interrupted does not change it.
 
         Raises
         ------
         ValueError
-            If a parameter or X is out of its range, the teacher does not have the target, gives all rows one label or
-            changes the number of rows.
+            If a parameter or X is out of its range, the teacher does not have the target, predicts one label for all
+            rows, or changes the number of rows.
         TypeError
-            If the teacher is no estimator, or a parameter of the wrong type.
+            If the teacher is not an estimator, or a parameter has the wrong type.
         """
         self._validate_params()
         target = self.imitated_method()
@@ -269,12 +269,15 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         return MetadataRouter(owner=self).add(teacher=self.teacher, method_mapping=mapping)
 
     def imitated_estimator(self) -> BaseEstimator:
+        """Return the teacher, not fitted."""
         return self.teacher
 
     def imitated_method(self) -> str:
+        """Return the name of the teacher's method that is imitated."""
         return teachers.resolve_target(self.teacher, self.target)
 
     def predict_imitated(self, X) -> np.ndarray:
+        """Return the predictions of the fitted teacher for rows X, from the cache if there is one."""
         rows = (
             X
             if hasattr(self, "feature_names_in_")
@@ -283,11 +286,11 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         given = (rows, self.network_.target)
         if self._teacher_key is None:
             return teachers.predict(self.teacher_, *given)
-        # A search scores many compressions of one student: a slow teacher predicts each fold once
+        # A search scores many compressions of one student; the cache saves the predictions of a slow teacher
         return cached_call(self.memory, _predict_with_teacher, self._teacher_key, *given, teacher=self.teacher_)
 
     def scaled_network(self) -> Network:
-        """Return the network with its input scaling apart from the first layer, also where the file has them folded."""
+        """Return the network with its input scaling apart from the first layer, also if the file has them folded."""
         network = self.network_
         return network if network.scale is not None else unfold_input(network, *self._input_section)
 
@@ -313,7 +316,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         return settings, teacher if self.random_state is None else seeded(teacher, teacher_seed)
 
     def _reconstruct(self, network: Network) -> dict:
-        """Return the fitted attributes with which this estimator predicts as the network does."""
+        """Return the fitted attributes of an estimator with this network."""
         return student_attributes(self._encode(network))
 
     def _encode(self, network: Network) -> bytes:
@@ -334,7 +337,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
 def _fit_teacher(
     teacher: BaseEstimator, X: Any, y: Any, target: str, fit_params: dict, progress: Progress
 ) -> tuple[BaseEstimator, Predictions]:
-    """Fit the teacher, an unfitted clone, and return its predictions for the same rows."""
+    """Fit the teacher, a clone, and return it with its predictions for the same rows."""
     with progress.stage("teacher") as stage, stage.inside(teacher):
         fitted, predictions = teachers.fit_and_predict(teacher, X, y, target, fit_params)
         predictions = teachers.read_predictions(fitted, predictions, target, X.shape[0])
@@ -353,6 +356,6 @@ def _layer_sizes(sizes: Any) -> tuple[int, ...]:
         sizes = tuple(sizes)
     except TypeError:
         raise TypeError(f"hidden_layer_sizes must be a tuple of integers, got {sizes!r}") from None
-    if not all(isinstance(size, Integral) and not isinstance(size, bool) and size >= 1 for size in sizes):
+    if not all(isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be integers of at least 1, got {sizes!r}")
     return tuple(int(size) for size in sizes)

@@ -1,7 +1,7 @@
-"""The registry of compressors: one folder each, named after the method.
+"""Compressors, one folder for each method, and their registry.
 
-The public names of `distill`, the candidates of `AutoCompressor`, scikit-learn's checks in the tests and the API pages
-all come from this table. A new compressor adds a line to each of the two places below.
+The public names of `distill`, the candidates of `AutoCompressor`, the tests with scikit-learn's checks and the API
+pages are all made from this table. A new compressor has a line in `COMPRESSORS` and an import for type checkers.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from distill.compressors.random_code import RandomCodeCompressor as RandomCodeCompressor
     from distill.compressors.spike_slab import SpikeSlabCompressor as SpikeSlabCompressor
 
-# Quick ones first: where AutoCompressor searches a size, later ones compete with what was found
+# Fast methods first: their order is that of AutoCompressor's candidates
 COMPRESSORS = {
     "codebook": "CodebookCompressor",
     "spike_slab": "SpikeSlabCompressor",
@@ -23,7 +23,7 @@ COMPRESSORS = {
 
 
 def compressor_class(method: str) -> Any:
-    """Return the class of a method; its folder, and torch with it, are only imported now."""
+    """Return the class of a method; the import of its folder, and of torch, happens here."""
     return getattr(import_module(f"{__name__}.{method}"), COMPRESSORS[method])
 
 

@@ -1,6 +1,6 @@
 """The contract of a compressor: wrap an estimator, fit it, compress its network to bytes.
 
-A compressor is a subclass of `Compressor` with parameters of its own, declared in `_parameter_constraints`, and a
+A compressor is a subclass of `Compressor` with additional parameters, declared in `_parameter_constraints`, and a
 method `_compress` that returns a `Compressed`. Fitting and caching the wrapped estimator, drawing samples, decoding
 the bytes, predicting and reporting are inherited.
 """
@@ -40,7 +40,8 @@ class Compressed:
     data : bytes
         The student file.
     report : dict
-        Measurements on the validation samples, added to `report_`; "agreement" is the fidelity to what was imitated.
+        Measurements on the validation samples, added to `report_`; "agreement" is the fidelity to the wrapped network,
+        or to y.
     attributes : dict
         Fitted attributes of the compressor, by name.
     """
@@ -61,15 +62,15 @@ def network_of(estimator: BaseEstimator) -> Network:
     Returns
     -------
     Network
-        With the predictions of the estimator. The input scaling of a Distiller is kept
-        apart from its first layer, so that weights have similar sizes whatever the units of the inputs.
+        With the predictions of the estimator. The input scaling of a Distiller is kept apart from the first layer, so
+        that the weights of features with different units have similar sizes.
 
     Raises
     ------
     TypeError
-        If it is of another type.
+        If the estimator is of another type.
     ValueError
-        If a student file cannot hold it, or its weights are not finite.
+        If a student file cannot represent the network, or its weights are not finite.
     """
     estimator = unwrap(estimator)
     check_is_fitted(estimator)
@@ -103,16 +104,17 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
     """Base class of compressors: meta-estimators around an estimator that has a network.
 
     A subclass has the parameters `estimator`, `n_calibration`, `validation_fraction`, `memory`, `random_state` and
-    `verbose` besides its own, and implements `_compress`. It may implement `_check_parameters` (demands that concern
-    several parameters), `_n_steps` (for progress) and `for_budget` (for `distill.AutoCompressor`).
+    `verbose` besides those of the method, and implements `_compress`. It may implement `_check_parameters` (conditions
+    on several parameters), `_n_steps` (for progress) and `for_budget` (for `distill.AutoCompressor`).
 
     Attributes
     ----------
     narrow_bits : tuple of float
-        Bits per weight that the method is best at: `AutoCompressor` also tries it on narrower networks that have about
-        so many at the demanded size.
+        Best numbers of bits per weight for the method: `AutoCompressor` also tries it on narrower networks with about
+        these numbers at the demanded size.
     trains_own_network : bool
-        Whether the method can train a network of any width itself; `AutoCompressor` then leaves that to it.
+        Whether the method trains a network of any width itself. For the others `AutoCompressor` distills a narrower
+        one.
     """
 
     narrow_bits: tuple[float, ...] = ()
@@ -139,18 +141,18 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Finite numbers. The network is compressed such that its predictions for these rows change as little as
+            Finite values. The network is compressed such that its predictions for these rows change as little as
             possible, which needs no labels.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), or None
             Passed to the wrapped estimator's fit, unless that is frozen. Compressors with a parameter `learn_from` can
             also use it as the target of the compression.
         **fit_params
-            Passed to the wrapped estimator's fit (with metadata routing enabled, as its requests say).
+            Passed to the wrapped estimator's fit; with metadata routing enabled, according to its requests.
 
         Returns
         -------
         self
-            A fit that fails or is interrupted leaves it as it was. The wrapped estimator is never modified.
+            A fit that fails or is interrupted does not change it. The wrapped estimator is never modified.
 
         Raises
         ------
@@ -165,11 +167,11 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         self.estimator_, self._wrapped_key = self._fit_estimator(seen, y, fit_params, inner_seed, progress)
         network = self._with_names(network_of(self.estimator_))
         calibration = draw_calibration(rows, y, network, self.n_calibration, self.validation_fraction, seed)
-        # sums of floats depend on how threads split them, and results must not depend on the number of cores
+        # The rounding of a sum depends on its division among threads; results must not depend on the number of cores
         with threadpool_limits(1), one_thread(), progress.stage("compress", self._n_steps()) as stage:
             compressed = self._compress(network, calibration, stage)
         self._adopt(compressed.data)
-        vars(self).update(compressed.attributes, _measured=compressed.report)
+        self.__dict__.update(compressed.attributes, _measured=compressed.report)
         if teachers.teacher_type(self.imitated_estimator()) == "clusterer" and self.network_.classes is not None:
             self.labels_ = self.predict(X)
         progress.finish()
@@ -194,7 +196,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
     def _fit_estimator(
         self, X, y, fit_params: dict, seed: int, progress: Progress
     ) -> tuple[StudentMixin | MLPClassifier | MLPRegressor, str | None]:
-        """Return the wrapped estimator, fitted, and the key of its fit in the cache if there is one."""
+        """Return the fitted wrapped estimator, and the key of its fit in the cache if there is one."""
         inner = unwrap(self.estimator)
         if isinstance(self.estimator, FrozenEstimator):
             return inner, None
@@ -222,8 +224,8 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         effort : float
             Factor of the default number of epochs or steps, above 0.
         hidden_layer_sizes : tuple of int or None
-            A narrower network, for methods that train one of their own; others ignore it, because `AutoCompressor`
-            wraps such a network in a Distiller of its own.
+            Units of the hidden layers, for methods that train a network themselves; others ignore it, because
+            `AutoCompressor` then wraps a Distiller of these sizes.
         random_state : int or None
 
         Returns
@@ -233,7 +235,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         return cls(estimator, max_bytes=max_bytes, random_state=random_state)
 
     def _check_parameters(self) -> None:
-        """Raise ValueError where several parameters do not suit each other."""
+        """Raise ValueError for parameters that are invalid in combination."""
 
     def _n_steps(self) -> int:
         """Return the largest number of calls of ``stage.step`` in `_compress`."""
@@ -249,7 +251,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         calibration : Calibration
             Training and validation samples, and the y of the fit.
         stage : Stage
-            For progress: ``stage.step(message, result)`` after every step, ``stage.log(message)`` for a line.
+            Reports progress: ``stage.step(message, result)`` after every step, ``stage.log(message)`` prints a line.
 
         Returns
         -------
@@ -263,33 +265,37 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         return {**super().report_, **self._measured}
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Return the metadata routing: all parameters of `fit` but X and y are for the wrapped estimator's `fit`."""
+        """Return the metadata routing: all parameters of `fit` but X and y go to the wrapped estimator's `fit`."""
         mapping = MethodMapping().add(caller="fit", callee="fit")
         return MetadataRouter(owner=self).add(estimator=self.estimator, method_mapping=mapping)
 
     def imitated_estimator(self) -> BaseEstimator:
+        """Return the estimator whose predictions are imitated, not fitted: that of a wrapped student, or the MLP."""
         inner = unwrap(self.estimator)
         return inner.imitated_estimator() if isinstance(inner, StudentMixin) else inner
 
     def imitated_method(self) -> str:
+        """Return the name of the method that is imitated."""
         inner = unwrap(self.estimator)
         return inner.imitated_method() if isinstance(inner, StudentMixin) else teachers.resolve_target(inner)
 
     def predict_imitated(self, X) -> np.ndarray:
+        """Return the predictions that are imitated, for rows X, from the cache if there is one."""
         if self._wrapped_key is None:
             return _predict_with_wrapped("", X, self.network_.target, self.estimator_)
         given = (self._wrapped_key, X, self.network_.target)
         return cached_call(self.memory, _predict_with_wrapped, *given, wrapped=self.estimator_)
 
     def _reconstruct(self, data: bytes) -> dict:
-        """Return the fitted attributes with which this estimator predicts as the student encoded in `data`."""
+        """Return the fitted attributes of an estimator with the student of this file."""
         return {**student_attributes(data), "_measured": {}}
 
     def _with_names(self, network: Network) -> Network:
+        """Return the network with the names of the features of the fit; ValueError if they do not match."""
         if network.n_features != self.n_features_in_:
             raise ValueError(
                 f"X has {self.n_features_in_} features, but estimator was fitted with {network.n_features}; fit on "
-                "rows like those, or pass it without FrozenEstimator"
+                "rows like those, or wrap it without FrozenEstimator"
             )
         names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
         if names and network.feature_names and names != network.feature_names:
@@ -307,17 +313,17 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
 
 
 def compression_targets(compressor: Compressor, network: Network, calibration: Calibration) -> Targets:
-    """Return the samples and targets of a compression, as `learn_from` demands; see `learns_from_y`."""
+    """Return the samples and targets of a compression according to `learn_from`; see `learns_from_y`."""
     if learns_from_y(compressor, calibration.y):
         return targets_from_y(network, calibration, compressor.validation_fraction)
     return targets_from_outputs(network, calibration)
 
 
 def learns_from_y(compressor: Compressor, y: Any) -> bool:
-    """Whether a compressor's parameter `learn_from` makes y the target of the compression.
+    """Return whether y is the target of the compression, by the compressor's parameter `learn_from`.
 
-    Its values are "outputs" (those of the wrapped network), "y", and "auto", which is "y" where y is given and an
-    MLPClassifier or MLPRegressor is wrapped.
+    Its values are "outputs" (those of the wrapped network), "y", and "auto", which is "y" if y is given and an
+    MLPClassifier or MLPRegressor is wrapped, else "outputs".
 
     Raises
     ------
@@ -325,7 +331,7 @@ def learns_from_y(compressor: Compressor, y: Any) -> bool:
         If learn_from is "y" and there is no y.
     """
     if compressor.learn_from == "y" and y is None:
-        raise ValueError("learn_from='y' needs y, and y is None; pass it to fit or set learn_from='outputs'")
+        raise ValueError("learn_from='y' needs y, and y is None; give y to fit or set learn_from='outputs'")
     if compressor.learn_from == "auto":
         return y is not None and isinstance(unwrap(compressor.estimator), MLPClassifier | MLPRegressor)
     return compressor.learn_from == "y"
@@ -334,7 +340,7 @@ def learns_from_y(compressor: Compressor, y: Any) -> bool:
 def _fit_wrapped(
     estimator: BaseEstimator, X: Any, y: Any, fit_params: dict, progress: Progress
 ) -> StudentMixin | MLPClassifier | MLPRegressor:
-    """Fit the wrapped estimator, an unfitted clone."""
+    """Fit the wrapped estimator, a clone, and return it."""
     with progress.stage("estimator") as stage, stage.inside(estimator):
         estimator.fit(X, *(() if y is None else (y,)), **fit_params)
         stage.log("done")
@@ -344,11 +350,12 @@ def _fit_wrapped(
 def _predict_with_wrapped(
     key: str, X: Any, target: str, wrapped: StudentMixin | MLPClassifier | MLPRegressor
 ) -> np.ndarray:
-    """Return the predictions that a wrapped estimator imitates, or its own; `key` identifies its fit in the cache."""
+    """Return the predictions that a wrapped student imitates, or those of an MLP; `key` identifies the fit."""
     return wrapped.predict_imitated(X) if isinstance(wrapped, StudentMixin) else teachers.predict(wrapped, X, target)
 
 
 def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:
+    """Return the network of a fitted MLP; ValueError if a student file cannot represent it."""
     name = type(estimator).__name__
     output, classes, squeeze = estimator.out_activation_, None, False
     if estimator.activation not in ACTIVATIONS or output not in ("identity", "softmax", "logistic"):

@@ -1,4 +1,4 @@
-"""The search for the compression that uses a budget of bytes best."""
+"""Bisection for the largest setting that fits into a budget of bytes."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,12 +13,12 @@ def bisect(
     n_halvings: int,
     result: Result | None = None,
 ) -> tuple[float, Result | None]:
-    """Find the edge between settings that fit into a budget and settings that do not.
+    """Find the boundary between settings that fit into a budget and settings that do not, by bisection.
 
     Parameters
     ----------
     attempt : callable(setting) -> result or None
-        None where the setting does not fit.
+        Result of a setting; None if the setting does not fit.
     fitting, failing : float
         A setting that fits and one that does not; either may be the larger one. Neither is attempted.
     n_halvings : int
@@ -29,7 +29,7 @@ def bisect(
     Returns
     -------
     setting : float
-        The setting nearest to `failing` that was found to fit.
+        The fitting setting nearest to `failing` among those attempted.
     result : object or None
         Its result.
 
@@ -58,7 +58,11 @@ def largest(fits: Callable[[int], bool], low: int, high: int, resolution: int | 
     low, high : int
         `low` fits and `high` does not; neither is tried.
     resolution : int or None
-        The search ends when the two are no further apart than ``high // resolution``; None finds the largest exactly.
+        The search ends when the two differ by ``high // resolution`` or less; None finds the largest exactly.
+
+    Returns
+    -------
+    int
 
     Examples
     --------

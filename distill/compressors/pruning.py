@@ -15,8 +15,8 @@ from distill.runtime.forward import activated
 
 Masks = Sequence[np.ndarray]
 
-# Fraction of zeros among the weights of used inputs from which on a network counts as pruned. Trained weights are
-# hardly ever exactly zero, so that any value well below one separates the two
+# Smallest fraction of zeros among the weights of used inputs in a pruned network. Trained weights are hardly ever
+# exactly zero, so that any value well below one separates the two cases
 _PRUNED = 0.05
 
 
@@ -69,7 +69,7 @@ def count(masks: Masks) -> int:
 
 
 def is_pruned(network: Network) -> bool:
-    """Return whether at least one weight in twenty is zero, unused inputs aside."""
+    """Return whether at least one in twenty weights of used inputs is zero."""
     used = [weight[weight.any(axis=1)] for weight in network.weights]
     n_weights = sum(weight.size for weight in used)
     return sum(int(np.sum(weight == 0)) for weight in used) >= _PRUNED * max(n_weights, 1)
@@ -78,7 +78,7 @@ def is_pruned(network: Network) -> bool:
 def without_dead_ends(masks: Masks) -> list[np.ndarray]:
     """Return masks without the weights into units that have no path to an output, or out of units without inputs.
 
-    The biases of units without inputs still count: see `slice_network`.
+    Units without inputs may have biases, which `slice_network` adds to those of the next layer.
     """
     masks = [mask.copy() for mask in masks]
     for before, after in itertools.pairwise(masks):
@@ -120,14 +120,14 @@ def slice_network(network: Network, masks: Masks) -> Sliced:
     kept = np.arange(network.n_features)
     units, small_weights, small_biases, small_masks = [], [], [], []
     for index, mask in enumerate(alive):
-        left = mask.any(axis=0) if index < len(alive) - 1 else np.ones(mask.shape[1], bool)
-        left = np.flatnonzero(left) if left.any() else np.array([0])
-        block = np.ix_(kept, left)
+        has_input = mask.any(axis=0) if index < len(alive) - 1 else np.ones(mask.shape[1], bool)
+        of_layer = np.flatnonzero(has_input) if has_input.any() else np.array([0])
+        block = np.ix_(kept, of_layer)
         small_weights.append(np.where(mask, weights[index], 0)[block].astype(np.float32))
-        small_biases.append(biases[index][left].astype(np.float32))
+        small_biases.append(biases[index][of_layer].astype(np.float32))
         small_masks.append(mask[block])
-        units.append(left)
-        kept = left
+        units.append(of_layer)
+        kept = of_layer
     smaller = replace(network, weights=tuple(small_weights), biases=tuple(small_biases))
     return Sliced(smaller, tuple(small_masks), tuple(units))
 
@@ -135,7 +135,7 @@ def slice_network(network: Network, masks: Masks) -> Sliced:
 def _fold_constants(
     weights: Sequence[np.ndarray], biases: Sequence[np.ndarray], masks: Masks, activation: str
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Add hidden units without inputs to the biases of the next layer; return biases in float64, and masks."""
+    """Add constant hidden units to the biases of the next layer; return biases in float64, and masks without them."""
     biases = [bias.astype(np.float64) for bias in biases]
     connected = [mask.copy() for mask in masks]
     for index in range(len(weights) - 1):

@@ -1,4 +1,4 @@
-"""AutoCompressor: the compression that meets a demand, found by a search on validation data."""
+"""Search for the compression that meets a demand in bytes or fidelity, on validation data."""
 
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -29,15 +29,15 @@ from distill.utils.progress import Progress, with_callbacks
 class AutoCompressor(Compressor):
     """Find the compressor and the settings that meet a demand in bytes or fidelity.
 
-    The wrapped estimator is fitted to a part of the samples, candidates compress it, and a validation set that neither
-    has seen measures their fidelity. The best candidate is fitted again to all samples, and the refit is dropped if it
-    is worse on the validation set.
+    The wrapped estimator is fitted to a part of the samples, and candidates compress it. Their fidelity is measured on
+    the rest, the validation set. The best candidate is fitted again to all samples; the refit is discarded if it is
+    worse on the validation set.
 
     Parameters
     ----------
     estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
-        A clone is fitted. A `FrozenEstimator(fitted)` is not fitted again; the validation samples are then held out of
-        the compression only, and the measured fidelity is slightly too high.
+        A clone is fitted. A `FrozenEstimator(fitted)` is not fitted again; the validation samples may then be among
+        its training samples, and the measured fidelity slightly too high.
     max_bytes : int or None, default=None
         Largest size of the file. Without `min_fidelity` the most faithful file of that size is kept.
     min_fidelity : float or None, default=None
@@ -51,8 +51,8 @@ class AutoCompressor(Compressor):
     effort : float, default=1.0
         Factor of the number of training epochs of all candidates, above 0; values below 1 are faster and less accurate.
     refit : bool, default=True
-        Whether the best candidate is fitted again, to all samples. Without a refit, or if the refit has a lower
-        fidelity on the validation set, the candidate is kept as it was measured.
+        Whether the best candidate is fitted again to all samples. If the refit has a lower fidelity on the validation
+        set, the candidate is kept.
     validation_fraction : float, default=0.2
         Fraction of the samples in the validation set, between 0 and 1.
     n_jobs : int or None, default=None
@@ -79,7 +79,7 @@ class AutoCompressor(Compressor):
     best_params_ : dict
         "method", "max_bytes" and "hidden_layer_sizes" of the best candidate.
     best_fidelity_ : float
-        Its fidelity on the validation set, slightly too high as the best of many.
+        Fidelity of the best candidate on the validation set, slightly too high because it is the best of many.
     network_ : Network
         The compressed network as NumPy arrays, decoded from the bytes of the student file.
     classes_ : ndarray of shape (n_classes,)
@@ -97,7 +97,7 @@ class AutoCompressor(Compressor):
 
     See Also
     --------
-    distill.model_selection.smallest_within : The same choice for a grid of your own.
+    distill.model_selection.smallest_within : The same choice in a grid search.
 
     Examples
     --------
@@ -114,7 +114,7 @@ class AutoCompressor(Compressor):
     _parameter_constraints: dict = {  # noqa: RUF012
         **Compressor._parameter_constraints,
         "min_fidelity": [Interval(Real, None, 1, closed="right"), None],
-        "methods": "no_validation",  # `_check_parameters` does
+        "methods": "no_validation",  # `_check_parameters` checks them
         "effort": [Interval(Real, 0, None, closed="neither")],
         "refit": ["boolean"],
         "n_jobs": [Integral, None],
@@ -150,12 +150,12 @@ class AutoCompressor(Compressor):
     @all_or_nothing
     @with_callbacks
     def fit(self, X, y=None, **fit_params) -> "AutoCompressor":
-        """Search the best compression, and fit it.
+        """Search for the best compression, and fit it.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Finite numbers.
+            Finite values.
         y : array-like of shape (n_samples,) or None
             Passed to the wrapped estimator's fit.
         **fit_params
@@ -164,7 +164,7 @@ class AutoCompressor(Compressor):
         Returns
         -------
         AutoCompressor
-            Itself. A fit that fails or is interrupted leaves it as it was.
+            The fitted estimator itself. A fit that fails or is interrupted does not change it.
 
         Raises
         ------
@@ -177,14 +177,17 @@ class AutoCompressor(Compressor):
         progress = Progress(self, 4, X, y, self._reconstruct)
         seen = X if hasattr(self, "feature_names_in_") else rows
         train, validation = holdout(None, rows.shape[0], float(self.validation_fraction), seed)
-        parts = [_safe_indexing(seen, positions) for positions in (train, validation)]
+        X_train, X_validation = (_safe_indexing(seen, positions) for positions in (train, validation))
         y_train = None if y is None else _safe_indexing(y, train)
         params_train = _check_method_params(seen, fit_params, train)
-        fitted, _ = self._fit_estimator(parts[0], y_train, params_train, inner_seed, progress)
+        fitted, _ = self._fit_estimator(X_train, y_train, params_train, inner_seed, progress)
         with progress.stage("search") as stage:
             demand = Demand(self.max_bytes, self.min_fidelity, chosen_methods(self.methods), float(self.effort), seed)
-            search = Search(demand, fitted, *parts, self.n_jobs, stage)
-            index = search.smallest() if self.min_fidelity is not None else search.most_faithful()
+            search = Search(demand, fitted, X_train, X_validation, self.n_jobs, stage)
+            if self.max_bytes is None or self.min_fidelity is not None:
+                index = search.smallest()
+            else:
+                index = search.most_faithful(int(self.max_bytes))
         self.search_results_ = search.results()
         self.best_index_, self.best_params_ = index, self.search_results_["params"][index]
         self.best_fidelity_ = float(self.search_results_["mean_test_fidelity"][index])
@@ -194,10 +197,10 @@ class AutoCompressor(Compressor):
             with progress.stage("refit"):
                 candidate = make_compressor(search.candidates[index], again, demand)
                 compressor, fidelity, _ = try_candidate(
-                    candidate, seen, parts[1], expected_predictions(again, parts[1])
+                    candidate, seen, X_validation, expected_predictions(again, X_validation)
                 )
-            # The refit has seen the validation samples; if it is worse on them nevertheless, the candidate is kept
-            if fidelity >= self.best_fidelity_:
+            # The validation samples are training samples of the refit; if it is worse on them, the candidate is kept
+            if compressor is not None and fidelity >= self.best_fidelity_:
                 self.estimator_, self._wrapped_key, self.compressor_ = again, key, compressor
         self._measured = {name: value for name, value in self.compressor_.report_.items() if name in ("agreement",)}
         self._adopt(self.compressor_.to_bytes())

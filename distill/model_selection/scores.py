@@ -75,7 +75,7 @@ SCORING = {"fidelity": fidelity_scorer, "size": size_scorer}
 
 @dataclass(frozen=True)
 class SmallestWithin:
-    """Choice of the smallest candidate of a search whose fidelity is close to the best; see `smallest_within`.
+    """Choose the smallest candidate of a search whose fidelity is close to the best; see `smallest_within`.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class SmallestWithin:
         tolerance = self.tolerance
         if tolerance == "standard error":
             tolerance = _standard_error(cv_results, self.fidelity, best)
-        # 1e-12 more, so that candidates at the limit do not depend on the rounding of means
+        # 1e-12 more, so that the choice among candidates at the limit does not depend on the rounding of means
         good = np.flatnonzero(fidelity >= fidelity[best] - tolerance - 1e-12)
         return int(good[np.lexsort((-fidelity[good], n_bytes[good]))[0]])
 
@@ -120,7 +120,7 @@ def smallest_within(tolerance: float | str = 0.01, *, fidelity: str = "fidelity"
     -------
     callable(cv_results_) -> int
         For ``GridSearchCV(..., scoring=SCORING, refit=smallest_within(0.01))`` and RandomizedSearchCV; scikit-learn's
-        halving searches have one score only. Among equally small candidates the most faithful one is chosen; failed
+        halving searches have only one score. Among candidates of equal size the most faithful one is chosen; failed
         candidates are ignored.
 
     Raises
@@ -143,7 +143,7 @@ def smallest_within(tolerance: float | str = 0.01, *, fidelity: str = "fidelity"
 
 
 def pareto_front(cv_results: Mapping[str, Any], *, fidelity: str = "fidelity", size: str = "size") -> np.ndarray:
-    """Return the candidates that no other one beats: none is both as small and as faithful, and better in one.
+    """Return the candidates that no other one dominates: none is as good in both scores and better in one.
 
     Parameters
     ----------
@@ -196,5 +196,5 @@ def _standard_error(cv_results: Mapping[str, Any], name: str, index: int) -> flo
     n_splits = sum(key.startswith("split") and key.endswith(f"_test_{name}") for key in cv_results)
     if n_splits < 2:
         raise ValueError(f"a standard error needs several folds, and {name} was measured on {n_splits}")
-    # The deviation in cv_results_ is that of the folds themselves; that of their mean as an estimate is this
+    # From the standard deviation over the folds, with n in its denominator, to the standard error of their mean
     return float(cv_results[f"std_test_{name}"][index] / np.sqrt(n_splits - 1))

@@ -20,16 +20,20 @@ from distill.network import Network
 from distill.training.fidelity import fidelity, label_positions
 from distill.utils.progress import Stage
 
-# Units of a hidden layer that no narrower network goes below
+# Smallest number of units in a hidden layer of a narrower network. Chosen by hand
 _MIN_UNITS = 4
-# A network is made narrower only below this fraction of its width, where it makes a difference
+# Largest width of a narrower network as a fraction of the original one: closer widths would cost a distillation and
+# change little. Chosen by hand
 _MAX_WIDTH = 0.8
-# The search for the smallest size leaves a lane when it could win less than a fifth of the bytes
+# The search for the smallest size skips a lane whose largest size that is too small is above this fraction of the best
+# size: it could save less than a fifth of the bytes, for another fit. Chosen by hand
 _WORTH_TRYING = 0.8
-# Where the search for the smallest size starts: no student file is smaller
+# Lower end of the search for the smallest size, below all student files
 _MIN_BYTES = 64
-# Rounds of that search: each halves the interval of log(size), so five leave 1/32 of it
+# Rounds of that search: each halves the interval of log(size) for one more fit in every lane. Chosen by hand
 _N_HALVINGS = 5
+# Epochs of the distillation of a narrower network with effort=1: the default of `Distiller`
+_DISTILLATION_EPOCHS = 100
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method and the bytes it is given.
+    """A method with a number of bytes.
 
     Parameters
     ----------
@@ -62,20 +66,26 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Lane:
-    """A method, for the wrapped network (`bits` None) or for a narrower one with about `bits` bits per weight."""
+    """A method, for the wrapped network (`bits` None) or for a narrower one with about `bits` bits per weight.
+
+    Parameters
+    ----------
+    method : str
+    bits : float or None
+    """
 
     method: str
     bits: float | None
 
     def at(self, max_bytes: int, network: Network) -> list[Candidate]:
-        """Return the candidate of this size, or none if the network is too narrow already."""
+        """Return the candidate of this size in a list, empty if the network is too narrow already."""
         sizes = None if self.bits is None else narrower(network.layer_sizes, 8 * max_bytes / self.bits)
         exists = sizes is not None or self.bits is None or compressor_class(self.method).trains_own_network
         return [Candidate(self.method, max_bytes, sizes)] if exists else []
 
 
 class Search:
-    """Candidates around one fitted network, their fidelity on validation samples, and the choice.
+    """Search over candidates around one fitted network by their fidelity on validation samples.
 
     Parameters
     ----------
@@ -83,9 +93,19 @@ class Search:
     fitted : estimator
         The wrapped estimator.
     X, X_validation : array-like
-        Samples that candidates are fitted to, and samples that measure them.
+        Samples for the fit of candidates, and samples for their fidelity.
     n_jobs : int or None
     stage : Stage
+
+    Attributes
+    ----------
+    candidates : list of Candidate
+    compressors : dict of int to Compressor
+        Fitted candidates by their positions; those whose fit failed are missing.
+    fidelity : list of float
+        NaN for candidates whose fit failed.
+    errors : list of str
+        Messages of failed fits, else empty.
     """
 
     def __init__(self, demand: Demand, fitted: BaseEstimator, X: Any, X_validation: Any, n_jobs: Any, stage: Stage):
@@ -94,24 +114,23 @@ class Search:
         self.network = network_of(fitted)
         self.expected = expected_predictions(fitted, X_validation)
         self.candidates: list[Candidate] = []
-        self.compressors: list[Compressor | None] = []
+        self.compressors: dict[int, Compressor] = {}
         self.fidelity: list[float] = []
         self.errors: list[str] = []
 
-    def most_faithful(self) -> int:
-        """Try all lanes at the largest size; return the position of the best candidate, the smallest among equals."""
-        size = int(self.demand.max_bytes)
-        self._try([candidate for lane in self._lanes() for candidate in lane.at(size, self.network)])
+    def most_faithful(self, max_bytes: int) -> int:
+        """Try all lanes at this size; return the position of the best candidate, the smallest among equals."""
+        self._try([candidate for lane in self._lanes() for candidate in lane.at(max_bytes, self.network)])
         fitting = self._fitting()
         if not fitting:
-            raise ValueError(f"no file of max_bytes={size} could be made: {'; '.join(self.errors)}")
+            raise ValueError(f"no file of max_bytes={max_bytes} could be made: {'; '.join(self.errors)}")
         return max(fitting, key=lambda index: (self.fidelity[index], -self.compressors[index].nbytes_))
 
     def smallest(self) -> int:
         """Bisect the size in every lane; return the position of the smallest candidate that meets the demand."""
         largest = len(container.encode(self.network, "float16"))
         largest = largest if self.demand.max_bytes is None else min(largest, int(self.demand.max_bytes))
-        # Lanes advance side by side and exchange results between rounds only: the choice does not depend on n_jobs
+        # Lanes use the results of others only after a round is complete: the choice does not depend on n_jobs
         lanes = self._lanes()
         self._round(dict.fromkeys(lanes, largest))
         too_small = dict.fromkeys(lanes, _MIN_BYTES)
@@ -134,20 +153,23 @@ class Search:
 
     def results(self) -> dict:
         """Return all candidates in the form of `cv_results_`."""
-        sizes = [np.nan if compressor is None else -float(compressor.nbytes_) for compressor in self.compressors]
+        sizes = np.full(len(self.candidates), np.nan)
+        for index, compressor in self.compressors.items():
+            sizes[index] = -float(compressor.nbytes_)
         return {
             "params": [dict(vars(candidate)) for candidate in self.candidates],
             "mean_test_fidelity": np.array(self.fidelity),
-            "mean_test_size": np.array(sizes),
+            "mean_test_size": sizes,
             "error": list(self.errors),
         }
 
     def _lanes(self) -> list[Lane]:
-        lanes = []
+        """Return the lanes of all methods: the wrapped network, and narrower ones at the bits that suit the method."""
+        lanes: list[Lane] = []
         for method in self.demand.methods:
             kind = compressor_class(method)
-            widths = [] if kind.trains_own_network else [None]
-            lanes += [Lane(method, bits) for bits in (*widths, *kind.narrow_bits)]
+            wrapped = () if kind.trains_own_network else (None,)
+            lanes += [Lane(method, bits) for bits in (*wrapped, *kind.narrow_bits)]
         return lanes
 
     def _round(self, sizes: dict[Lane, int]) -> set[Lane]:
@@ -158,6 +180,7 @@ class Search:
         return {lane for index, (lane, _) in enumerate(tried, start=first) if self._is_good(index)}
 
     def _try(self, candidates: list[Candidate]) -> None:
+        """Fit candidates, in parallel, and record their results."""
         calls = (
             joblib.delayed(try_candidate)(
                 make_compressor(candidate, self.fitted, self.demand), self.X, self.X_validation, self.expected
@@ -165,23 +188,27 @@ class Search:
             for candidate in candidates
         )
         for candidate, (compressor, score, error) in zip(candidates, joblib.Parallel(n_jobs=self.n_jobs)(calls)):
+            if compressor is not None:
+                self.compressors[len(self.candidates)] = compressor
             self.candidates.append(candidate)
-            self.compressors.append(compressor)
             self.fidelity.append(score)
             self.errors.append(error)
             result = f"{compressor.nbytes_} bytes, fidelity {score:.4f}" if compressor is not None else error
-            narrowed = f" {candidate.hidden_layer_sizes}" if candidate.hidden_layer_sizes else ""
-            self.stage.log(f"{candidate.method}{narrowed}, at most {candidate.max_bytes} bytes: {result}")
+            sizes = f" {candidate.hidden_layer_sizes}" if candidate.hidden_layer_sizes else ""
+            self.stage.log(f"{candidate.method}{sizes}, at most {candidate.max_bytes} bytes: {result}")
 
     def _fitting(self) -> list[int]:
-        found = [index for index, compressor in enumerate(self.compressors) if compressor is not None]
-        limit = self.demand.max_bytes
-        return [index for index in found if limit is None or self.compressors[index].nbytes_ <= limit]
+        """Return the positions of the candidates that fit into the demanded size."""
+        limit = np.inf if self.demand.max_bytes is None else self.demand.max_bytes
+        return [index for index, compressor in self.compressors.items() if compressor.nbytes_ <= limit]
 
     def _is_good(self, index: int) -> bool:
-        return index in self._fitting() and self.fidelity[index] >= self.demand.min_fidelity
+        """Return whether a candidate meets the demand in size and fidelity."""
+        least = -np.inf if self.demand.min_fidelity is None else self.demand.min_fidelity
+        return index in self._fitting() and self.fidelity[index] >= least
 
     def _smallest_good(self) -> int | None:
+        """Return the position of the smallest candidate that meets the demand, the most faithful among equals."""
         good = [index for index in self._fitting() if self._is_good(index)]
         return min(good, key=lambda index: (self.compressors[index].nbytes_, -self.fidelity[index]), default=None)
 
@@ -197,7 +224,7 @@ def make_compressor(candidate: Candidate, fitted: BaseEstimator, demand: Demand)
             target=network.target if network.output == "identity" else "predict_proba",
             hidden_layer_sizes=candidate.hidden_layer_sizes,
             activation=network.activation,
-            max_iter=max(1, round(100 * demand.effort)),
+            max_iter=max(1, round(_DISTILLATION_EPOCHS * demand.effort)),
             random_state=demand.seed,
         )
     return kind.for_budget(
@@ -222,23 +249,25 @@ def try_candidate(
 
 
 def expected_predictions(fitted: BaseEstimator, X: Any) -> np.ndarray:
-    """Return the predictions that are imitated for new rows; the student's own where its teacher has none."""
+    """Return the predictions of the imitated estimator for rows X, or of the student if its teacher has none."""
     if not isinstance(fitted, StudentMixin):
         return np.asarray(fitted.predict(X))
     if teachers.is_transductive(fitted.imitated_estimator(), fitted.network_.target):
         return _predictions(fitted, X)
     expected, classes = np.asarray(fitted.predict_imitated(X)), fitted.network_.classes
-    return classes[label_positions(expected)] if fitted.network_.target == "predict_proba" else expected
+    if fitted.network_.target != "predict_proba" or classes is None:
+        return expected
+    return classes[label_positions(expected)]
 
 
 def _predictions(fitted: StudentMixin, X: Any) -> np.ndarray:
-    """Return labels, or else the values that the student was trained on."""
+    """Return predictions of the kind that the student was trained on, labels in place of probabilities."""
     target = fitted.network_.target
     return np.asarray(fitted.predict(X) if target == "predict_proba" else fitted.student_output(target, X))
 
 
 def chosen_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the methods of a parameter `methods` in the order of the registry; unknown ones first."""
+    """Return the methods of a parameter `methods` in the order of the registry, unknown ones first."""
     known = list(COMPRESSORS)
     chosen = known if isinstance(methods, str) and methods == "all" else methods
     chosen = (chosen,) if isinstance(chosen, str) else tuple(chosen)
@@ -246,12 +275,12 @@ def chosen_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def narrower(layer_sizes: Sequence[int], n_parameters: float) -> tuple[int, ...] | None:
-    """Return hidden layers, all narrower by one factor, with which a network has about `n_parameters` parameters.
+    """Return sizes of hidden layers, all reduced by one factor, for about `n_parameters` weights and biases.
 
     Returns
     -------
     tuple of int, or None
-        None if the network is hardly larger, or if even the narrowest network would be too large.
+        None if the network is hardly larger, or the narrowest network still too large.
 
     Examples
     --------
@@ -264,8 +293,8 @@ def narrower(layer_sizes: Sequence[int], n_parameters: float) -> tuple[int, ...]
         return tuple(max(min(_MIN_UNITS, size), round(fraction * size)) for size in layer_sizes[1:-1])
 
     def count(sizes: tuple[int, ...]) -> int:
-        sizes = (layer_sizes[0], *sizes, layer_sizes[-1])
-        return sum((n_inputs + 1) * n_outputs for n_inputs, n_outputs in pairwise(sizes))
+        all_sizes = (layer_sizes[0], *sizes, layer_sizes[-1])
+        return sum((n_inputs + 1) * n_outputs for n_inputs, n_outputs in pairwise(all_sizes))
 
     fractions = np.linspace(0, _MAX_WIDTH, 200)
     fitting = [hidden(fraction) for fraction in fractions if count(hidden(fraction)) <= n_parameters]
