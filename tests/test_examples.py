@@ -40,7 +40,7 @@ def test_example(name, tmp_path):
 
 def test_every_example_is_tested():
     scripts = {path.stem for path in EXAMPLES.glob("*.py")}
-    # tests/test_student_file.py and tests/test_dask.py run these
+    # tests/runtime/test_student_file.py and tests/teacher/test_dask.py run these
     assert scripts - {"deploy", "dask_map_blocks", "dask_map_partitions"} == set(FILES)
 
 
