@@ -3,9 +3,11 @@
 The first code takes the lowest bits of the first byte; the last byte is padded with zero bits.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from distill.codecs.reader import StudentFileError
+from distill.codecs.reader import BytesLike, StudentFileError
 
 # Bounds the memory for unpacked bits. Eight codes of any width end at a byte, so blocks of a multiple of eight do, too
 _BLOCK = 1 << 15
@@ -27,7 +29,7 @@ def width_of(n_values: int) -> int:
     return (n_values - 1).bit_length()
 
 
-def pack(codes: np.ndarray, width: int) -> bytes:
+def pack(codes: Sequence[int] | np.ndarray, width: int) -> bytes:
     """Pack unsigned integers.
 
     Parameters
@@ -66,7 +68,7 @@ def pack(codes: np.ndarray, width: int) -> bytes:
     return b"".join(packed)
 
 
-def unpack(data: bytes, width: int, count: int) -> np.ndarray:
+def unpack(data: BytesLike, width: int, count: int) -> np.ndarray:
     """Unpack codes written by `pack`.
 
     Parameters

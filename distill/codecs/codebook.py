@@ -28,6 +28,7 @@ from distill.codecs.codes import decode_codes, encode_codes
 from distill.codecs.reader import Reader, StudentFileError, varint
 from distill.codecs.sections import CODEBOOK, Layer, Section
 
+# Flags; those of the form of `used` begin at bit _USED_SHIFT
 _SCALES, _ANY_ORDER, _USED_SHIFT, _ALL_FLAGS = 1, 2, 2, 15
 # Powers of two that float32 holds without loss
 _MIN_EXPONENT, _MAX_EXPONENT = -126, 127
@@ -42,14 +43,14 @@ class CodebookLayer:
     codes : ndarray of shape (n_used, n_outputs), uint8
         Index of every weight's codeword; one row for each used input.
     codebooks : ndarray of shape (1, n_codewords) or (n_groups, n_codewords), float32
-        One shared by all groups, or one for each.
+        One codebook for all groups, or one for each.
     scales : ndarray of shape (n_groups,), float32, or None
         Factors of the shared codebook; None if every group has its own codebook.
     groups : ndarray of shape (n_outputs,), intp
         The group of every neuron.
     bias : ndarray of shape (n_outputs,), float32
     used : ndarray of shape (n_inputs,), bool
-        Inputs that have weights; those of the others are zero.
+        Inputs that have weights; the weights of all other inputs are zero.
     """
 
     codes: np.ndarray
@@ -73,7 +74,7 @@ class CodebookLayer:
 
 
 def round_to_half(values: np.ndarray) -> np.ndarray:
-    """Round values to those that a file can store: 16-bit floats that share one power of two.
+    """Round values to those that a file can store: 16-bit floats times a common power of two.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def encode(layer: CodebookLayer, entropy_coding: str = "auto") -> Section:
     layer : CodebookLayer
         Its codebooks, scales and biases must have been rounded by `round_to_half`.
     entropy_coding : {"auto", "off"}
-        Whether codes are entropy-coded where that is shorter, or always packed.
+        "auto": codes are entropy-coded where that is shorter; "off": they are always packed.
 
     Returns
     -------

@@ -1,22 +1,25 @@
-"""Matrices of small integers: packed, entropy-coded, or entropy-coded in contexts, whichever is shortest."""
+"""Matrices of small integers in the shortest of three forms: packed, entropy-coded, or entropy-coded in contexts."""
 
 import numpy as np
 
 from distill.codecs import bits, entropy
 from distill.codecs.reader import Reader, StudentFileError, varint
 
+# The forms, as the first byte of the codes
 _PACKED, _CODED, _IN_CONTEXTS = 0, 1, 2
-# Numbers of classes of inputs and of neurons that the encoder tries; a reader takes any up to 256 contexts
+# Class counts of inputs and of neurons that the encoder tries; a reader accepts any with up to 256 contexts
 _CONTEXTS = ((4, 1), (4, 4), (8, 8))
-# Limits of that: the tables of frequencies grow with the codebook and cost the same for few codes as for many
+# Limits of the contexts: the tables of frequencies grow with the codebook, and take the same bytes for few codes as for
+# many
 _MAX_CODEWORDS_IN_CONTEXTS, _MIN_CODES_IN_CONTEXTS = 32, 4096
 # Frequencies of a context sum to 2**12; see docs/format.md
 _PRECISION = 12
+# Rounds of the alternating assignment of inputs and neurons to classes; chosen by hand
 _N_CLASSIFICATION_ROUNDS = 6
 
 
 def encode_codes(codes: np.ndarray, n_codewords: int, entropy_coding: str) -> bytes:
-    """Write codes in the shortest of three ways, after a byte that names the way.
+    """Write codes in the shortest of three forms, after a byte for the form.
 
     Parameters
     ----------
@@ -43,15 +46,15 @@ def encode_codes(codes: np.ndarray, n_codewords: int, entropy_coding: str) -> by
     '00b4'
     """
     symbols = codes.ravel()
-    ways = [bytes([_PACKED]) + bits.pack(symbols, bits.width_of(n_codewords))]
+    forms = [bytes([_PACKED]) + bits.pack(symbols, bits.width_of(n_codewords))]
     if entropy_coding == "off":
-        return ways[0]
-    ways.append(bytes([_CODED]) + entropy.encode(symbols, n_codewords))
+        return forms[0]
+    forms.append(bytes([_CODED]) + entropy.encode(symbols, n_codewords))
     if symbols.size > _MIN_CODES_IN_CONTEXTS and 1 < n_codewords <= _MAX_CODEWORDS_IN_CONTEXTS:
         for n_classes in _CONTEXTS:
             rows, columns = _classify(codes, n_codewords, *n_classes)
-            ways.append(bytes([_IN_CONTEXTS]) + _encode_in_contexts(codes, n_codewords, rows, columns))
-    return min(ways, key=len)
+            forms.append(bytes([_IN_CONTEXTS]) + _encode_in_contexts(codes, n_codewords, rows, columns))
+    return min(forms, key=len)
 
 
 def decode_codes(reader: Reader, n_used: int, n_outputs: int, n_codewords: int) -> np.ndarray:
@@ -71,18 +74,18 @@ def decode_codes(reader: Reader, n_used: int, n_outputs: int, n_codewords: int) 
     StudentFileError
         If a code is not below `n_codewords`, or the bytes are damaged.
     """
-    way, count = reader.byte("codes"), n_used * n_outputs
-    if way == _PACKED:
+    form, count = reader.byte("codes"), n_used * n_outputs
+    if form == _PACKED:
         width = bits.width_of(n_codewords)
         symbols = bits.unpack(reader.take(bits.packed_size(count, width), "codes"), width, count)
         if count and symbols.max() >= n_codewords:
             raise StudentFileError(f"{reader.where} has code {symbols.max()}, and {n_codewords} codewords")
-    elif way == _CODED:
+    elif form == _CODED:
         symbols = entropy.decode(reader, count, n_codewords)
-    elif way == _IN_CONTEXTS:
+    elif form == _IN_CONTEXTS:
         symbols = _decode_in_contexts(reader, n_used, n_outputs, n_codewords)
     else:
-        raise StudentFileError(f"{reader.where} has codes written in way {way}, which this version cannot read")
+        raise StudentFileError(f"{reader.where} has codes of form {form}, which this version cannot read")
     return symbols.astype(np.uint8).reshape(n_used, n_outputs)
 
 
@@ -149,6 +152,7 @@ def _reclassify(
     if n_row_classes == 1:
         return rows
     counts = _count(codes, rows[:, None] * n_column_classes + columns, n_row_classes * n_column_classes, n_codewords)
+    # Half a count more than observed keeps all lengths finite
     lengths = -np.log2((counts + 0.5) / (counts + 0.5).sum(axis=1, keepdims=True))
     lengths = lengths.reshape(n_row_classes, n_column_classes * n_codewords)
     index = np.arange(len(codes))[:, None] * (n_column_classes * n_codewords) + columns * n_codewords + codes

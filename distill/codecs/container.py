@@ -23,9 +23,12 @@ __all__ = ["CODECS", "Codec", "Contents", "Section", "StudentFileError", "decode
 
 MAGIC = b"MBNS"
 VERSION = 1
+# Kinds of the sections without weights, and flags of the input section
 _PREPROCESSING, _CLASSES, _NAMES, _INPUT = 0, 1, 2, 3
 _OFFSET, _OFFSET_PER_FEATURE, _SCALE, _SCALE_PER_FEATURE = 1, 2, 4, 8
+# Least kind of a section with weights
 _FIRST_CODEC = 16
+# Limit of the format
 _MAX_LAYERS = 255
 _WRITTEN_LATER = (
     f"which this version of distill cannot read; the file has format version {VERSION} and was written by a later "
@@ -34,16 +37,16 @@ _WRITTEN_LATER = (
 
 
 class Codec(NamedTuple):
-    """How the weights of one or more layers are read; see `distill.codecs.sections` for the contract.
+    """The decoder of the weights of one or more layers; see `distill.codecs.sections` for the contract.
 
     Parameters
     ----------
     name : str
-        As it appears in the report.
+        Name in the report.
     module : str
-        Below `distill.codecs`; imported by the first file that needs it, because most files need one.
+        Module of `distill.codecs`, imported when first needed: most files need a single one.
     function : str
-        Of the module, called as ``decode(reader, shapes)``.
+        Function of the module, called as ``decode(reader, shapes)``.
     """
 
     name: str
@@ -62,7 +65,7 @@ class Codec(NamedTuple):
         Returns
         -------
         list of Layer
-            One or more of them, from the first.
+            One layer or more, from the first.
 
         Raises
         ------
@@ -89,7 +92,7 @@ class Contents(NamedTuple):
     ----------
     network : Network
     extras : tuple of dict of str to ndarray
-        Of each layer, what its codec stores besides the weights.
+        Arrays of each layer that its codec stores besides the weights.
     codecs : tuple of str
         Names of the codecs of the weight sections.
     parts : dict of str to int
@@ -97,7 +100,7 @@ class Contents(NamedTuple):
     n_features : int
         Number of input features; that of the network unless preprocessing changes it.
     steps : tuple of Step
-        Preprocessing of the samples before they enter the network.
+        Preprocessing of the samples before the network.
     """
 
     network: Network
@@ -123,7 +126,7 @@ def encode(network: Network, codec: str = "float32") -> bytes:
     Raises
     ------
     ValueError
-        If the codec is none of these, or a weight is NaN, infinite or too large for it.
+        If the codec is unknown, or a weight is NaN, infinite or too large for it.
 
     Examples
     --------
@@ -157,7 +160,7 @@ def pack(network: Network, weight_sections: Iterable[Section]) -> bytes:
     Raises
     ------
     ValueError
-        If the network contradicts itself, or the result could not be read back.
+        If the description of the network is inconsistent, or the result cannot be read back.
     """
     body = [_encode_header(network)]
     if network.classes is not None:
@@ -176,13 +179,13 @@ def with_steps(data: bytes, n_features: int, steps: Sequence[Step], feature_name
     Parameters
     ----------
     data : bytes
-        A file without such steps.
+        A file without preprocessing.
     n_features : int
         Number of features before the first step.
     steps : sequence of Step
         If empty, only the feature names are replaced.
     feature_names : sequence of str or None
-        Of these features; they replace the names of the network's inputs.
+        Names of these features; they replace those of the network's inputs.
 
     Returns
     -------
@@ -208,7 +211,7 @@ def split(data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
     Raises
     ------
     StudentFileError
-        If it does not begin and end as a student file.
+        If the magic bytes, the version or the checksum are wrong.
     """
     reader = Reader(_checked(memoryview(data).cast("B")))
     reader.take(len(MAGIC) + 2, "header")
@@ -235,11 +238,11 @@ def decode(data: bytes) -> Contents:
     Raises
     ------
     StudentFileError
-        If the bytes are damaged, truncated, too many, of another format version, or no student file.
+        If the bytes are damaged, truncated, too many, of another format version, or not a student file.
     """
-    data = memoryview(data).cast("B")
-    reader = Reader(_checked(data))
-    found = _decode_header(reader, len(data))
+    view = memoryview(data).cast("B")
+    reader = Reader(_checked(view))
+    found = _decode_header(reader, len(view))
     parts, last_kind = reader.parts, -1
     while reader.remaining:
         kind = reader.byte("header")
@@ -272,9 +275,9 @@ def report(data: bytes) -> dict:
     Returns
     -------
     dict
-        ``n_bytes``; ``bytes``, a dict from part to bytes that sums to it; ``codecs``; ``layer_sizes``; ``n_parameters``
-        (weights and biases); ``bits_per_weight``, 8 * n_bytes / n_parameters; ``baseline``, a description of the bytes
-        that the ratio compares with; ``ratio``, the baseline's bytes over n_bytes.
+        ``n_bytes``; ``bytes``, a dict from part to its bytes, of total n_bytes; ``codecs``; ``layer_sizes``;
+        ``n_parameters`` (weights and biases); ``bits_per_weight``, 8 * n_bytes / n_parameters; ``baseline``, a
+        description of the uncompressed bytes; ``ratio``, the bytes of the baseline over n_bytes.
 
     Raises
     ------
@@ -306,8 +309,8 @@ def save(data: bytes, path: str | os.PathLike) -> None:
     ----------
     data : bytes
     path : str or path
-        It holds either the old or the new bytes at any time. A process that is killed while writing leaves the old file
-        unchanged, and beside it at most a file whose name begins with a dot and ends with ".part".
+        It holds either the old or the new bytes at any time. If the process is killed while writing, the old file is
+        unchanged, and a file whose name begins with a dot and ends with ".part" may exist beside it.
 
     Raises
     ------
@@ -337,7 +340,7 @@ def save(data: bytes, path: str | os.PathLike) -> None:
 
 
 class _Partial:
-    """The contents of a file as far as they have been read.
+    """The contents of a partly read file.
 
     Parameters
     ----------
@@ -447,7 +450,7 @@ def _decode_input(reader: Reader, n_features: int) -> tuple[np.ndarray | None, n
     flags = reader.byte("input")
     if not 0 < flags < 16 or flags & 3 == 3 or flags & 12 == 12:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")
-    values = []
+    values: list[np.ndarray | None] = []
     for shared, per_feature in ((_OFFSET, _OFFSET_PER_FEATURE), (_SCALE, _SCALE_PER_FEATURE)):
         if flags & per_feature:
             values.append(reader.array("<f4", n_features, "input"))
@@ -491,7 +494,7 @@ def _decode_sizes(reader: Reader, n_bytes: int) -> list[int]:
 
 
 def _check(network: Network) -> None:
-    """Raise StudentFileError if a network contradicts itself or is not finite."""
+    """Raise StudentFileError if a network is inconsistent or not finite."""
     n_outputs = network.layer_sizes[-1]
     for index, layer in enumerate(zip(network.weights, network.biases)):
         if not all(np.isfinite(array).all() for array in layer):

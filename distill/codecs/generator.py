@@ -12,9 +12,11 @@ from functools import cache
 
 import numpy as np
 
+# Increment of splitmix64: 2**64 divided by the golden ratio, made odd
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 # The key that separates the kinds of streams
 _NORMALS, _PERMUTATION, _INTEGERS = range(3)
+# The table of normal quantiles has 2**16 entries; CRC-32 of its little-endian float32 bytes
 _TABLE_BITS = 16
 _TABLE_CHECKSUM = 0x1296E3AD
 
@@ -101,7 +103,7 @@ def normals(seed: int, block: int | np.ndarray, candidate: int | np.ndarray, cou
     block, candidate : int or ndarray of ints
         Broadcast against each other: all candidates of one block, or one candidate of every block.
     count : int
-        Numbers per candidate.
+        Count of normal numbers per candidate.
 
     Returns
     -------
@@ -197,6 +199,7 @@ def _log(values: np.ndarray) -> np.ndarray:
     mantissa, exponent = np.frexp(values)
     s = (mantissa - 1) / (mantissa + 1)
     square, term, total = s * s, s.copy(), s.copy()
+    # |s| is at most 1/3: terms beyond the 39th power are below the resolution of float64
     for odd in range(3, 41, 2):
         term = term * square
         total = total + term / odd

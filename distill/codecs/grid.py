@@ -1,15 +1,15 @@
-"""Grid codec: every weight is a whole number of steps, and steps follow the standard deviations of a posterior.
+"""Grid codec: every weight is an integer multiple of a step, and steps follow the standard deviations of a posterior.
 
-A weight of standard deviation r_i s_j, a factor of its row times one of its column, is a whole number of steps
+A weight of standard deviation r_i s_j, a factor of its row times a factor of its column, is an integer multiple of
 
     Delta_ij = c r_i s_j,
 
-so that one number per row and column sets the precision of every weight, and the variances of the predictions follow
-from the same numbers. Steps of about a standard deviation are optimal in rate-distortion theory: where the loss is
+so that one factor per row and column sets the precision of every weight, and the variances of the predictions follow
+from the same factors. Steps of about a standard deviation are optimal in rate-distortion theory: where the loss is
 (w - mean)^2 / (2 sigma^2) nats, a nat of code is worth a nat of loss at c = sqrt(12). Most codes of weights that do not
 differ significantly from zero are small. They are entropy-coded in classes of similar steps.
 
-Rows may have coarser steps where later rows can compensate for the rounding error: then the standard deviation of a row
+Rows may have larger steps where later rows can compensate for the rounding error: then the standard deviation of a row
 given the rows before it is larger than the stored one.
 
 The biases are the last row. All scales are powers of 2^(1/4), which are computed to the same bit on every machine. The
@@ -41,20 +41,22 @@ from distill.codecs.sections import GRID, Layer, Section
 # Magnitudes of codes are below 2**(8 + 24): 24 low bits as they are, 8 high ones entropy-coded
 MAX_LOW_BITS = 24
 
+# Flags of a layer
 _USED, _NOISE, _VARIANCES, _DEGREES, _EXPONENTS, _ALL_FLAGS = 3, 4, 8, 16, 32, 63
 _LEVELS_PER_OCTAVE = 4
+# 2**(0/4) to 2**(3/4), as literals: a power function may differ in the last bit between machines
 _FRACTIONS = np.array([1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429])
-# Of the levels of a standard deviation, 2**-100 to 2**100: their squares stay finite in float64
+# Range of the levels of a standard deviation, 2**-100 to 2**100: their squares are finite in float64
 _MIN_LEVEL, _MAX_LEVEL = -400, 400
-# Half the alphabet of the entropy coder, for the levels of a list
+# Largest span of a list of levels: half the alphabet of the entropy coder
 _MAX_SPAN = 1 << 11
-# Tried by the encoder; a reader takes any number up to the last
+# Class counts that the encoder tries: more classes take more tables of frequencies. A reader accepts 1 to 16
 _CLASS_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 @dataclass(frozen=True, eq=False)
 class GridLayer:
-    """A layer whose weights are whole numbers of steps.
+    """A layer whose weights are integer multiples of steps.
 
     Parameters
     ----------
@@ -63,17 +65,17 @@ class GridLayer:
     row_levels : ndarray of shape (n_inputs + 1,), int64
         Standard deviations of the rows as powers of 2^(1/4), the biases' last.
     column_levels : ndarray of shape (n_outputs,), int64
-        Those of the columns. The standard deviation of a weight is the product of both.
+        Standard deviations of the columns. That of a weight is the product of both.
     step_level : int
         The step in units of the standard deviation, as a power of 2^(1/4).
     used : ndarray of shape (n_inputs,), bool
         Inputs that have weights.
     noise : ndarray of shape (n_outputs,), float32, or None
-        Variance of the noise of every output; of a last layer.
+        Variance of the noise of every output; for a last layer.
     has_variances : bool
         Whether the levels are standard deviations of a posterior, and not only sizes of steps.
     degrees_of_freedom : ndarray of shape (n_outputs,), float32, or None
-        Of the noise if it is Student's t, above 2; None if it is normal.
+        Degrees of freedom of Student's t noise, above 2; None for normal noise.
     step_exponents : ndarray of shape (n_inputs + 1,), int64, or None
         Factor by which the steps of a row are larger than its standard deviation implies, as a power of 2^(1/4); the
         biases' last. None is 0 for all.
@@ -233,7 +235,7 @@ def decode_layer(reader: Reader, n_inputs: int, n_outputs: int) -> GridLayer:
 
 
 def _decode_noise(reader: Reader, n_outputs: int, flags: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return the variances of the noise and the degrees of freedom, as far as there are any."""
+    """Return the variances of the noise and the degrees of freedom, None where the file has none."""
     noise = degrees = None
     if flags & _NOISE:
         noise = reader.array("<f4", n_outputs, "noise")

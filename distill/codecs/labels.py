@@ -4,28 +4,29 @@ import zlib
 
 import numpy as np
 
-from distill.codecs.reader import Reader, StudentFileError, varint
+from distill.codecs.reader import BytesLike, Reader, StudentFileError, varint
 
+# Kinds of label values, and forms of feature names
 _CONSECUTIVE, _INTEGERS, _STRINGS, _BOOLEANS, _FLOATS = range(5)
 _PLAIN, _DEFLATED = range(2)
-# Names that deflate better are written plainly, so that a few bytes cannot make a reader allocate much
+# Names with a higher ratio of compression are written plainly: it bounds what a reader allocates for a few bytes
 _MAX_INFLATION = 64
 
 
 def encode_classes(classes: np.ndarray) -> bytes:
-    """Write label values: all integers, all strings, all booleans or all floats.
+    r"""Write label values: all integers, all strings, all booleans or all floats.
 
     Raises
     ------
     ValueError
-        If they are of other types, not a vector, or integers beyond 64 bits.
+        If the labels are of other types, not a vector, or integers beyond 64 bits.
 
     Examples
     --------
     >>> encode_classes(np.arange(10)).hex()
     '0a0000'
     >>> encode_classes(np.array(["cat", "dog"]))
-    b'\\x02\\x02\\x03cat\\x03dog'
+    b'\x02\x02\x03cat\x03dog'
     """
     classes = np.asarray(classes)
     if classes.ndim != 1 or not 1 <= len(classes):
@@ -168,7 +169,7 @@ def _read_string(reader: Reader, part: str) -> str:
         raise StudentFileError(f"{reader.where}: {part} are not UTF-8") from error
 
 
-def _inflate(deflated: bytes, length: int, where: str) -> bytes:
+def _inflate(deflated: BytesLike, length: int, where: str) -> bytes:
     """Return `length` inflated bytes; StudentFileError if there are more or fewer."""
     unpacker = zlib.decompressobj(wbits=-15)
     try:

@@ -1,7 +1,7 @@
-"""Which inputs of a layer are used: one bit for each, packed or entropy-coded.
+"""Masks of the used inputs of a layer: one bit for each input, packed or entropy-coded.
 
-Where inputs have been pruned, a codec stores weights of the used ones only. How the bits are stored is a *form* of two
-bits, which the codec keeps among its flags.
+Where inputs have been pruned, a codec stores only the weights of used inputs. The *form* of the mask takes two bits of
+the flags of the codec:
 
 ==== ===========================================================
 form bytes
@@ -21,7 +21,7 @@ FORMS = ALL_USED, PACKED, CODED = 0, 1, 3
 
 
 def encode_used(used: np.ndarray, entropy_coding: bool = True) -> tuple[int, bytes]:
-    """Return the form and the bytes, in the shortest form.
+    r"""Return the shortest form of a mask, and its bytes.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def encode_used(used: np.ndarray, entropy_coding: bool = True) -> tuple[int, byt
     >>> encode_used(np.array([True, True]))
     (0, b'')
     >>> encode_used(np.array([True, False, True]))
-    (1, b'\\x05')
+    (1, b'\x05')
     """
     if used.all():
         return ALL_USED, b""
@@ -49,7 +49,7 @@ def encode_used(used: np.ndarray, entropy_coding: bool = True) -> tuple[int, byt
 
 
 def decode_used(reader: Reader, n_inputs: int, form: int, part: str = "used inputs") -> np.ndarray:
-    """Read the bits back.
+    """Read a mask.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Encode the preprocessing of samples before they enter the network: elementwise steps and matrix products.
+"""Encode the preprocessing of samples before the network: elementwise steps and matrix products.
 
 The payload of the section, in this order:
 
@@ -18,7 +18,9 @@ import numpy as np
 from distill.codecs.reader import Reader, StudentFileError, varint
 
 OPERATIONS = ("subtract", "divide", "multiply", "add", "clip", "product")
+# The operation, in the lowest bits of the byte of a step, and flags
 _OPERATION, _SHARED, _SINGLE = 7, 8, 16
+# The number of steps is stored in one byte
 _MAX_STEPS = 255
 
 
@@ -91,6 +93,7 @@ def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[Step, ...]]:
         if flags & _OPERATION >= len(OPERATIONS) or flags > 31:
             raise StudentFileError(f"{reader.where} has a step {flags}, which this version cannot read")
         operation = OPERATIONS[flags & _OPERATION]
+        values: np.ndarray
         if operation == "product":
             if flags & ~_OPERATION:
                 raise StudentFileError(f"{reader.where} has a product with impossible flags {flags}")
@@ -101,6 +104,7 @@ def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[Step, ...]]:
             width = n_outputs
         else:
             kind = "<f4" if flags & _SINGLE else "<f8"
+            shape: tuple[int, ...]
             if operation == "clip":
                 if flags & _SHARED:
                     raise StudentFileError(f"{reader.where} has a clip with impossible flags {flags}")

@@ -1,11 +1,11 @@
-"""Random code codec: weights are indices into lists of random numbers that writer and reader share.
+"""Random code codec: weights are indices into lists of random numbers, which are generated from a seed in the file.
 
 All weights of a network, in a shuffled order, are cut into blocks. For every block the reader generates 2**bits
 candidates, lists of standard normal numbers; the file stores the index of one (Havasi, Peharz and Hernandez-Lobato,
-"Minimal Random Code Learning", arXiv 1810.00440). Each layer scales its numbers to weights. Large layers have fewer
-numbers than weights: weights share numbers at random (Chen, Wilson, Tyree, Weinberger and Chen, "Compressing Neural
-Networks with the Hashing Trick", ICML 2015), and where the inputs are a grid, the numbers of the first layer are
-amplitudes of cosine waves.
+"Minimal Random Code Learning", arXiv 1810.00440). A weight is a random number times a scale of its layer. Large layers
+may have fewer random numbers than weights: each stands for several weights, chosen at random (Chen, Wilson, Tyree,
+Weinberger and Chen, "Compressing Neural Networks with the Hashing Trick", ICML 2015). Where the inputs are a grid, the
+random numbers of the first layer may be amplitudes of cosine waves.
 
 The payload is: bits per block (one byte); seed, number of blocks, a sharing factor for every layer, and number of axes
 of the grid (varints); if there are axes, their extents and the number of waves (varints); scales of weights and of
@@ -23,30 +23,32 @@ from distill.codecs.sections import RANDOM_CODE, Layer, Section
 
 MIN_BITS, MAX_BITS = 4, 24
 
-_BLOCKS = 0  # stream of the shuffled order; layer l shares its weights by stream l + 1
+# Stream of the shuffled order; stream l + 1 is the weight sharing of layer l
+_BLOCKS = 0
 _MAX_SEED = 2**32 - 1
+# Axes of the grid of inputs, at most
 _MAX_AXES = 8
-# Multiplications of the synthesis from waves, which a few bytes can demand
+# Largest number of multiplications of the synthesis from waves: a few bytes of a damaged file could demand more
 _MAX_WORK = 2**28
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The positions of the random numbers in a network: all settings that writer and reader share.
+    """The positions of the random numbers in a network: all settings of the codec.
 
     Parameters
     ----------
     shapes : tuple of (int, int)
         (n_inputs, n_outputs) of every layer.
     hash_factors : tuple of int
-        Weights per number in each layer, at most; 1 if none are shared.
+        Largest number of weights for one random number, in each layer; 1 without weight sharing.
     bits_per_block : int in [4, 24]
     n_blocks : int
     seed : int in [0, 2**32)
     input_shape : tuple of int
         Extents of the grid of inputs; empty if there is none.
     n_frequencies : int
-        With a grid: number of waves of which the first layer's weights are sums.
+        With a grid: number of cosine waves of the weights of the first layer.
 
     Examples
     --------
@@ -65,13 +67,13 @@ class Layout:
 
     @property
     def shared_shapes(self) -> list[tuple[int, int]]:
-        """Shape of the matrix of every layer that numbers describe: its weights, or amplitudes of waves."""
+        """Shape of the coded matrix of every layer: its weights, or amplitudes of waves."""
         n_inputs = self.n_frequencies if self.input_shape else self.shapes[0][0]
         return [(n_inputs, self.shapes[0][1]), *self.shapes[1:]]
 
     @property
     def sizes(self) -> list[int]:
-        """Count of numbers of each layer's weights and biases: first weights, first biases, second weights, ..."""
+        """Counts of random numbers: weights of the first layer, its biases, weights of the second layer, ..."""
         sizes = []
         for (n_inputs, n_outputs), factor in zip(self.shared_shapes, self.hash_factors):
             sizes += [-(-n_inputs * n_outputs // factor), n_outputs]
@@ -84,11 +86,11 @@ class Layout:
 
     @property
     def block_size(self) -> int:
-        """Count of numbers in the first block; later blocks may have one less."""
+        """Count of random numbers in the first block; later blocks may have one less."""
         return -(-self.n_numbers // self.n_blocks)
 
     def sharing(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return index and sign of the number of each weight of a layer.
+        """Return index and sign of the random number of each weight of a layer.
 
         Parameters
         ----------
@@ -98,9 +100,9 @@ class Layout:
         Returns
         -------
         index : ndarray of shape (n_weights,), int64
-            Counted from the layer's first number; the weights are in row order.
+            Counted from the first random number of the layer; the weights are in row order.
         sign : ndarray of shape (n_weights,), float32
-            Half of the weights that share a number have it with a minus; otherwise correlated inputs would add up.
+            -1 for half of the weights of each random number: with equal signs, correlated inputs would add up.
         """
         n_weights, factor = prod(self.shared_shapes[layer]), self.hash_factors[layer]
         if factor == 1:
@@ -112,7 +114,12 @@ class Layout:
         return index, sign
 
     def places(self) -> np.ndarray:
-        """Return the index of the number at each place of each block, -1 for none; (n_blocks, block_size), int64."""
+        """Return the random number, by index, at each place of each block, -1 for none.
+
+        Returns
+        -------
+        ndarray of shape (n_blocks, block_size), int64
+        """
         order = np.full(self.n_blocks * self.block_size, -1)
         order[: self.n_numbers] = generator.permutation(self.seed, _BLOCKS, self.n_numbers)
         return order.reshape(self.block_size, self.n_blocks).T
@@ -133,7 +140,7 @@ class Layout:
         return generator.normals(self.seed, block, np.arange(start, stop), self.block_size)
 
     def numbers(self, codes: np.ndarray) -> np.ndarray:
-        """Return the numbers of the candidates with these codes; ndarray of shape (n_numbers,), float32."""
+        """Return the random numbers of the candidates of these codes; ndarray of shape (n_numbers,), float32."""
         chosen = generator.normals(self.seed, np.arange(self.n_blocks), codes, self.block_size)
         numbers = np.empty(self.n_numbers, np.float32)
         numbers[generator.permutation(self.seed, _BLOCKS, self.n_numbers)] = chosen.T.reshape(-1)[: self.n_numbers]
@@ -145,6 +152,7 @@ class Layout:
         Parameters
         ----------
         numbers : ndarray of shape (n_numbers,), float32
+            Random numbers; see `numbers`.
         scales : ndarray of shape (n_layers, 2), float16
             Of weights and of biases.
 
@@ -218,11 +226,11 @@ def encode(layout: Layout, codes: np.ndarray, scales: np.ndarray) -> Section:
     if codes.shape != (layout.n_blocks,):
         raise ValueError(f"there must be {layout.n_blocks} codes, one per block, got shape {codes.shape}")
     if scales.shape != (len(layout.shapes), 2) or not _are_scales(scales):
-        raise ValueError(f"scales must be two finite numbers >= 0 per layer, got {scales.tolist()}")
-    numbers = [layout.seed, layout.n_blocks, *layout.hash_factors, len(layout.input_shape)]
+        raise ValueError(f"scales must be two finite values >= 0 per layer, got {scales.tolist()}")
+    settings = [layout.seed, layout.n_blocks, *layout.hash_factors, len(layout.input_shape)]
     if layout.input_shape:
-        numbers += [*layout.input_shape, layout.n_frequencies]
-    head = bytes([layout.bits_per_block]) + b"".join(map(varint, numbers))
+        settings += [*layout.input_shape, layout.n_frequencies]
+    head = bytes([layout.bits_per_block]) + b"".join(map(varint, settings))
     return Section(RANDOM_CODE, head + scales.tobytes() + bits.pack(codes, layout.bits_per_block))
 
 
@@ -255,7 +263,8 @@ def read(reader: Reader, shapes: list[tuple[int, int]]) -> tuple[Layout, np.ndar
     bits_per_block = reader.byte("settings")
     seed, n_blocks = reader.varint("settings", _MAX_SEED), reader.varint("settings")
     hash_factors = tuple(reader.varint("settings") for _ in shapes)
-    input_shape, n_frequencies = (), 0
+    input_shape: tuple[int, ...] = ()
+    n_frequencies = 0
     if n_axes := reader.varint("settings", _MAX_AXES):
         input_shape = tuple(reader.varint("settings") for _ in range(n_axes))
         n_frequencies = reader.varint("settings")

@@ -8,13 +8,15 @@ from collections import Counter
 
 import numpy as np
 
+BytesLike = bytes | memoryview
+
 
 class StudentFileError(ValueError):
     """The bytes are not a student file that this version can read; the message names the reason."""
 
 
 class Reader:
-    """A cursor over bytes that raises StudentFileError at their end.
+    r"""A cursor over bytes that raises StudentFileError at their end.
 
     Parameters
     ----------
@@ -29,7 +31,7 @@ class Reader:
 
     Examples
     --------
-    >>> reader = Reader(b"\\x85\\x01\\x00\\x00\\x80?", where="example")
+    >>> reader = Reader(b"\x85\x01\x00\x00\x80?", where="example")
     >>> reader.varint("size"), float(reader.array("<f4", 1, "value")[0])
     (133, 1.0)
     >>> reader.finish()
@@ -37,7 +39,7 @@ class Reader:
     {'size': 2, 'value': 4}
     """
 
-    def __init__(self, data: bytes, where: str = "the file"):
+    def __init__(self, data: BytesLike, where: str = "the file"):
         self._data = memoryview(data)
         self._position = 0
         self.where = where
@@ -59,12 +61,13 @@ class Reader:
         return self._data[start : self._position]
 
     def byte(self, part: str) -> int:
-        """Return the next byte as an integer."""
+        """Return the next byte as an integer, counted under the name `part`."""
         return self.take(1, part)[0]
 
     def varint(self, part: str, limit: int = 0xFFFFFFFF) -> int:
         """Return an unsigned integer of at most `limit`, written as a varint: seven bits per byte, the lowest first."""
         value = shift = 0
+        # The limit is checked byte by byte, so that a long varint cannot make a large integer
         while True:
             byte = self.byte(part)
             value |= (byte & 0x7F) << shift
@@ -75,6 +78,7 @@ class Reader:
             shift += 7
             if shift > 63:
                 raise StudentFileError(f"{self.where}: {part} is a varint of more than ten bytes")
+        # Every integer has one form only
         if byte == 0 and shift:
             raise StudentFileError(f"{self.where}: {part} is a varint with useless zeros at its end")
         return value

@@ -15,14 +15,14 @@ student file. It makes no decisions: codewords, codes and scales of a network ar
     allocated: a decoder allocates a bounded multiple of the weights that `shapes` describe, which the container has
     limited, and of the bytes there are. NaN and infinite weights may be returned; the container refuses them.
 
-A new codec needs a number here, a line in `distill.codecs.container.CODECS`, and its bytes described in docs/format.md.
+A new codec needs a kind here, a line in `distill.codecs.container.CODECS`, and a description in docs/format.md.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-# Numbers of the codecs in a file; a number is never reused. Those below 16 are sections that hold no weights.
+# Kinds of sections in a file, one for each codec; a kind is never reused. Kinds below 16 are sections without weights
 FLOAT32 = 16
 FLOAT16 = 17
 CODEBOOK = 18
@@ -39,7 +39,7 @@ class Layer(NamedTuple):
     weight : ndarray of shape (n_inputs, n_outputs), float32
     bias : ndarray of shape (n_outputs,), float32
     extras : dict of str to ndarray
-        More arrays of this layer, for instance the variances of its weights; empty for most codecs.
+        Further arrays of the layer, such as the variances of its weights; empty for most codecs.
     """
 
     weight: np.ndarray
@@ -48,11 +48,12 @@ class Layer(NamedTuple):
 
 
 class Section(NamedTuple):
-    """The bytes of one layer, or of the whole network, and the number of their codec.
+    """The bytes of one layer, or of the whole network, and their codec.
 
     Parameters
     ----------
     codec : int
+        Kind of the section.
     payload : bytes
     """
 

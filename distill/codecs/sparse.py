@@ -5,8 +5,8 @@ The payload of one layer, in this order:
 ======== ==============================================================================================
 flags    1: values are 16-bit floats, else 32-bit; 2: not all inputs are used; 4: values are entropy-coded
 used     one bit for each input, packed; with flag 2 only
-mask     for each used input and each neuron 1 if the weight is not zero: codes of two kinds, as in the
-         codebook codec
+mask     for each used input and each neuron 1 if the weight is not zero: codes below 2, see
+         `distill.codecs.codes`
 values   of the nonzero weights, those of an input side by side. Plain; or with flag 4 the last, highest byte of
          every value entropy-coded, then the other bytes of every value
 biases   as plain values
@@ -23,11 +23,12 @@ from distill.codecs.codes import decode_codes, encode_codes
 from distill.codecs.reader import Reader, StudentFileError
 from distill.codecs.sections import SPARSE, Layer, Section
 
+# Flags of a layer
 _HALF, _SOME_INPUTS, _CODED_VALUES, _ALL_FLAGS = 1, 2, 4, 7
 
 
 def encode(weight: np.ndarray, bias: np.ndarray, dtype: str = "float16") -> Section:
-    """Write one layer; weights that are zero in the float type cost next to nothing.
+    """Write one layer; weights that are zero in the float type are not stored.
 
     Parameters
     ----------

@@ -170,7 +170,7 @@ def test_damaged_payloads_are_decoded_or_raise(name):
         (b"\x02\x00\x03" + bits.pack([3] * 12, 2), "names group 3 of 3"),
         (b"\x00\x00\x01\x00\x00\x7c", "codebooks are NaN or infinite"),
         (b"\x00\x00\x01\x7f\xff\x7b", "codebooks are too large"),
-        (b"\x00\x00\x01\x00\x00\x00" + bytes(25) + b"\x07", "way 7"),
+        (b"\x00\x00\x01\x00\x00\x00" + bytes(25) + b"\x07", "form 7"),
         (b"\x00\x02\x01\x00" + bytes(6) + bytes(25) + b"\x00" + b"\xff" * 90, "has code 3, and 3 codewords"),
         (b"\x00\x02\x01\x00" + bytes(6) + bytes(25) + b"\x02\x00\x01", r"codes in \(0, 1\) classes"),
     ],
