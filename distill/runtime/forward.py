@@ -3,7 +3,7 @@
 A BLAS does not guarantee that: its order of additions differs between one row and ten thousand, between rows inside and
 at the edge of a block, and with two threads. Here every product has the same shape for any number of rows: tiles of 16
 rows, the last one padded with zeros. The rows of a tile lie side by side in the lanes of the processor's vectors, so
-that the same instructions compute all 16. A product is small enough for a BLAS to leave it to one thread; large batches
+that the same instructions compute all 16. A product is so small that a BLAS computes it in one thread; large batches
 are distributed over threads by `distill.runtime.threads`. The first time that a process uses a shape, `lanes_agree`
 tests that equal rows get equal bits; if not, rows are multiplied one at a time.
 
@@ -17,7 +17,7 @@ outputs      (n_tiles, n_outputs, 16)  pre-activations
 partial      (n_tiles, n_outputs, 16)  products of the second and later pieces of inputs, before they are added
 ============ ========================= ========================================================================
 
-All are float32. 16 is 1 where lanes do not agree.
+All are float32. Where lanes do not agree, 1 takes the place of 16.
 """
 
 from functools import cache
@@ -28,6 +28,7 @@ import numpy as np
 from distill.codecs import generator
 from distill.network import Network
 
+# Rows of a tile, a multiple of the 4 to 16 float32 in a vector of current processors
 _LANES = 16
 # Inputs per product. Also the length of partial sums, which the error bounds of `distill.runtime.single_row` rely on
 MAX_INPUTS = 160
@@ -147,7 +148,7 @@ class Forward:
     Attributes
     ----------
     block_rows : int
-        Best number of rows per call: their outputs fit into a processor's cache.
+        Fastest number of rows per call: their outputs fit into a processor's cache.
     activation : str
     prepared : Prepared
     """
@@ -202,7 +203,7 @@ class Forward:
         return np.ascontiguousarray(tiles.swapaxes(1, 2)).reshape(-1, tiles.shape[1])[:n_rows]
 
     def _cut_once(self) -> tuple[int, list[tuple[list[_Piece], np.ndarray]]]:
-        # Only when first needed, because lanes_agree takes some multiplications
+        # At the first prediction and not in the constructor, because lanes_agree takes some multiplications
         if self._layers is None:
             self._layers = _cut(self.prepared)
         return self._layers
@@ -213,7 +214,8 @@ class Forward:
 
 def _cut(prepared: Prepared) -> tuple[int, list[tuple[list[_Piece], np.ndarray]]]:
     """Return the number of lanes, and for each layer the pieces of its transposed weights and its repeated bias."""
-    layers, shapes = [], set()
+    layers: list[tuple[list[_Piece], np.ndarray]] = []
+    shapes: set[tuple[int, int]] = set()
     for weight, bias in zip(prepared.weights, prepared.biases):
         n_inputs, n_outputs = weight.shape
         columns = _even_slices(n_inputs, MAX_INPUTS)
@@ -279,7 +281,7 @@ def lanes_agree(n_outputs: int, n_inputs: int) -> bool:
 
 
 def layer_outputs(network: Network, inputs: np.ndarray) -> list[np.ndarray]:
-    """Return the pre-activations of every layer, for code that learns: not bit-identical in any batch.
+    """Return the pre-activations of every layer, for training: bits depend on the batch.
 
     Parameters
     ----------

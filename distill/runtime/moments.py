@@ -44,14 +44,14 @@ def output_moments(
     Parameters
     ----------
     network : Network
-        With the means of the weights.
+        Means of the weights.
     row_variances : sequence of ndarray of shape (n_inputs + 1,)
-        Of each layer; the last one belongs to the biases.
+        For each layer; the last variance is that of the biases.
     column_variances : sequence of ndarray of shape (n_outputs,)
-        Of each layer. The variance of a weight is the product of that of its row and that of its column.
+        For each layer. The variance of a weight is the product of those of its row and its column.
     X : ndarray of shape (n_samples, n_features)
-        Not yet scaled by the network's offset and scale. Memory grows with its rows: the caller cuts large ones into
-        blocks.
+        Without the network's offset and scale, which are applied here. Memory is proportional to the number of samples:
+        the caller cuts large X into blocks.
 
     Returns
     -------

@@ -14,8 +14,8 @@ _IN_PLACE = {"subtract": np.subtract, "divide": np.divide, "multiply": np.multip
 class Preprocessing:
     """Steps of preprocessing before a network.
 
-    Elementwise steps are computed in float64, one after the other, as scikit-learn's scalers do for float64. A product
-    rounds its inputs to float32 and adds in float32, like a layer of the network.
+    Elementwise steps are computed in float64, one after the other, as in scikit-learn's scalers for float64. The inputs
+    of a product are rounded to float32, and it is computed in float32, like a layer of the network.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ class Preprocessing:
         ndarray of shape (n_samples, n_inputs), float64
             Infinite or NaN where a step has overflowed.
         """
+        # Overflow is reported by the caller, as a value that is not finite
         with np.errstate(all="ignore"):
             for step, product in zip(self.steps, self._products):
                 if product is not None:

@@ -4,19 +4,20 @@ It takes a fifth (64-256-64-10) to a tenth (784-256-64-10, docs/design.md) of th
 `distill.runtime.forward`, which computes 16 rows.
 
 One row is fastest as a product of a vector and a matrix, but a BLAS rounds that differently from a tile. Both are
-within a bound of the exact outputs; if the largest output leads by more than both bounds together, both ways have the
-same label, and the fast one is returned. All other rows, which are rare, go through the tiles.
+within a bound of the exact outputs; if the largest output exceeds all others by more than both bounds together, both
+computations have the same label, and that of the fast one is returned. All other rows, which are rare, are computed in
+tiles.
 
 Notes
 -----
 Summed in any order, with fused multiplications or without, k products of float32 have an error of at most
 ``g = (k + 1) u / (1 - (k + 1) u)`` times the sum of their magnitudes, ``u = 2**-24`` (Higham, "Accuracy and Stability
 of Numerical Algorithms", section 3.1), which by Cauchy and Schwarz is at most the norm of the weights of an output
-times that of its inputs. Below, an error is the sum of the errors of both ways.
+times that of its inputs. Below, an error is the sum of the errors of both computations.
 
-The first bound, a multiple of the row's norm plus a constant, takes the worst case of every layer and settles nearly
-all rows: inputs of a layer with an error of norm ``d`` and of norm at most ``H`` give pre-activations with an error of
-norm at most ``|W| d + g (||W|| (H + d) + |b|)``, where ``|W|`` is the spectral norm and ``||W||`` that of the
+The first bound, a multiple of the row's norm plus a constant, takes the worst case of every layer and suffices for
+nearly all rows: inputs of a layer with an error of norm ``d`` and of norm at most ``H`` give pre-activations with an
+error of norm at most ``|W| d + g (||W|| (H + d) + |b|)``, where ``|W|`` is the spectral norm and ``||W||`` that of the
 magnitudes. No activation increases distances, and the logistic one divides them by four.
 
 The few other rows are computed again, in parts as in the tiles, which has a smaller error, and a second bound follows
@@ -24,16 +25,16 @@ the row through the network. The pre-activations and their errors bound the slop
 pre-activation is closer to the kink than its error), and the difference between the largest output and another one is
 propagated back through the layers, with signs, to where rounding errors arise.
 
-Two details. The fast pre-activations of a relu lack their biases: ``max(s, -b) = max(s + b, 0) - b``, and the missing
-``b`` is included in the biases of the next layer, which saves an addition. And a single output, whose sign is the
-label, gets a second one beside it, which is zero.
+Two details of the implementation. The fast pre-activations of a relu lack their biases:
+``max(s, -b) = max(s + b, 0) - b``, and the missing ``b`` is included in the biases of the next layer, which saves an
+addition. And a single output, whose sign is the label, is compared with a second one, which is zero.
 
 Arrays of a layer with ``n_inputs`` inputs and ``n_outputs`` outputs; the last layer has at least two outputs:
 
 =========== ===================================== ==========================================================
 weight      (n_inputs, n_outputs) float32         aligned to 64 bytes
 bias        (n_outputs,) float32
-folded_bias (n_outputs,) float32                  added in the fast way; includes what the previous relu lacks
+folded_bias (n_outputs,) float32                  fast computation: with the biases that its inputs lack
 norms       (n_outputs,) float64                  bounds of the norms of the columns of weight
 own         (n_outputs,) float64                  bounds of the errors that arise in the pre-activations
 slope       (n_outputs,) float64 or bool          of each unit's activation
@@ -52,7 +53,7 @@ from distill.runtime.forward import MAX_INPUTS, Prepared, activate
 
 # Unit roundoff of float32
 _UNIT = 2.0**-24
-# Squares of outputs up to this size stay finite in float64; rows that may exceed it go through the tiles
+# Squares of outputs up to this size are finite in float64; rows that may exceed it are computed in tiles
 _MAX_OUTPUT = 1e30
 # Above the sum of all products that underflow in float32
 _UNDERFLOW = 1e-34
@@ -63,6 +64,9 @@ _MAX_COMPETITORS = 4
 # Up to this many outputs, all pairs of columns are compared for the largest distance
 _MAX_COMPARED = 1000
 _FLOAT32 = np.dtype(np.float32)
+
+# Of a hidden layer, for one row: own, slope and unexplained
+_Errors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class SingleRowClassifier:
@@ -147,7 +151,8 @@ class SingleRowClassifier:
         margin : float
             The first bound.
         """
-        values, error, layers = row, 0.0, []
+        values, error = row, 0.0
+        layers: list[_Errors] = []
         with np.errstate(all="ignore"):
             for weight, bias, (norms, relative, absolute) in zip(self._weights, self._biases, self._errors):
                 outputs = product_in_parts(values, weight) + bias
@@ -168,7 +173,7 @@ class SingleRowClassifier:
             certain = all(largest - outputs[other] > self._second_bound(best, other, own, layers) for other in others)
         return best if certain else -1
 
-    def _second_bound(self, best: int, other: int, own: np.ndarray, layers: list[tuple[np.ndarray, ...]]) -> float:
+    def _second_bound(self, best: int, other: int, own: np.ndarray, layers: list[_Errors]) -> float:
         """Return the margin by which the largest output must lead another one.
 
         Parameters
@@ -177,7 +182,7 @@ class SingleRowClassifier:
         own : ndarray of shape (n_outputs,)
             Bounds of the errors that arise in the outputs.
         layers : list of tuple
-            Of each hidden layer the arrays `own`, `slope` and `unexplained`; see the table of the module.
+            For each hidden layer the arrays `own`, `slope` and `unexplained`; see the table of the module.
         """
         weight = self._weights[-1]
         direction = np.subtract(weight[:, best], weight[:, other], dtype=np.float64)
@@ -202,7 +207,7 @@ def _two_outputs(prepared: Prepared) -> tuple[list[np.ndarray], list[np.ndarray]
 
 
 def _folded_biases(weights: list[np.ndarray], biases: list[np.ndarray], activation: str) -> list[np.ndarray]:
-    """Return the vectors that the fast way adds: biases, including after a relu the bias that its values lack."""
+    """Return the biases of the fast computation; after a relu, with the biases that its values lack."""
     if activation != "relu":
         return biases
     folded = biases[:1]
@@ -221,8 +226,8 @@ def _layer_errors(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.
     norms : ndarray of shape (n_outputs,), float64
         Bounds of the norms of the columns.
     relative, absolute : ndarray of shape (n_outputs,), float64
-        For inputs of norm x, the errors of both ways together are below ``relative * x + absolute``. The factors 1.01
-        and 2.02 cover the rounding of the bounds themselves.
+        For inputs of norm x, the errors of both computations together are below ``relative * x + absolute``. The
+        factors 1.01 and 2.02 cover the rounding of the bounds themselves.
     """
     norms = 1.01 * np.linalg.norm(weight.astype(np.float64), axis=0)
     rounding = 2.02 * (1 + _rounding(len(weight))) * _rounding(_tile_additions(len(weight)))
@@ -256,7 +261,7 @@ def _first_bound(
     Parameters
     ----------
     weights, biases, folded : list of ndarray
-        Of each layer; see the table of the module.
+        For each layer; see the table of the module.
     activation : str
 
     Returns
@@ -329,7 +334,7 @@ def _tile_additions(n_inputs: int) -> int:
 
 
 def activation_error(activation: str) -> float:
-    """Return a bound of the error of an activation itself, both ways together; NumPy's tanh is within a few units."""
+    """Return a bound of the errors of an activation itself in both computations; NumPy's tanh is within a few units."""
     return 32 * _UNIT if activation in ("tanh", "logistic") else 0.0
 
 

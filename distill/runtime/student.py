@@ -61,7 +61,7 @@ def load(source: str | os.PathLike | bytes) -> "Student":
 
 
 class _Available:
-    """Decorator for a method that exists only for students whose network was trained for it."""
+    """Decorator of a method that exists only for students whose network was trained for it."""
 
     def __init__(self, function: Callable):
         self.function = function
@@ -82,9 +82,9 @@ class _Available:
 class Student:
     """A trained network that predicts as its teacher does, in NumPy.
 
-    Which of `predict`, `predict_proba`, `transform` and `decision_function` exist depends on the method of the teacher
-    that the network was trained for. The prediction for a row is bit-identical for any other rows in the batch, any
-    dtype and memory order of X, and any number of threads.
+    It has the method of the teacher that the network was trained for, among `predict`, `predict_proba`, `transform` and
+    `decision_function`, and `predict` and `predict_proba` where there are labels and probabilities. The prediction for
+    a row is bit-identical for any other rows in the batch, any dtype and memory order of X, and any number of threads.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class Student:
     report : dict or None
         Sizes of the parts of its file; see `distill.codecs.container.report`.
     extras : tuple of dict of str to ndarray
-        Of each layer, the arrays that the file stores besides the weights.
+        Arrays of each layer that the file stores besides the weights.
     preprocessing : Preprocessing or None
         Steps before the network.
 
@@ -315,7 +315,8 @@ class Student:
         -------
         ndarray of shape (n_samples, n_outputs) or (n_samples,), float32
         """
-        return self._regression(X)
+        outputs = self.raw_outputs(X)
+        return outputs[:, 0] if self.network.squeeze else outputs
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__()} - (_METHODS - self._available))
@@ -326,11 +327,11 @@ class Student:
         return f"<Student {sizes}: {', '.join(sorted(self._available))}{size}>"
 
     def __getstate__(self) -> dict:
-        # The fast path is cheaper to prepare again than to send
+        # To prepare the fast path again is cheaper than to send it
         return self.__dict__ | {"_n_single_rows": 0, "_single_row": None}
 
-    def _regression(self, X: Any, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Return outputs as they are, as a vector if the network has one output for regression."""
+    def _regression(self, X: Any, return_std: bool) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Return the outputs of the last layer as predictions, a single one as a vector if `squeeze` is set."""
         outputs = self.raw_outputs(X)
         values = outputs[:, 0] if self.network.squeeze else outputs
         if not return_std:

@@ -3,9 +3,8 @@
 import os
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from threading import Thread
-
-import numpy as np
 
 # With fewer multiplications, starting threads takes longer than it saves
 _MIN_MULTIPLICATIONS = 1 << 24
@@ -18,8 +17,8 @@ def map_blocks(make_worker: Callable[[], Callable[[int], None]], starts: range, 
     Parameters
     ----------
     make_worker : callable
-        Called once in every thread; returns the function of a start, which may reuse the thread's memory between
-        calls and writes to places that no other call writes to.
+        Called once in every thread; returns the function of a start. This function may reuse memory between its calls,
+        and its calls write to disjoint places.
     starts : range
     n_multiplications : int
         Amount of work.
@@ -29,7 +28,8 @@ def map_blocks(make_worker: Callable[[], Callable[[int], None]], starts: range, 
     Exception
         The first one raised by a call; calls that have not started by then are skipped.
     """
-    remaining, errors = iter(starts), []
+    remaining = iter(starts)
+    errors: list[BaseException] = []
 
     def work() -> None:
         try:
@@ -42,7 +42,7 @@ def map_blocks(make_worker: Callable[[], Callable[[int], None]], starts: range, 
             errors.append(error)
 
     n_threads = min(n_available_threads(), len(starts)) if n_multiplications >= _MIN_MULTIPLICATIONS else 1
-    # The calling thread works, too: one thread less to start
+    # The calling thread works, too, which saves the start of one
     others = [Thread(target=work) for _ in range(n_threads - 1)]
     for thread in others:
         thread.start()
@@ -65,7 +65,7 @@ def _blas_limit() -> Callable[[], int] | None:
     import ctypes
 
     try:
-        library = ctypes.CDLL(np._core._multiarray_umath.__file__)
-    except (AttributeError, OSError):
+        library = ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)
+    except (ImportError, OSError):
         return None
     return next((getattr(library, name) for name in _LIMITS if hasattr(library, name)), None)
