@@ -1,6 +1,7 @@
 """Matrix Gaussian posteriors: precision of storage from posterior uncertainty, predictions with standard deviations."""
 
 from numbers import Integral, Real
+from typing import cast
 
 import joblib
 import numpy as np
@@ -37,7 +38,8 @@ from distill.utils.validation import LARGEST_SEED
 
 # kl_weight="auto" for the outputs of a network: they have no noise, so that at 1 the prior would count too much
 _OUTPUTS_KL_WEIGHT = 0.1
-# Training samples from which the correlations of inputs are estimated: more cost time and memory in every rounding
+# Largest number of training samples for the correlations of inputs: time and memory of every rounding are proportional
+# to it
 _N_ROUNDING_SAMPLES = 6000
 
 
@@ -275,7 +277,7 @@ class MatrixGaussianCompressor(Compressor):
         effort : float, default=1.0
             Factor of the number of epochs, positive.
         hidden_layer_sizes : tuple of int or None
-            Ignored: the compressed network has the shape of the wrapped one, or less.
+            Ignored: the compressed network has the shape of the wrapped one, or fewer units.
         random_state : int or None
             Seed of all draws.
 
@@ -286,7 +288,8 @@ class MatrixGaussianCompressor(Compressor):
         n_epochs = max(1, round(100 * float(effort)))
         return cls(estimator, max_bytes=max_bytes, learn_from="outputs", max_iter=n_epochs, random_state=random_state)
 
-    def predict(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    # The overridden method has no return_std, and never returns a pair
+    def predict(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
         """Predict labels or regression values.
 
         Parameters
@@ -316,8 +319,8 @@ class MatrixGaussianCompressor(Compressor):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         averaged : bool, default=False
-            Whether to average probabilities over the posterior of the weights, instead of using the mean weights: less
-            confident far from the training samples.
+            Whether to average the probabilities over the posterior of the weights, instead of using the mean weights:
+            less confident far from the training samples.
 
         Returns
         -------
@@ -328,7 +331,8 @@ class MatrixGaussianCompressor(Compressor):
             return super().predict_proba(X)
         return self._student.predict_proba(self._validated(X), averaged=True)
 
-    def transform(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    # The overridden method has no return_std, and never returns a pair
+    def transform(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
         """Compute the embedding.
 
         Parameters
@@ -392,7 +396,8 @@ class MatrixGaussianCompressor(Compressor):
         if len(targets) != draws.shape[1]:
             raise ValueError(f"X has {draws.shape[1]} samples and y has {len(targets)}; pass equally many")
         if self.network_.classes is None:
-            return regression_log_likelihood(draws, targets, self.noise_, self.noise_degrees_)
+            # Files of a regression store the noise
+            return regression_log_likelihood(draws, targets, cast(np.ndarray, self.noise_), self.noise_degrees_)
         if self.network_.output == "identity":
             raise ValueError("decision values have no probabilities; imitate predict or predict_proba instead")
         return classification_log_likelihood(probabilities(draws, self.network_.output), targets)
@@ -432,7 +437,7 @@ class MatrixGaussianCompressor(Compressor):
         -------
         data : bytes
         rate_weight : float
-            The one of this file.
+            The `rate_weight` of this file.
 
         Raises
         ------
@@ -475,6 +480,7 @@ class MatrixGaussianCompressor(Compressor):
         )
 
     def _settings(self, from_y: bool, seed: int) -> VariationalSettings:
+        """Return the settings of the training."""
         automatic = 1.0 if from_y else _OUTPUTS_KL_WEIGHT
         return VariationalSettings(
             kl_weight=automatic if self.kl_weight == "auto" else float(self.kl_weight),
@@ -500,10 +506,12 @@ class MatrixGaussianCompressor(Compressor):
         return self.encode_weights(weights, quantization.first_layer_inputs(rows, network, weights.network))
 
     def _validated(self, X):
+        """Return samples of a fitted estimator as float32."""
         check_is_fitted(self)
         return validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float32)
 
     def _std(self, method: str, X) -> np.ndarray:
+        """Return the standard deviations of `predict` or `transform`."""
         return getattr(self._student, method)(self._validated(X), return_std=True)[1]
 
     def _draw(self, X, n_draws: int, random_state) -> np.ndarray:

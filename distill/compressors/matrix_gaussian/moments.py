@@ -1,7 +1,7 @@
 """Mean and variance of the outputs of a network with matrix Gaussian weights, in closed form.
 
-The expected squared error follows from them, so that the bound of a regression is optimized without the variance of
-draws. They are exact for one hidden layer; beyond it, units are treated as independent and normal (Wu et al.,
+The expected squared error follows from them, so that the lower bound of a regression is optimized without the variance
+of draws. They are exact for one hidden layer; beyond it, units are treated as independent and normal (Wu et al.,
 "Deterministic variational inference for robust Bayesian neural networks", ICLR 2019). `distill.runtime.moments` does
 the same in NumPy, for student files.
 """
@@ -18,9 +18,9 @@ from distill.compressors.matrix_gaussian.posterior import MatrixGaussian, with_c
 
 # Least variance of a pre-activation: its inverse square root stays finite
 _MIN_VARIANCE = 1e-12
-# Least exponent of a density: exp(-40) is zero for all purposes, and denormal numbers would slow processors down
+# Least exponent of a density: exp(-40) is negligible in float32, and denormal values would slow processors down
 _MIN_EXPONENT = -40.0
-# Gauss-Hermite quadrature for tanh and logistic
+# Gauss-Hermite quadrature of tanh and logistic: time and memory are proportional to the number of nodes
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
 
 
@@ -62,6 +62,7 @@ class ReluMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(context, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance; keep the derivatives."""
         inverse = variance.rsqrt()
         z = mean * inverse
         probability = torch.erf(z * math.sqrt(0.5)).add_(1).mul_(0.5)
@@ -74,6 +75,7 @@ class ReluMoments(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(context, of_first: Tensor, of_second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients by mean and variance from those by the two results."""
         probability, slope, first = context.saved_tensors
         of_mean = of_first * probability + 2 * of_second * first * (1 - probability)
         of_variance = 0.5 * of_first * slope + of_second * (probability - first * slope)

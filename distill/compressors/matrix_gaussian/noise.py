@@ -1,8 +1,7 @@
 """Noise of a regression: a Gamma posterior of its precision, and likelihoods of targets.
 
-The precision t of y = f + noise, y standardized, has the prior Gamma(1, 0.01) and the posterior Gamma(shape, rate), one
-for each output. The prior of the authors of matrix Gaussian posteriors, Gamma(6, 6) for raw targets, would make noise
-below a fifth of the standard deviation of standardized targets unlikely even after hundreds of samples.
+The precision t of the noise in y = f + noise, for standardized y, has the prior Gamma(1, 0.01) and the posterior
+Gamma(shape, rate), one for each output.
 Given the function, the posterior has a closed form; from batches it is approached by stochastic steps (Hoffman, Blei,
 Wang and Paisley, "Stochastic variational inference", JMLR 2013), without a gradient.
 """
@@ -14,6 +13,8 @@ import torch
 from scipy import special, stats
 from torch import Tensor, nn
 
+# The prior of the authors of matrix Gaussian posteriors, Gamma(6, 6) for raw targets, would make noise below a fifth of
+# the standard deviation of standardized targets unlikely even after hundreds of samples
 PRIOR_SHAPE, PRIOR_RATE = 1.0, 0.01
 
 
@@ -25,7 +26,7 @@ def expected_log_likelihood(squares: Tensor, shape: Tensor, rate: Tensor) -> Ten
     squares : Tensor
         ``(y - f)^2``.
     shape, rate : Tensor
-        Of the posterior; broadcast against `squares`.
+        Parameters of the posterior, broadcast against `squares`.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def predictive_log_density(difference: Tensor, shape: Tensor, rate: Tensor) -> T
     difference : Tensor
         ``y - f``.
     shape, rate : Tensor
-        Of the Gamma distribution of the precision; broadcast against `difference`.
+        Parameters of the Gamma distribution of the precision, broadcast against `difference`.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def regression_log_likelihood(
     std : ndarray of shape (n_outputs,)
         Standard deviation of the noise.
     degrees_of_freedom : ndarray of shape (n_outputs,) or None
-        Of Student's t noise, above 2; None for normal noise.
+        Degrees of freedom of Student's t noise, above 2; None for normal noise.
 
     Returns
     -------
@@ -101,6 +102,7 @@ def regression_log_likelihood(
         densities = stats.norm.logpdf(targets, draws, std)
     else:
         degrees = degrees_of_freedom.astype(np.float64)
+        # Student's t of scale 1 has the variance degrees / (degrees - 2)
         densities = stats.t.logpdf(targets, degrees, draws, std * np.sqrt((degrees - 2) / degrees))
     return float((special.logsumexp(densities.sum(axis=2), axis=0) - np.log(len(draws))).mean())
 
@@ -153,7 +155,7 @@ class GaussianNoise(nn.Module):
 
     @torch.no_grad()
     def update(self, mean_squares: Tensor, step: float = 0.01) -> None:
-        """Move the posterior toward the one that follows from some errors.
+        """Move the posterior toward the posterior given the errors.
 
         Parameters
         ----------

@@ -25,7 +25,8 @@ from distill.training.perceptron import TORCH_ACTIVATIONS
 
 MODES = ("mean", "local", "joint", "weight")
 
-# Tried one after the other, relative to the mean of the diagonal; more than the last would change the posterior visibly
+# Additions to the diagonal, relative to its mean, tried one after the other until a Cholesky factor exists; larger ones
+# would change the posterior noticeably. Chosen by hand
 _JITTERS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
@@ -37,7 +38,7 @@ class RowCovariance(NamedTuple):
     variance : Tensor of shape (..., p)
         Positive.
     basis : Tensor of shape (..., p, r) or None
-        None leaves U diagonal.
+        None for a diagonal U.
     core : Tensor of shape (..., r, r) or None
         Symmetric, and such that U is positive definite. None is the identity.
 
@@ -58,7 +59,7 @@ class RowCovariance(NamedTuple):
         if self.basis is None:
             return self.variance
         total = self.variance + (self._weighted_basis() * self.basis).sum(-1)
-        # A part of low rank that cancels nearly all of a variance may leave a negative value after rounding
+        # Where the part of low rank cancels nearly all of a variance, the rounded result may be negative
         return total.clamp_min(torch.finfo(total.dtype).eps * self.variance.detach().amin())
 
     def log_determinant(self) -> Tensor:
@@ -139,7 +140,7 @@ def kl_divergence(q: MatrixGaussian, prior: MatrixGaussian | None = None) -> Ten
     -------
     Tensor of shape (...)
         In nats, ``(tr(U0^-1 U) tr(V0^-1 V) + tr((M - M0)^T U0^-1 (M - M0) V0^-1) - p q + q log(|U0| / |U|)
-        + p log(|V0| / |V|)) / 2``. The first term is a product of sums.
+        + p log(|V0| / |V|)) / 2``.
 
     Raises
     ------
@@ -239,8 +240,8 @@ def condition(
     pseudo_outputs : Tensor of shape (..., m, q)
         The mean B of A W.
     spread : Tensor of shape (..., m, m) or None
-        T of its covariance ``S = L T T^T L^T``, where ``L L^T = K = A U A^T`` is the covariance before: the identity
-        leaves it as it is. None is S = 0: A W is known to be B, and the posterior has no density.
+        T of its covariance ``S = L T T^T L^T``, where ``L L^T = K = A U A^T`` is the covariance before: with the
+        identity it is unchanged. None is S = 0: A W is known to be B, and the posterior has no density.
 
     Returns
     -------
@@ -252,6 +253,7 @@ def condition(
     ValueError
         If K is singular.
     """
+    # covariance is U A^T; in the basis of its columns, U changes by K^-1 (S - K) K^-1 = L^-T (T T^T - I) L^-1
     covariance = q.rows.times(pseudo_inputs.mT)
     factor = stable_cholesky(pseudo_inputs @ covariance, "the kernel of the pseudo-inputs")
     residual = pseudo_outputs - pseudo_inputs @ q.mean
@@ -263,6 +265,7 @@ def condition(
     variance, basis, inner = q.rows
     if basis is None:
         return MatrixGaussian(mean, RowCovariance(variance, covariance, core), q.columns)
+    # Both parts of low rank side by side: the core is block-diagonal
     inner = torch.eye(basis.shape[-1]).to(basis) if inner is None else inner
     batch = torch.broadcast_shapes(inner.shape[:-2], core.shape[:-2])
     corner = torch.zeros(*batch, inner.shape[-1], core.shape[-1]).to(core)
@@ -311,7 +314,7 @@ def sample_outputs(q: MatrixGaussian, X: Tensor, mode: str, generator: torch.Gen
 
 
 def sample_weights(q: MatrixGaussian, size: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
-    """Draw weight matrices, shape (\\*size, p, q); the last axes of size are the leading axes of the posterior."""
+    r"""Draw weight matrices, shape (\*size, p, q); the last axes of size are the leading axes of the posterior."""
     shape = torch.broadcast_shapes((*size, 1, 1), q.mean.shape)
     return q.mean + q.rows.draw(_normal(shape, q.mean, generator)) * q.columns.sqrt()[..., None, :]
 
@@ -329,7 +332,7 @@ def stable_cholesky(matrix: Tensor, name: str) -> Tensor:
     ----------
     matrix : Tensor of shape (..., n, n)
     name : str
-        For the message of the error.
+        Name of the matrix in the error message.
 
     Returns
     -------
@@ -354,6 +357,7 @@ def stable_cholesky(matrix: Tensor, name: str) -> Tensor:
 
 
 def _normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return standard normal draws with the dtype and device of another tensor."""
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 

@@ -29,7 +29,7 @@ _MAX_ROUNDS = 4
 # Narrower layers keep the plain steps: a step exponent for each row costs them more bytes than larger steps save
 _MIN_COLUMNS = 32
 # Ridge of the fit of a layer to changed inputs, relative to their mean square. At 0 the fit is singular for dependent
-# inputs; larger values leave more of the error
+# inputs; larger values correct less of the error
 _RIDGE = 1e-2
 # Search for a budget in bytes: range of rate weights; bisections of the logarithm with independent rounding, which is
 # quick, and with joint rounding; attempts, each 0.25 higher in the logarithm, to find a start for the latter
@@ -39,23 +39,23 @@ _N_HALVINGS, _N_JOINT_HALVINGS, _N_STARTS = 24, 5, 8
 
 @dataclass(frozen=True, eq=False)
 class GaussianWeights:
-    """Means and variances of a network's weights, in the units of its own inputs and outputs.
+    """Means and variances of a network's weights, in the units of its inputs and outputs.
 
     Parameters
     ----------
     network : Network
-        Its weights and biases are the means.
+        Weights and biases are the means.
     row_variances : tuple of ndarray of shape (n_inputs + 1,)
-        For each layer; the last one is that of the biases.
+        For each layer; the last variance is that of the biases.
     column_variances : tuple of ndarray of shape (n_outputs,)
         For each layer. The variance of a weight is that of its row times that of its column.
     noise : ndarray of shape (n_outputs,) or None
         Variance of the noise of a regression.
     degrees_of_freedom : ndarray of shape (n_outputs,) or None
-        Of the noise if it is Student's t.
+        Degrees of freedom of Student's t noise, above 2; None for normal noise.
     marginal : bool
-        Whether the row variances are the diagonal of a covariance that is not diagonal. They then include the tolerance
-        that compensation by other rows gives, and the steps must not become larger for it.
+        Whether the row variances are the diagonal of a full covariance. They then include the tolerance due to
+        compensation by other rows, for which the steps must not be enlarged again.
     """
 
     network: Network
@@ -89,10 +89,10 @@ def posterior_to_weights(
         Trained in `units`. Of the covariance of the rows only the diagonal is used.
     units : Standardization
     network : Network
-        Gives names, classes and the input scaling. If it has none, that of `units` is used; folded into the first layer
-        it would make the biases depend on the weights.
+        Source of names, classes and the input scaling. If it has no input scaling, that of `units` is used: folded into
+        the first layer, it would make the biases depend on the weights.
     student_t : bool
-        Whether the noise is Student's t: each sample has a precision, and the Gamma posterior is its distribution.
+        Whether the noise is Student's t: the Gamma posterior is then the distribution of each sample's precision.
 
     Returns
     -------
@@ -101,14 +101,14 @@ def posterior_to_weights(
     """
     layers = posterior.network.posteriors()[0]
     # Training divides the inputs of a layer by the square root of their number; see `with_constant`
-    means = [q.mean.numpy().astype(np.float64) / math.sqrt(len(q.mean)) for q in layers]
+    matrices = [q.mean.numpy().astype(np.float64) / math.sqrt(len(q.mean)) for q in layers]
     rows = [q.rows.diagonal().numpy().astype(np.float64) / len(q.mean) for q in layers]
     columns = [q.columns.numpy().astype(np.float64) for q in layers]
-    weights, biases = [mean[:-1] for mean in means], [mean[-1] for mean in means]
+    weights, biases = [matrix[:-1] for matrix in matrices], [matrix[-1] for matrix in matrices]
     weights[-1], biases[-1] = scale_outputs(weights[-1], biases[-1], units.mean, units.unit)
     columns[-1] = columns[-1] * np.square(units.unit, dtype=np.float64)
     weights[0] = units.expand(weights[0])
-    # Inputs that do not vary have no variance of their own; that of the biases keeps the levels together
+    # The posterior has no variances for constant inputs; that of the biases keeps the levels in a narrow range
     variances = np.full(network.n_features + 1, rows[0][-1])
     variances[:-1][units.features] = rows[0][:-1]
     rows[0] = variances
@@ -142,7 +142,7 @@ def first_layer_inputs(rows: np.ndarray, network: Network, compressed: Network) 
     network : Network
         The original network.
     compressed : Network
-        Has the input scaling of `network`; or, if that has none, one that is not applied to `rows` yet. See
+        With the input scaling of `network`; or, if `network` has none, with one that is not applied to `rows` yet. See
         `posterior_to_weights`.
 
     Returns
@@ -179,7 +179,7 @@ def signal_masks(weights: GaussianWeights, min_signal: float) -> list[np.ndarray
 
 
 def prune(weights: GaussianWeights, masks: Sequence[np.ndarray]) -> GaussianWeights:
-    """Remove weights, and the hidden units that become constant or have no outgoing weights.
+    """Remove weights, and the hidden units that are then constant or without outgoing weights.
 
     Parameters
     ----------
@@ -218,9 +218,9 @@ def quantize(
     Returns
     -------
     network : Network
-        The means, without the removed units.
+        Means of the weights, without the removed units.
     layers : list of GridLayer
-        Of the same shapes.
+        Layers of the same shapes.
 
     Raises
     ------
@@ -260,7 +260,7 @@ def encode_within(weights: GaussianWeights, max_bytes: int, inputs: np.ndarray |
     -------
     data : bytes
     rate_weight : float
-        The one of this file.
+        The `rate_weight` of this file.
 
     Raises
     ------
@@ -276,17 +276,19 @@ def encode_within(weights: GaussianWeights, max_bytes: int, inputs: np.ndarray |
         return data if len(data) <= max_bytes else None
 
     low, high = math.log(_MIN_RATE), math.log(_MAX_RATE)
-    data = attempt(high)
-    if data is None:
+    smallest = attempt(high)
+    if smallest is None:
         size = len(encode(weights, _MAX_RATE))
         raise ValueError(f"max_bytes={max_bytes} cannot be reached: the smallest file has {size} bytes; allow more")
-    log_rate, data = bisect(attempt, high, low, _N_HALVINGS, data)
+    log_rate, found = bisect(attempt, high, low, _N_HALVINGS, smallest)
+    data = found or smallest
     if inputs is not None:
         # Jointly rounded weights take about as many bytes: the search starts at the rate found
         for start in log_rate + 0.25 * np.arange(_N_STARTS):
             joint = attempt(start, inputs)
             if joint is not None:
-                rate, joint = bisect(lambda rate: attempt(rate, inputs), start, start - 1, _N_JOINT_HALVINGS, joint)
+                rate, better = bisect(lambda rate: attempt(rate, inputs), start, start - 1, _N_JOINT_HALVINGS, joint)
+                joint = better or joint
                 # In very small budgets the nearest file that fits may have hardly any weights
                 if _squared_error(weights, joint, inputs) <= _squared_error(weights, data, inputs):
                     log_rate, data = rate, joint
@@ -303,7 +305,7 @@ def refit(matrix: np.ndarray, inputs: np.ndarray, outputs: np.ndarray) -> np.nda
         The biases last.
     inputs : ndarray of shape (n_samples, n_inputs), float32
     outputs : ndarray of shape (n_samples, n_outputs)
-        Pre-activations that the layer had for the original inputs.
+        Pre-activations of the layer for the original inputs.
 
     Returns
     -------
@@ -322,11 +324,11 @@ def describe(decoded: Network, network: Network, targets: Targets) -> dict:
     Parameters
     ----------
     decoded : Network
-        Decoded from the file.
+        Network of the file.
     network : Network
-        The original one.
+        The original network.
     targets : Targets
-        Those of the compression.
+        Targets of the compression.
     """
     targets = replace(targets, validation=first_layer_inputs(targets.validation, network, decoded))
     return {
@@ -353,10 +355,10 @@ def _masks_of_units(alive: Sequence[np.ndarray]) -> list[np.ndarray]:
 def _round_layers_jointly(
     weights: GaussianWeights, layers: list[GridLayer], inputs: np.ndarray, rate_weight: float
 ) -> list[GridLayer]:
-    """Round layer after layer, each refitted to the inputs that the rounded layers before it deliver."""
+    """Round layer after layer, each refitted to the outputs of the rounded layers before it."""
     activation = weights.network.activation
     original = rounded = inputs
-    result = []
+    result: list[GridLayer] = []
     parts = zip(weights.matrices, layers, weights.row_variances, weights.column_variances)
     for matrix, layer, row_variance, column_variance in parts:
         correlations = input_correlations(rounded)

@@ -25,12 +25,13 @@ from scipy import linalg
 
 from distill.codecs.grid import MAX_LOW_BITS, GridLayer, nearest_level, power
 
-# Rounds of choosing codes, each with the code lengths that follow from the codes of the round before
+# Rounds of the choice of codes, each with the code lengths that follow from the codes of the round before. By hand
 _N_INDEPENDENT_ROUNDS, _N_JOINT_ROUNDS = 3, 2
 # Classes of weights with a code-length table each: quartiles of the levels of their steps, and the biases
 _QUARTILES = (0.25, 0.5, 0.75)
 _BIASES, _N_CLASSES = 4, 5
-# Magnitudes from here on are counted as one, or not at all: steps this fine leave nothing to choose
+# Magnitudes from here on are counted as one in joint rounding; independent rounding keeps the nearest codes of a class
+# that has such magnitudes. With steps this small the lengths of neighboring codes hardly differ
 _LARGEST_COUNTED = 1 << 12
 # Factor of the rate in joint rounding. At 1 too many small weights become zero that together matter; at 0 codes are the
 # nearest ones, which saves no bytes
@@ -64,7 +65,7 @@ def round_independently(
     rate_weight : float
         Price of a nat of code in nats of loss, positive. Steps are ``sqrt(12 rate_weight)`` standard deviations.
     noise : ndarray of shape (n_outputs,) or None
-        Variance of the noise of a regression; of a last layer.
+        Variance of the noise of a regression; for a last layer.
     step_exponents : ndarray of shape (n_inputs + 1,), int64, or None
         See `GridLayer`.
 
@@ -123,7 +124,7 @@ def round_jointly(
         The weights rounded independently. Its steps and its unused inputs are kept.
     mean : ndarray of shape (n_inputs + 1, n_outputs)
     row_variance, column_variance : ndarray of shape (n_inputs + 1,) and (n_outputs,)
-        Of the posterior.
+        Variances of the posterior.
     correlations : ndarray of shape (n_inputs + 1, n_inputs + 1)
         Positive definite; see `input_correlations`.
     rate_weight : float
@@ -159,8 +160,8 @@ def round_jointly(
     for _ in range(_N_JOINT_ROUNDS):
         magnitudes = np.minimum(np.abs(codes), _LARGEST_COUNTED)
         n_magnitudes = int(magnitudes.max()) + 2
-        lengths = [code_lengths(magnitudes[classes == number], n_magnitudes) for number in range(_N_CLASSES)]
-        lengths = _RATE_DISCOUNT * np.stack(lengths)
+        tables = [code_lengths(magnitudes[classes == number], n_magnitudes) for number in range(_N_CLASSES)]
+        lengths = _RATE_DISCOUNT * np.stack(tables)
         targets, chosen = mean.astype(np.float64), np.zeros_like(codes)
         for row in range(len(codes)):
             if stored[row]:
@@ -230,7 +231,7 @@ def step_classes(levels: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     levels : ndarray of shape (n_inputs + 1, n_outputs), int64
-        Of the steps; see `GridLayer.levels`.
+        Levels of the steps; see `GridLayer.levels`.
 
     Returns
     -------
@@ -238,7 +239,7 @@ def step_classes(levels: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    The codec has classes of its own, which depend on the codes (see `distill.codecs.grid`); these approximate them.
+    They approximate the classes of the codec, which depend on the codes; see `distill.codecs.grid`.
     """
     classes = np.searchsorted(np.quantile(levels[:-1], _QUARTILES), levels)
     classes[-1] = _BIASES
@@ -251,14 +252,14 @@ def code_lengths(magnitudes: np.ndarray, n_magnitudes: int) -> np.ndarray:
     Parameters
     ----------
     magnitudes : ndarray of int
-        Of the codes of one class.
+        Magnitudes of the codes of one class.
     n_magnitudes : int
-        Least number of magnitudes in the result. Each has half a code more than was counted: no length is infinite.
+        Least number of magnitudes in the result. Half a code is added to each count, so that no length is infinite.
 
     Returns
     -------
     ndarray of shape (n_magnitudes,)
-        Longer if a code is larger.
+        More than `n_magnitudes` if a code is larger.
 
     Examples
     --------
@@ -314,6 +315,7 @@ def cheapest_codes(
 
 
 def _check_posterior(mean: np.ndarray, row_variance: np.ndarray, column_variance: np.ndarray) -> None:
+    """Raise ValueError if a mean or variance is out of range."""
     if not np.isfinite(mean).all():
         raise ValueError("the means of the weights must be finite; the posterior has diverged, lower the learning rate")
     for variance in (row_variance, column_variance):

@@ -7,6 +7,7 @@ the result that it would have alone; `kl_weight` may differ between them.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -32,14 +33,14 @@ EXPECTATIONS = ("moments", "draws")
 _MIN_STEPS = 32
 # Decay of the running average of the parameters, as in the program of Louizos and Welling
 _AVERAGING = 0.999
-# Least step of the noise's posterior toward the one of the present batch; the first steps are larger, 1 / n
+# Least step of the noise's posterior toward that of the present batch; the first steps are larger, 1 / n
 _NOISE_STEP = 0.05
+# Samples per block of the evaluation, which bounds the memory
 _BLOCK = 1024
-# Number of pseudo-samples for which the noise estimated from the training samples is right: the more validation
-# samples, the more their errors determine the noise
+# Weight, in samples, of the noise estimated from the training samples: with more validation samples than this, their
+# errors determine most of the noise. Chosen by hand
 _PSEUDO_COUNT = 5.0
-# Candidates for Student's t noise: degrees of freedom, the last of them practically normal, and
-# factors of the squared scale
+# Candidates for Student's t noise: degrees of freedom, the last one nearly normal, and factors of the squared scale
 _DEGREES_OF_FREEDOM = (3.0, 5.0, 10.0, 30.0, 1000.0)
 _SCALES = np.geomspace(0.4, 40, 28)
 # Gamma prior of the precision of the weights of a row or layer: weak, worth one weight of variance one
@@ -48,7 +49,7 @@ _SHAPE, _RATE = 0.5, 0.5
 
 @dataclass(frozen=True)
 class VariationalSettings:
-    """Settings of a training.
+    """Settings of the training of a posterior.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ class Posterior(nn.Module):
     Parameters
     ----------
     network : MatrixGaussianNetwork
-        Or another module with its methods.
+        A MatrixGaussianNetwork, or another module with its methods.
     activation : str
     noise : GaussianNoise or None
         None for classification.
@@ -102,6 +103,12 @@ class Posterior(nn.Module):
     def __init__(self, network: MatrixGaussianNetwork, activation: str, noise: GaussianNoise | None):
         super().__init__()
         self.network, self.activation, self.noise = network, activation, noise
+
+    def noise_variance(self) -> Tensor:
+        """Return the inverse of the mean precision, shape (..., n_outputs); ValueError for a classification."""
+        if self.noise is None:
+            raise ValueError("a classification has no noise")
+        return self.noise.rate / self.noise.shape
 
     def moments(self, inputs: Tensor, posteriors: Sequence | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and variance of the network's outputs, shape (..., n, n_outputs); see `output_moments`."""
@@ -253,7 +260,7 @@ def squared_errors(
     ----------
     posterior : Posterior
     posteriors : sequence of MatrixGaussian
-        Those of its layers.
+        Posteriors of the layers.
     inputs : Tensor of shape (..., n, n_features)
     targets : Tensor of shape (..., n, n_outputs)
     expectation : {"moments", "draws"}
@@ -291,8 +298,8 @@ def fit_noise(posterior: Posterior, rows: StackedRows, validation: StackedRows |
     rows : StackedRows
         Training samples.
     validation : StackedRows or None
-        Where its errors are larger than the noise and the uncertainty of the function imply, the noise becomes larger
-        by that factor; less so with few samples.
+        Where its errors exceed those that the noise and the variance of the function imply, the noise is multiplied by
+        the ratio, or by less with few samples.
     """
     if posterior.noise is None:
         return
@@ -306,8 +313,7 @@ def fit_noise(posterior: Posterior, rows: StackedRows, validation: StackedRows |
 def noise_excess(posterior: Posterior, validation: StackedRows) -> Tensor:
     """Return the factor by which validation errors exceed the noise variance, at least 1, shape (..., n_outputs)."""
     error, variance = mean_squares(posterior, validation)
-    noise = posterior.noise.rate / posterior.noise.shape
-    return ((error - variance) / noise).clamp_min(1.0)
+    return ((error - variance) / posterior.noise_variance()).clamp_min(1.0)
 
 
 @torch.no_grad()
@@ -319,14 +325,14 @@ def fit_degrees_of_freedom(posterior: Posterior, validation: StackedRows, n_draw
     Parameters
     ----------
     posterior : Posterior
-        With noise, whose present scale is where the search begins.
+        With noise, whose scale is the reference of the candidates.
     validation : StackedRows
     n_draws : int
         Number of draws of the function for each sample.
     seed : int
     """
+    variance = posterior.noise_variance()
     difference = validation.targets - function_draws(posterior, validation.inputs, n_draws, seed)
-    variance = posterior.noise.rate / posterior.noise.shape
     best = torch.full_like(variance, -math.inf)
     shape, rate = torch.zeros_like(variance), torch.zeros_like(variance)
     for degrees_of_freedom in _DEGREES_OF_FREEDOM:
@@ -338,7 +344,8 @@ def fit_degrees_of_freedom(posterior: Posterior, validation: StackedRows, n_draw
             better = likelihood > best
             best = torch.where(better, likelihood, best)
             shape, rate = torch.where(better, candidate[0], shape), torch.where(better, candidate[1], rate)
-    posterior.noise.shape, posterior.noise.rate = shape, rate
+    noise = cast(GaussianNoise, posterior.noise)
+    noise.shape, noise.rate = shape, rate
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

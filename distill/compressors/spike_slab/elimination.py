@@ -117,7 +117,7 @@ def eliminate_units(
     divergences : sequence of ndarray of shape (n_inputs, n_outputs)
         KL divergence from the prior that each weight contributes while it is kept, in nats.
     rows : ndarray of shape (n_samples, n_features)
-        Samples as they enter the first layer.
+        Inputs of the first layer.
     log_likelihood : callable(outputs) -> float
         Log-likelihood of all samples given the outputs of the last layer, shape (n_samples, n_outputs), in nats.
     prior_logit : float
@@ -184,7 +184,7 @@ class _KeptWeights:
         return np.where(self.masks[index], self.network.weights[index], 0)
 
     def inputs_of(self, index: int, rows: np.ndarray) -> np.ndarray:
-        """Return the inputs of a layer for samples that enter the first one."""
+        """Return the inputs of a layer, given those of the first layer."""
         inputs = rows
         for layer in range(index):
             inputs = activated(inputs @ self.weight(layer) + self.biases[layer], self.network.activation)

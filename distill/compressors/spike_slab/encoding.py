@@ -95,7 +95,7 @@ def density_within(max_bytes: int, network: Network, dtype: str) -> float:
 
 
 def masks_within(
-    max_bytes: int, masks: Sequence[np.ndarray], scores: Sequence[np.ndarray], encode: Callable[[list], bytes]
+    max_bytes: int, masks: Sequence[np.ndarray], scores: Sequence[np.ndarray], encode: Callable[[Sequence], bytes]
 ) -> list[np.ndarray]:
     """Return the masks if their file is small enough, or masks of as many of the largest scores as fit.
 

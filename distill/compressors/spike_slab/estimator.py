@@ -173,7 +173,7 @@ class SpikeSlabCompressor(Compressor):
     ----------
     Saha, Liu and Liang, "Efficient model compression for Bayesian neural networks", arXiv 2411.00273. Barbieri and
     Berger, "Optimal predictive model selection", Annals of Statistics 32 (2004), for the median probability model. The
-    equations of the former were not available to us: the family of methods is theirs, formulas are ours.
+    family of methods is that of the former, whose equations were not available to us; the formulas are ours.
 
     Examples
     --------
@@ -276,7 +276,7 @@ class SpikeSlabCompressor(Compressor):
             See the class.
         max_bytes : int
         effort : float
-            Factor of the default numbers of epochs, above 0.
+            Factor of the default number of epochs, above 0.
         hidden_layer_sizes : tuple of int or None
             Not used.
         random_state : int or None
@@ -294,7 +294,8 @@ class SpikeSlabCompressor(Compressor):
             random_state=random_state,
         )
 
-    def predict(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    # The overridden method has no return_std, and never returns a pair
+    def predict(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
         """Predict labels or regression values.
 
         Parameters
@@ -356,7 +357,8 @@ class SpikeSlabCompressor(Compressor):
             return self.student_output("predict_proba", X)
         return self.sample(X, _N_DRAWS if n_draws is None else n_draws, random_state).mean(axis=0)
 
-    def transform(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    # The overridden method has no return_std, and never returns a pair
+    def transform(self, X, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
         """Compute the embedding.
 
         Parameters
@@ -400,19 +402,19 @@ class SpikeSlabCompressor(Compressor):
         return draws if self.network_.output == "identity" else probabilities(draws, self.network_.output)
 
     def get_support(self, indices: bool = False) -> np.ndarray:
-        """Return the inputs that are used.
+        """Return a mask or the positions of the used inputs.
 
         Parameters
         ----------
         indices : bool, default=False
-            Whether to return their positions, and not a mask.
+            Whether to return positions instead of a mask.
 
         Returns
         -------
         ndarray of shape (n_features_in_,), bool, or of shape (n_used,), int
         """
         check_is_fitted(self)
-        support = self.network_.weights[0].any(axis=1)
+        support: np.ndarray = np.any(self.network_.weights[0], axis=1)
         return np.flatnonzero(support) if indices else support
 
     @property
@@ -481,6 +483,7 @@ class SpikeSlabCompressor(Compressor):
         return Compressed(data, measure(container.decode(data).network, network, targets), attributes)
 
     def _settings(self, network: Network, task: Task, from_y: bool, seed: int) -> TrainingSettings:
+        """Return the settings of the training."""
         granularity = _as_tuple(self.granularity)
         if set(granularity) == {"node"} and len(network.weights) == 1:
             raise ValueError("granularity='node' needs hidden units, and the wrapped network has none; use 'weight'")
@@ -507,9 +510,9 @@ class SpikeSlabCompressor(Compressor):
         )
 
     def _select(
-        self, posterior: SpikeSlabPerceptron, network: Network, encode_masks: Callable[[list[np.ndarray]], bytes]
+        self, posterior: SpikeSlabPerceptron, network: Network, encode_masks: Callable[[Sequence[np.ndarray]], bytes]
     ) -> list[np.ndarray]:
-        """Return masks of the weights above the threshold, the most probable ones if a demand allows fewer."""
+        """Return masks of the weights above the threshold, or of the most probable ones within density or size."""
         masks, logits = select_weights(posterior, self.threshold), posterior.logits()
         if self.max_bytes is not None:
             return masks_within(int(self.max_bytes), masks, logits, encode_masks)
@@ -519,13 +522,14 @@ class SpikeSlabCompressor(Compressor):
         return masks
 
     def _remedy(self) -> str:
-        """Return advice for a fit that removes everything."""
+        """Return the advice of the error for a fit that removes all weights."""
         for name in ("max_bytes", "density"):
             if getattr(self, name) is not None:
                 return f"{name}={getattr(self, name)!r} leaves too few weights; raise it"
         return f"lower kl_weight, now {self.kl_weight!r}, or raise prior_inclusion, now {self.prior_inclusion!r}"
 
     def _std(self, X, predictions: np.ndarray) -> np.ndarray:
+        """Return the standard deviations of predictions of a regression."""
         if self.network_.output != "identity" or self.network_.classes is not None:
             raise ValueError(
                 "return_std=True is for a regression, and labels are predicted here; use predict_proba or sample"
@@ -537,4 +541,5 @@ class SpikeSlabCompressor(Compressor):
 
 
 def _as_tuple(granularity: str | Sequence[str]) -> tuple[str, ...]:
+    """Return one or several granularities as a tuple."""
     return (granularity,) if isinstance(granularity, str) else tuple(granularity)

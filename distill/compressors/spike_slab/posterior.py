@@ -24,11 +24,13 @@ sampling of pre-activations in place of weights to Kingma, Salimans and Welling,
 reparameterization trick" (NeurIPS 2015).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from distill.network import Network
@@ -69,8 +71,8 @@ def slab_divergence(mean: Tensor, std: Tensor, prior_std: float) -> Tensor:
 def weight_divergence(logit: Tensor, mean: Tensor, std: Tensor, prior_logit: float, prior_std: float) -> Tensor:
     """Return the KL divergence of gated weights from their prior, elementwise, in nats.
 
-    The divergence of the slab is weighted by phi; otherwise an excluded weight would pay for its slab, and nothing
-    would be gained by excluding it.
+    The divergence of the slab is weighted by phi: otherwise an excluded weight would still cost the divergence of its
+    slab, and its exclusion would gain little.
     """
     slab = slab_divergence(mean, std, prior_std)
     return gate_divergence(logit, prior_logit) + torch.sigmoid(logit) * slab
@@ -113,7 +115,7 @@ def straight_through_gates(logit: Tensor, uniform: Tensor, temperature: float = 
     return (relaxed > 0.5).to(relaxed.dtype) + (relaxed - relaxed.detach())
 
 
-def fixed_point(gain: np.ndarray, divergence: np.ndarray, prior_logit: float) -> np.ndarray:
+def fixed_point(gain: ArrayLike, divergence: ArrayLike, prior_logit: float) -> np.ndarray:
     """Return the inclusion probability of a gate at which the evidence lower bound is highest, all else fixed.
 
     The derivative of the bound with respect to the gate's logit is
@@ -161,13 +163,13 @@ def path_inclusion(weights: Sequence[np.ndarray], units: Sequence[np.ndarray]) -
 
     Examples
     --------
-    The first input enters a unit without a path to the output.
+    The first input has a weight only to a unit without a path to the output.
 
     >>> path_inclusion([np.eye(2), np.array([[0.0], [0.9]])], [np.ones(2), np.ones(2)])[0]
     array([0. , 0.9])
     """
     reached = np.ones(weights[-1].shape[1])
-    inclusions = []
+    inclusions: list[np.ndarray] = []
     for weight, unit in zip(reversed(weights), reversed(units)):
         reached = unit * (weight * reached).max(axis=1)
         inclusions.insert(0, reached)
@@ -200,11 +202,11 @@ class SpikeSlabLayer(nn.Module):
         std: np.ndarray | None = None,
     ):
         super().__init__()
-        weight = torch.tensor(weight)
-        std = torch.full_like(weight, _INITIAL_STD / math.sqrt(len(weight))) if std is None else torch.tensor(std)
-        self.mean = nn.Parameter(weight)
-        self.log_std = nn.Parameter(std.log() / _STD_RATE)
-        self.gate = nn.Parameter(torch.full_like(weight, _gate_parameter(inclusion))) if gated else None
+        mean = torch.tensor(weight)
+        stds = torch.full_like(mean, _INITIAL_STD / math.sqrt(len(weight))) if std is None else torch.tensor(std)
+        self.mean = nn.Parameter(mean)
+        self.log_std = nn.Parameter(stds.log() / _STD_RATE)
+        self.gate = nn.Parameter(torch.full_like(mean, _gate_parameter(inclusion))) if gated else None
         self.bias = nn.Parameter(torch.tensor(bias))
 
     @property
@@ -296,7 +298,7 @@ class SpikeSlabPerceptron(nn.Module):
         self.prior_inclusion = prior_inclusion
         self.prior_std = prior_std
         self.activate = activate
-        layers = zip(network.weights, network.biases, stds or [None] * len(network.weights))
+        layers = zip(network.weights, network.biases, stds or itertools.repeat(None))
         self.layers = nn.ModuleList(
             SpikeSlabLayer(weight, bias, "weight" in granularity, inclusion, std) for weight, bias, std in layers
         )
@@ -422,7 +424,8 @@ class SpikeSlabPerceptron(nn.Module):
         biases : tuple of ndarray of shape (n_outputs,)
         """
         parts = ([getattr(layer, name) for layer in self.layers] for name in ("mean", "std", "bias"))
-        return tuple(tuple(tensor.cpu().numpy().copy() for tensor in part) for part in parts)
+        means, stds, biases = (tuple(tensor.cpu().numpy().copy() for tensor in part) for part in parts)
+        return means, stds, biases
 
     @torch.no_grad()
     def mean_inclusion(self) -> float:
@@ -432,6 +435,7 @@ class SpikeSlabPerceptron(nn.Module):
         return float(torch.sigmoid(_GATE_RATE * torch.cat(gates)).mean())
 
     def _times_unit_inclusion(self, index: int, each: Tensor) -> Tensor:
+        """Return values of the weights of a layer times the inclusion probabilities of the units on both sides."""
         for logit, shape in ((self.unit_logit(index), (-1, 1)), (self.unit_logit(index + 1), (1, -1))):
             each = each if logit is None else each * torch.sigmoid(logit).reshape(shape)
         return each
@@ -448,4 +452,5 @@ class SpikeSlabPerceptron(nn.Module):
 
 
 def _gate_parameter(inclusion: float) -> float:
+    """Return the parameter of a gate with an inclusion probability."""
     return math.log(inclusion / (1 - inclusion)) / _GATE_RATE

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ def posterior_means(task: Task, posterior: SpikeSlabPerceptron) -> Network:
 
 
 def extract(task: Task, network: Network, stds: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> PrunedNetwork:
-    """Extract the weights of masks, and the units that they need.
+    """Extract the weights of masks, and the units with such weights.
 
     Parameters
     ----------
@@ -124,6 +125,7 @@ def extract(task: Task, network: Network, stds: Sequence[np.ndarray], masks: Seq
     """
     sliced = slice_network(network, masks)
     used = np.flatnonzero(sliced.masks[0].any(axis=1))
+    # A network has one input at least, if only with weights of zero
     used = used if len(used) else np.array([0])
     positions = (used, *sliced.units)
     smaller = replace(sliced.network, weights=(sliced.network.weights[0][used], *sliced.network.weights[1:]))
@@ -182,7 +184,8 @@ def fine_tune(
         return likelihood.validate(posterior.mean_outputs(validation.tensors[0], gates), validation.tensors[1])
 
     def after_epoch(module: nn.ModuleList, history: History) -> bool:
-        message = f"fine-tuning: loss {history.loss_curve[-1]:.4f}, fidelity {history.validation_scores[-1]:.4f}"
+        score = cast(list, history.validation_scores)[-1]  # a list, because there is a validation set
+        message = f"fine-tuning: loss {history.loss_curve[-1]:.4f}, fidelity {score:.4f}"
         return report is not None and report(posterior, message)
 
     history = train(

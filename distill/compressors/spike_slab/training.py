@@ -24,7 +24,7 @@ MIN_STEPS = 32
 _CONTROL_INTERVAL = 24
 _PULL, _BRAKE = 0.05, 2.0
 _INITIAL_KL_WEIGHT, _MIN_KL_WEIGHT, _MAX_KL_WEIGHT = 1e-2, 1e-4, 10.0
-# Keeps the logarithm finite where no weight is left
+# Keeps the logarithm finite where no weight is included
 _MIN_DENSITY = 1e-9
 # Range of a prior probability that is estimated: finite log-odds below, and no prior in favor of inclusion above
 _MIN_PRIOR, _MAX_PRIOR = 1e-9, 0.5
@@ -94,7 +94,8 @@ class KLWeight:
 
     def __init__(self, final: float, n_warm_up: int, density: float | None = None):
         self.final, self.n_warm_up, self.density = final, n_warm_up, density
-        self.n_steps, self.value, self.excess = 0, _INITIAL_KL_WEIGHT, None
+        self.n_steps, self.value = 0, _INITIAL_KL_WEIGHT
+        self.excess: float | None = None
 
     def next(self, density: Callable[[], float]) -> float:
         """Return the weight of the next step; `density` returns the present fraction of included weights."""
