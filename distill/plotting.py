@@ -513,7 +513,7 @@ def _label(value: Any) -> str:
 
 
 def _name_bytes(axis) -> None:
-    """Label a logarithmic axis with numbers of bytes, at 1, 2 and 5 times powers of ten."""
+    """Label a logarithmic axis in bytes, at 1, 2 and 5 times powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -314,7 +314,7 @@ def _read_labels(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predi
 
 
 def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predictions:
-    """Return probabilities, float32, after checks of their range and sums."""
+    """Return probabilities, float32, after a check of their range and of the sum of each row."""
     values = _finite(values, name)
     if values.ndim == 1 or values.shape[1] < 2:
         raise ValueError(

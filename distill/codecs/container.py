@@ -151,7 +151,7 @@ def pack(network: Network, weight_sections: Iterable[Section]) -> bytes:
     network : Network
         Only the shapes of its weights are used.
     weight_sections : iterable of Section
-        From codecs, in the order of the layers.
+        Sections from codecs, in the order of the layers.
 
     Returns
     -------

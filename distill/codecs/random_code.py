@@ -154,7 +154,7 @@ class Layout:
         numbers : ndarray of shape (n_numbers,), float32
             Random numbers; see `numbers`.
         scales : ndarray of shape (n_layers, 2), float16
-            Of weights and of biases.
+            Scales of the weights and of the biases of each layer.
 
         Returns
         -------

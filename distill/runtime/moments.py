@@ -99,7 +99,7 @@ def sample_outputs(
     Returns
     -------
     ndarray of shape (n_draws, n_samples, n_outputs), float32
-        Of the last layer.
+        Outputs of the last layer.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def activation_moments(activation: str, mean: np.ndarray, variance: np.ndarray) 
     Returns
     -------
     mean, variance : ndarray of that shape
-        Of tanh and logistic by quadrature, to about 0.004.
+        Those of tanh and logistic by quadrature, within 0.004.
     """
     if activation == "identity":
         return mean, variance
@@ -197,7 +197,7 @@ def averaged_probabilities(mean: np.ndarray, variance: np.ndarray, output: str) 
     Parameters
     ----------
     mean, variance : ndarray of shape (n_samples, n_outputs)
-        Of the logits.
+        Moments of the logits.
     output : {"softmax", "logistic"}
         A logistic is averaged by quadrature, a softmax over 64 antithetic pairs of draws, the same for every row.
 

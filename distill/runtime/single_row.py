@@ -65,7 +65,7 @@ _MAX_COMPETITORS = 4
 _MAX_COMPARED = 1000
 _FLOAT32 = np.dtype(np.float32)
 
-# Of a hidden layer, for one row: own, slope and unexplained
+# Arrays of a hidden layer for one row: own, slope and unexplained
 _Errors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 

@@ -429,7 +429,7 @@ class MatrixGaussianCompressor(Compressor):
         Parameters
         ----------
         weights : GaussianWeights
-            Without the rows and columns of low signal.
+            Posterior without rows and columns of low signal.
         inputs : ndarray of shape (n_samples, n_features), float32
             Training samples as inputs of the first layer, at most 6000.
 

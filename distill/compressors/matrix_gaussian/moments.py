@@ -30,7 +30,7 @@ def relu_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     mean, variance : Tensor
-        Of the same shape; variances are positive.
+        Of one shape; variances are positive.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def activation_moments(activation: str, mean: Tensor, variance: Tensor) -> tuple
     ----------
     activation : {"identity", "relu", "tanh", "logistic"}
     mean, variance : Tensor
-        Of the same shape; variances are positive.
+        Of one shape; variances are positive.
 
     Returns
     -------

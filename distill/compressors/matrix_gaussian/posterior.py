@@ -441,7 +441,7 @@ class MatrixGaussianNetwork(nn.Module):
         Initial means, the bias in the last row, in units in which each layer divides its inputs by
         ``sqrt(n_inputs + 1)``; see `with_constant`.
     activation : {"identity", "relu", "tanh", "logistic"}
-        Of every layer but the last.
+        Activation of every layer but the last.
     **settings
         std, n_factors, n_pseudo, bound, generator: see `MatrixGaussianLayer`.
 

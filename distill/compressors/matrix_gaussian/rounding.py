@@ -133,7 +133,7 @@ def round_jointly(
     Returns
     -------
     GridLayer
-        With other codes.
+        The same layer with other codes.
 
     Notes
     -----

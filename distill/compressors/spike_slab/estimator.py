@@ -57,7 +57,7 @@ class SpikeSlabCompressor(Compressor):
     estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
         A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again. Training starts at its network.
     granularity : {"weight", "node", "input"} or a sequence of these, default="weight"
-        What has gates: single weights, hidden units, inputs, or several of these together.
+        Elements with gates: single weights, hidden units, inputs, or several of these together.
     prior_inclusion : float in (0, 1), "auto" or "elbo", default=1e-3
         Prior probability of every gate to be open. "auto" expects one open gate in all, for any depth and size of the
         network; "elbo" sets it after every epoch to the mean inclusion probability, at which the evidence lower bound

@@ -260,7 +260,7 @@ class SpikeSlabPerceptron(nn.Module):
     network : Network
         Initial means. Its input scaling is not part of the module: inputs are expected scaled.
     granularity : collection of {"weight", "node", "input"}
-        What has gates: single weights, hidden units, inputs; any of these together.
+        Elements with gates: single weights, hidden units, inputs, or several of these together.
     prior_inclusion : float in (0, 1)
         Prior probability of every gate to be open.
     prior_std : float
