@@ -16,11 +16,11 @@ from distill.training.losses import DistillationLoss
 from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
-# Useful prices are from 1e-4 to 1e-1; at the upper end here the codes have next to no entropy
+# Range of the search. Useful prices are from 1e-4 to 1e-1; at 1e3 the codes have almost no entropy
 _RATE_WEIGHTS = (1e-5, 1e3)
-# Halvings of the logarithm of the price, to a factor of 1.16; each costs learning all layers once
+# Halvings of the logarithm of the price, to a factor of 1.16; each learns all layers once
 _N_HALVINGS = 7
-# Codes are tried with a price up to this many bits above the widest that fit without one, at 7 attempts for each width
+# Widths of a code tried with a price, above the widest that fits without one; each takes 7 attempts. Chosen by hand
 _EXTRA_BITS = 3
 
 
@@ -34,8 +34,9 @@ def search_budget(
 ) -> tuple[CodebookSettings, tuple[CodebookLayer, ...]]:
     """Choose bits and a price per bit such that the file is no larger than `max_bytes`.
 
-    All codes that fit without a price compete with codes of one to three bits more at prices at which they fit, found
-    by bisection. The smallest loss of the network's outputs on the validation samples decides.
+    Candidates are all widths of a code that fit without a price, and one to three bits more at prices at which they
+    fit, found by bisection. The candidate with the smallest loss of the network's outputs on the validation samples is
+    chosen.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def search_budget(
         Group of every neuron, for each layer.
     calibration : Calibration
     settings : CodebookSettings
-        Their `bits` and `rate_weight` are replaced.
+        `bits` and `rate_weight` are replaced.
     max_bytes : int
         Largest size of the file, in bytes.
     stage : Stage

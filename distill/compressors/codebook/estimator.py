@@ -28,9 +28,9 @@ class CodebookCompressor(Compressor):
 
     Every weight becomes a code into a small codebook. Neurons whose weights have a similar standard deviation are
     sorted into groups, and each group has a scale or a codebook; the order of the neurons encodes their groups without
-    a byte. Codes and codebooks are learned together, layer by layer, to keep the outputs of the layer for the inputs
-    that the compressed layers before it deliver. Finally codewords, scales and biases are trained on the outputs of
-    the whole network. No labels are needed.
+    a byte. Codes and codebooks are learned together, layer by layer, to keep the outputs of the layer when its inputs
+    come from the compressed layers before it. Finally codewords, scales and biases are trained on the outputs of the
+    whole network. No labels are needed.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class CodebookCompressor(Compressor):
     n_groups : int, default=4
         Largest number of groups of neurons in a layer, 1 or more.
     grouping : {"scales", "codebooks"}, default="scales"
-        What each group of a layer has: a scale for a common codebook, or a codebook.
+        Parameters of each group of a layer: a scale for a common codebook, or a codebook.
     solver : {"cd", "gradient", "kmeans"}, default="cd"
         "cd": coordinate descent, exact in every step. "gradient": gradient descent with a soft mapping, then "cd";
         three to four times as slow, with a smaller error. "kmeans", for comparison: the codewords nearest to the
@@ -58,8 +58,8 @@ class CodebookCompressor(Compressor):
         Whether codes are entropy-coded where that is shorter, or always packed.
     rate_weight : float, default=0.0
         Price of a bit, 0 or more: learning minimizes the relative error of a layer's outputs plus `rate_weight` times
-        the entropy of its codes in bits per weight. Codes then take fewer than `bits` bits, the most frequent ones
-        fewest. Useful from 1e-4 to 1e-1. Not for ``solver="kmeans"``.
+        the entropy of its codes in bits per weight. Entropy coding then takes fewer than `bits` bits per code. Useful
+        from 1e-4 to 1e-1. Not for ``solver="kmeans"``.
     max_bytes : int or None, default=None
         Largest size of the file, in bytes. If given, `bits` and `rate_weight` are chosen on the validation samples and
         the parameters of that name are ignored.
@@ -69,12 +69,12 @@ class CodebookCompressor(Compressor):
     learning_rate_init : float, default=1e-3
         Step size at the start of the final training, above 0, relative to the size of the trained values.
     train_codes : bool, default=False
-        Whether the final training moves codes too, to neighboring codewords. Useful with one or two bits, many samples
-        (``n_calibration=None``) and 20 epochs or more. Cannot be combined with `max_bytes` or a `rate_weight`, which
-        it ignores.
+        Whether the final training also changes codes, to neighboring codewords. Useful with one or two bits, many
+        samples (``n_calibration=None``) and 20 epochs or more. Cannot be combined with `max_bytes` or a `rate_weight`,
+        which it would ignore.
     temperature : float, default=4.0
-        Divisor of logits before they become the probabilities that the final training imitates, above 0. At 1 only
-        the likely labels matter.
+        Divisor of logits before the softmax, above 0, in the targets and the loss of the final training. At 1 only the
+        most probable labels matter.
     n_calibration : int or None, default=10000
         Largest number of samples used, 2 or more; None for all.
     validation_fraction : float, default=0.1
@@ -125,7 +125,8 @@ class CodebookCompressor(Compressor):
     References
     ----------
     Yvinec, Dapogny, Bailly, "Network memory footprint compression through jointly learnable codebooks and mappings",
-    ICLR 2024 (arXiv 2309.17361). Its equations were not available to us: ideas are theirs, formulas are ours.
+    ICLR 2024 (arXiv 2309.17361). Its equations were not available to us: the ideas are from there, the formulas are
+    ours.
 
     Examples
     --------
@@ -156,8 +157,8 @@ class CodebookCompressor(Compressor):
         "temperature": [Interval(Real, 0, None, closed="neither")],
     }
 
-    # Where the network has less than a bit per weight, a narrower one with about three or four that imitates it agreed
-    # with it better than any compression of the wide one (docs/design.md)
+    # At less than one bit per weight, a narrower network distilled from the wrapped one, with three or four bits per
+    # weight, agreed with it better than any compression of the wide one (docs/design.md)
     narrow_bits = (2.5, 4.0)
 
     def __init__(
@@ -227,11 +228,11 @@ class CodebookCompressor(Compressor):
         -------
         CodebookCompressor
         """
-        max_iter = max(1, round(20 * float(effort)))
+        max_iter = max(1, round(20 * float(effort)))  # 20 is the default
         return cls(estimator, max_bytes=max_bytes, max_iter=max_iter, random_state=random_state)
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.bits, Integral):
+        if not isinstance(self.bits, int | Integral):
             for bits in self.bits:
                 check_scalar(bits, "bits", Integral, min_val=1, max_val=MOST_BITS)
         if self.proximal in _RENAMED_PROXIMAL:
@@ -280,7 +281,7 @@ class CodebookCompressor(Compressor):
 
 
 def _bits_of_layers(bits: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    if isinstance(bits, Integral):
+    if isinstance(bits, int | Integral):
         return (int(bits),) * n_layers
     if len(bits) != n_layers:
         raise ValueError(f"bits must be an integer or one for each of {n_layers} layers, got {bits!r}")

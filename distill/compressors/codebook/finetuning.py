@@ -1,4 +1,4 @@
-"""Train the codewords, scales and biases of a compressed network, and its codes too if they may move."""
+"""Train the codewords, scales and biases of a compressed network, and on demand its codes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
 _BATCH_SIZE = 256
-# Steps of an epoch at least, so that a few hundred samples still give enough steps for codewords to move
+# Smallest number of steps in an epoch, so that a few hundred samples still give enough steps. Chosen by hand
 _MIN_STEPS = 32
-# Decay per step of the averaged values, which evens out the noise of batches: over about 50 steps, one to two epochs of
-# 9000 samples
+# Decay per step of the averaged values, which reduces the noise of batches: an average over about 50 steps, one to two
+# epochs of 9000 samples. Chosen by hand
 _AVERAGING = 0.98
 # Standard deviations of a codebook in a unit of position. Codewords and scales move by small fractions of their size;
 # a position has to cross half the gap between two codewords to change a code, so that its steps are twice as large
@@ -40,7 +40,7 @@ class TuningSettings:
     learning_rate : float
         Step size at the start, relative to the size of the trained values.
     train_codes : bool
-        Whether codes move too.
+        Whether codes are trained too.
     temperature : float
         Divisor of logits; see `distill.training.losses.DistillationLoss`.
     """
@@ -58,7 +58,7 @@ def fine_tune(
     settings: TuningSettings,
     stage: Stage | None = None,
 ) -> tuple[tuple[CodebookLayer, ...], int]:
-    """Train a compressed network to have the outputs of the original network.
+    """Train a compressed network on the outputs of the original network.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def fine_tune(
 
     def report(module: CodebookPerceptron, history: History) -> bool:
         return stage is not None and stage.step(
-            f"loss {history.loss_curve[-1]:.5f}, validation loss {-history.validation_scores[-1]:.5f}",
+            f"loss {history.loss_curve[-1]:.5f}, validation loss {-history.last_score:.5f}",
             lambda: encode(network, module.layers()),
         )
 
@@ -114,20 +114,21 @@ def fine_tune(
         seed=calibration.seed,
         callback=report,
     )
-    return module.layers() if history.best_score > start_score else tuple(layers), history.n_iter
+    is_better = history.best_score is not None and history.best_score > start_score
+    return module.layers() if is_better else tuple(layers), history.n_iter
 
 
 class CodebookPerceptron(nn.Module):
     """A fully connected network whose codewords, scales and biases are trained.
 
-    Every forward pass rounds them to 16 bits as a file does, and gradients pass through the rounding unchanged
-    (straight-through estimator), so that training and validation use exactly the values of the file. A codeword that
-    is zero stays zero.
+    The values are rounded to 16 bits, as in a file, whenever outputs are computed, so that training and validation use
+    the values of the file. The gradient of the rounding is taken as one (straight-through estimator). A codeword of
+    zero stays zero.
 
     Parameters
     ----------
     layers : sequence of CodebookLayer
-        The codes, which stay, and the values that training starts from.
+        The codes, which are constant, and the initial values.
     activation : {"identity", "relu", "tanh", "logistic"}
 
     Examples
@@ -162,6 +163,7 @@ class CodebookPerceptron(nn.Module):
             if not layer.used.all():
                 inputs = inputs[:, getattr(self, f"used_{index}")]
             codebooks, bias, *scales = self._rounded(index)
+            # A common codebook times the scales, or a codebook for each group
             weight = self._weight(index, codebooks * scales[0][:, None] if scales else codebooks)
             inputs = nn.functional.linear(inputs, weight, bias)
         return inputs
@@ -182,7 +184,7 @@ class CodebookPerceptron(nn.Module):
 
     def _rounded(self, index: int) -> list[Tensor]:
         """Return codebooks, bias and, where there are any, scales of a layer, rounded as in a file."""
-        values = [values * size for values, size in zip(self.values[index], self.sizes[index])]
+        values = [values * size for values, size in zip(self.values[index].parameters(), self.sizes[index])]
         values[0] = values[0] * getattr(self, f"movable_{index}")
         return [_round_straight_through(value) for value in values]
 
@@ -190,14 +192,14 @@ class CodebookPerceptron(nn.Module):
 class MovingPerceptron(CodebookPerceptron):
     """A fully connected network whose codes are trained together with its codewords, scales and biases.
 
-    Each weight has a position, a real number, besides its code, which is that of the nearest codeword. A position has
-    the gradient of its weight (straight-through estimator) and is clipped to the range of the codewords, so that codes
-    change to those of neighboring codewords. Weights whose codeword is zero at the start stay zero.
+    Each weight has a position, a real number, and its code is that of the codeword nearest to the position. A position
+    has the gradient of its weight (straight-through estimator) and is clipped to the range of the codewords, so that
+    codes change to those of neighboring codewords. Weights whose codeword is zero at the start stay zero.
 
     Parameters
     ----------
     layers : sequence of CodebookLayer
-        What training starts from.
+        Initial codes and values.
     activation : {"identity", "relu", "tanh", "logistic"}
 
     References
@@ -262,6 +264,7 @@ class MovingPerceptron(CodebookPerceptron):
         """Return the codes of the levels nearest to the positions, shape (n_outputs, n_used), int64."""
         ordered, order = levels.sort(dim=1)
         groups, position = getattr(self, f"groups_{index}"), self._position(index)
+        # The nearest level of a position by the number of middles between neighboring levels below it
         middles = ((ordered[:, 1:] + ordered[:, :-1]) / 2)[groups]
         rank = torch.zeros(position.shape, dtype=torch.int64)
         for middle in middles.unbind(dim=1):
@@ -282,6 +285,6 @@ def _size(values: np.ndarray) -> float:
 
 
 def _round_straight_through(values: Tensor) -> Tensor:
-    """Round values as in a file; their gradient is that of the rounded values."""
+    """Round values as in a file, with the gradient of the identity."""
     rounded = torch.from_numpy(round_to_half(values.detach().cpu().numpy())).to(values.device)
     return values + (rounded - values).detach()

@@ -1,4 +1,4 @@
-"""Group the neurons of a layer and reorder them, so that groups are contiguous and membership needs no bytes."""
+"""Group the neurons of a layer and reorder them, so that groups are contiguous and take no bytes in the file."""
 
 from dataclasses import replace
 
@@ -59,7 +59,7 @@ def reorder_neurons(network: Network, n_groups: int) -> tuple[Network, tuple[np.
     References
     ----------
     Yvinec, Dapogny, Bailly, "Network memory footprint compression through jointly learnable codebooks and mappings",
-    ICLR 2024 (arXiv 2309.17361): the reordering. Grouping by standard deviations is our choice.
+    ICLR 2024 (arXiv 2309.17361), for the reordering. Grouping by standard deviations is our choice.
     """
     if n_groups < 1:
         raise ValueError(f"n_groups must be at least 1, got {n_groups!r}")

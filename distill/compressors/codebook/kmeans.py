@@ -10,8 +10,8 @@ def kmeans_1d(
     """Cluster scalars with the smallest sum of squared distances to the centers.
 
     In one dimension the optimal clusters are intervals of the sorted values, and dynamic programming finds the global
-    optimum: there is no seed and there are no restarts. It takes O(n log n) operations per cluster, and 4 bytes of
-    memory per distinct value and cluster.
+    optimum, without a seed or restarts. It takes O(n log n) operations per cluster, and 4 bytes of memory per distinct
+    value and cluster.
 
     Parameters
     ----------
@@ -52,15 +52,16 @@ def kmeans_1d(
     if n_clusters < 1:
         raise ValueError(f"n_clusters must be at least 1, got {n_clusters!r}")
     distinct, inverse = np.unique(values, return_inverse=True)
-    weight = np.ones(values.size) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64).ravel()
-    weight = np.bincount(inverse.ravel(), weights=weight, minlength=distinct.size)
+    given = np.ones(values.size) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64).ravel()
+    weight = np.bincount(inverse.ravel(), weights=given, minlength=distinct.size)
     if n_clusters >= distinct.size:
         return distinct, inverse.reshape(values.shape)
 
-    shifted = distinct - np.average(distinct, weights=weight)  # keeps differences of sums of squares precise
-    sums = np.zeros((3, distinct.size + 1))
-    np.cumsum([weight, weight * shifted, weight * shifted**2], axis=1, out=sums[:, 1:])
-    starts = _interval_starts(sums, n_clusters)
+    # Centered, because the cost of an interval is a difference of cumulative squares and would lose digits
+    shifted = distinct - np.average(distinct, weights=weight)
+    cumulative = np.zeros((3, distinct.size + 1))
+    np.cumsum([weight, weight * shifted, weight * shifted**2], axis=1, out=cumulative[:, 1:])
+    starts = _interval_starts(cumulative, n_clusters)
     mass, total = np.add.reduceat(weight, starts), np.add.reduceat(weight * distinct, starts)
     plain = np.add.reduceat(distinct, starts) / np.diff(np.append(starts, distinct.size))
     centers = np.where(mass > 0, total / np.where(mass > 0, mass, 1), plain)
@@ -69,33 +70,33 @@ def kmeans_1d(
 
 
 @njit(cache=True)
-def _interval_cost(sums, start, stop):
+def _interval_cost(cumulative, start, stop):
     """Return the weighted sum of squared distances to their mean of the values from start to stop - 1.
 
-    `sums` is that of `_interval_starts`.
+    `cumulative` is that of `_interval_starts`.
     """
-    mass = sums[0, stop] - sums[0, start]
+    mass = cumulative[0, stop] - cumulative[0, start]
     if mass <= 0.0:
         return 0.0
-    total = sums[1, stop] - sums[1, start]
-    return max(sums[2, stop] - sums[2, start] - total * total / mass, 0.0)
+    total = cumulative[1, stop] - cumulative[1, start]
+    return max(cumulative[2, stop] - cumulative[2, start] - total * total / mass, 0.0)
 
 
 @njit(cache=True)
-def _interval_starts(sums, n_clusters):
+def _interval_starts(cumulative, n_clusters):
     """Return the first position of each interval of the best partition into intervals.
 
     ========== =================== ======= ================================================================
-    sums       (3, n + 1)          float64 cumulative sums of weights, weighted values and weighted squares
+    cumulative (3, n + 1)          float64 cumulative sums of weights, weighted values and weighted squares
     cost       (n + 1,)            float64 cost of the best partition of the first values
     last_start (n_clusters, n + 1) int32   start of the last interval of that partition
     starts     (n_clusters,)       int64   returned
     ========== =================== ======= ================================================================
     """
-    n = sums.shape[1] - 1
+    n = cumulative.shape[1] - 1
     cost = np.empty(n + 1)
     for stop in range(n + 1):
-        cost[stop] = _interval_cost(sums, 0, stop)
+        cost[stop] = _interval_cost(cumulative, 0, stop)
     last_start = np.zeros((n_clusters, n + 1), dtype=np.int32)
     for cluster in range(1, n_clusters):
         previous = cost.copy()
@@ -115,7 +116,7 @@ def _interval_starts(sums, n_clusters):
                     high = min(high, start_of[stop + stride])
                 best, best_start = np.inf, low
                 for start in range(low, high + 1):
-                    candidate = previous[start] + _interval_cost(sums, start, stop)
+                    candidate = previous[start] + _interval_cost(cumulative, start, stop)
                     if candidate < best:
                         best, best_start = candidate, start
                 cost[stop] = best

@@ -46,7 +46,7 @@ def layer_problem(inputs: np.ndarray, targets: np.ndarray, weight: np.ndarray, r
     Parameters
     ----------
     inputs : ndarray of shape (n_samples, n_inputs)
-        Inputs of the layer: the outputs of the compressed layers before it, so that their errors are corrected here.
+        Inputs of the layer: the outputs of the compressed layers before it, whose errors are corrected here.
     targets : ndarray of shape (n_samples, n_outputs)
         Outputs of the original layer, before the activation, in the original network.
     weight : ndarray of shape (n_inputs, n_outputs)

@@ -18,7 +18,7 @@ from distill.training.fidelity import fidelity
 from distill.training.targets import Calibration
 from distill.utils.progress import Stage
 
-# A file has one byte for the number of codewords, less one
+# Codes are bytes, and a file has one byte for the number of codewords less one
 MOST_BITS = 8
 
 
@@ -29,9 +29,9 @@ class CodebookSettings:
     Parameters
     ----------
     bits : tuple of int in [1, 8]
-        For each layer; it has at most ``2 ** bits`` codewords.
+        Bits of a code of each layer, which has at most ``2 ** bits`` codewords.
     grouping : {"scales", "codebooks"}
-        What each group of neurons has: a scale for a common codebook, or a codebook.
+        Parameters of each group of neurons: a scale for a common codebook, or a codebook.
     solver : {"cd", "gradient", "kmeans"}
         Coordinate descent; gradient descent, then coordinate descent; the codewords nearest to the weights.
     proximal : {"neighbor", "inverse", "off"}
@@ -56,7 +56,7 @@ def learn_layers(
     settings: CodebookSettings,
     stage: Stage | None = None,
 ) -> tuple[CodebookLayer, ...]:
-    """Learn the codes of every layer, for the inputs that the compressed layers before it deliver.
+    """Learn the codes of every layer, with the outputs of the compressed layers before it as inputs.
 
     Parameters
     ----------
@@ -89,6 +89,7 @@ def learn_layers(
             pin_zero=pruned and not weight[used].all(),
         )
         if settings.solver == "kmeans":
+            # Inputs without codes contribute a constant, which the bias takes over
             constant = np.where(used, 0.0, inputs.mean(axis=0, dtype=np.float64))
             layer = stored_layer(mapping, bias + constant @ weight, used, settings.grouping)
         else:
@@ -137,7 +138,7 @@ def measure(network: Network, layers: Sequence[CodebookLayer], samples: np.ndarr
         The original network.
     layers : sequence of CodebookLayer
     samples : ndarray of shape (n_samples, n_features), float32
-        As they enter the first layer.
+        Inputs of the first layer.
 
     Returns
     -------
@@ -179,11 +180,12 @@ def relative_error(outputs: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _used_inputs(weight: np.ndarray, varies: np.ndarray, n_samples: int) -> np.ndarray:
-    """Return a mask of the inputs that get codes, shape (n_inputs,), bool: those with weights that vary."""
-    used = weight.any(axis=1)
-    if n_samples >= len(used):  # fewer samples do not show which inputs are constant
+    """Return a mask of the inputs that get codes, shape (n_inputs,), bool: they have weights and are not constant."""
+    used = np.asarray(weight.any(axis=1))
+    # With fewer samples than inputs, some that are constant by chance may vary later
+    if n_samples >= len(used):
         used &= varies
-    if not used.any():
+    if not used.any():  # a layer has at least one input in the file
         used[0] = True
     return used
 

@@ -1,13 +1,15 @@
 """Learn the codebook and mapping of a layer by gradient descent, with a proximal gradient of the mapping.
 
 A weight is ``w = sum_k p_k c_k`` with ``p = softmax(logits)``. By the chain rule the gradient of logit k is
-``p_k (c_k - w)`` times the gradient of w: it grows with the distance of the codeword, so that codes jump to extremes.
+``p_k (c_k - w)`` times the gradient of w: it grows with the distance of the codeword, so that codes change to extremes.
 A proximal gradient keeps the sign and falls with the distance, or is zero for all but the two codewords next to w.
 
-On three levels: `mapping_forward` and `mapping_backward`, `SoftMapping`, `gradient_descent`.
+`mapping_forward` and `mapping_backward` are plain functions, `SoftMapping` combines them for autograd, and
+`gradient_descent` uses it.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,11 +154,15 @@ def gradient_descent(
     refined = fit_levels(problem, start)
     if start.codebooks.shape[1] == 1:
         return refined
+    # In units of the outputs' power, so that float32 suffices
     unit = problem.power or 1.0
     gram, cross = (torch.tensor(array / unit, dtype=torch.float32) for array in (problem.gram, problem.cross.T))
     layer = _SoftLayer(start)
-    slow = {"params": layer.slow_parameters(), "lr": learning_rate / 10}
-    optimizer = torch.optim.Adam([{"params": [layer.logits]}, slow], lr=learning_rate)
+    groups: list[dict[str, Any]] = [
+        {"params": [layer.logits]},
+        {"params": layer.slow_parameters(), "lr": learning_rate / 10},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=learning_rate)
     first, last = temperatures
     for step in range(n_steps):
         temperature = first * (last / first) ** (step / max(n_steps - 1, 1))

@@ -5,7 +5,7 @@ codes, codewords and scales in turn. Each step is an exact minimization, so that
 seed and no step size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,12 +15,13 @@ from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.compressors.codebook.kmeans import kmeans_1d
 from distill.compressors.codebook.layer_problem import LayerProblem
 
-# Position of a pinned zero in its codebook
+# Position of the zero of a pruned network in its codebook
 _ZERO = 0
-# Rounds of codebook and scales for the same codes. Each is exact and cheap beside a sweep over the codes, whose next
-# round continues from here
+# Rounds of codebook and scales for the same codes. Each is exact and cheap in comparison with a sweep over the codes,
+# and the next round continues from their result. Chosen by hand
 _N_ALTERNATIONS = 4
-# Singular values below this fraction of the largest count as zero: codewords that no weights tell apart stay small
+# Singular values below this fraction of the largest count as zero: of codewords that the inputs do not distinguish,
+# lstsq then returns the solution of the smallest norm
 _RCOND = 1e-12
 
 
@@ -39,7 +40,7 @@ class Mapping:
     groups : ndarray of shape (n_outputs,), intp
         Group of every neuron.
     frozen : ndarray of shape (n_outputs, n_inputs), bool, or None
-        Weights that stay at the first codeword, which is zero and stays zero; None if no zero is pinned.
+        Weights of zero that keep the first codeword, which is constant at zero; None if there are none to keep.
     """
 
     codes: np.ndarray
@@ -69,11 +70,11 @@ def nearest_codewords(
     weight : ndarray of shape (n_inputs, n_outputs)
     groups : ndarray of shape (n_outputs,), intp
     n_codewords : int in [1, 256]
-        Largest number; there are no more than distinct weights.
+        Largest number of codewords; there are no more than distinct weights.
     grouping : {"scales", "codebooks"}
-        What each group has: a scale, the root mean square of its weights, for a common codebook; or a codebook.
+        Parameters of each group: a scale, the root mean square of its weights, for a common codebook; or a codebook.
     pin_zero : bool
-        Whether zero is a codeword that the weights of zero keep.
+        Whether zero is a codeword, and that of all weights of zero.
 
     Returns
     -------
@@ -91,7 +92,7 @@ def nearest_codewords(
     for neurons in neurons_of_codebook:
         scale = np.broadcast_to(scales[groups[neurons], None], rows[neurons].shape)
         values = rows[neurons] / scale
-        learned = ~frozen[neurons] if pin_zero else np.ones(values.shape, bool)
+        learned = np.ones(values.shape, bool) if frozen is None else ~frozen[neurons]
         centers, part = np.zeros(0), np.zeros(values.shape, np.uint8)
         if learned.any() and n_codewords > pin_zero:
             centers, labels = kmeans_1d(values[learned], n_codewords - pin_zero, scale[learned] ** 2)
@@ -124,7 +125,7 @@ def coordinate_descent(
     learn_codes: bool = True,
     callback: Callable[[str, float], None] | None = None,
 ) -> Mapping:
-    """Learn codes, codewords and scales together, by exact minimisation over each in turn.
+    """Learn codes, codewords and scales together, by exact minimization over each in turn.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def coordinate_descent(
     tol : float
         Rounds end when one lowers the objective by less than this fraction of it.
     learn_codes : bool
-        If False, the codes stay; for comparison.
+        If False, the codes are constant; for comparison.
     callback : callable(step, objective), or None
         Called after every step, "start", "codes", "codebooks", "scales" or "lengths" (of codes), with the objective,
         which never increases.
@@ -211,7 +212,7 @@ def fit_levels(problem: LayerProblem, mapping: Mapping) -> Mapping:
 
 
 def stored_layer(mapping: Mapping, bias: np.ndarray, used: np.ndarray, grouping: str) -> CodebookLayer:
-    """Return a mapping as a file stores it: rounded, without unused codewords.
+    """Return a mapping as it is stored in a file: rounded, without unused codewords.
 
     Parameters
     ----------
@@ -220,7 +221,7 @@ def stored_layer(mapping: Mapping, bias: np.ndarray, used: np.ndarray, grouping:
     used : ndarray of shape (n_inputs,), bool
         Inputs that have codes in the mapping.
     grouping : {"scales", "codebooks"}
-        That of `nearest_codewords`.
+        The argument of `nearest_codewords`.
 
     Returns
     -------
@@ -262,7 +263,7 @@ def _sweep(codes, residual, gram, levels, groups, prices, frozen):
     levels   (n_groups, n_codewords) float64 possible weights of each group
     groups   (n_outputs,)            intp    group of every neuron
     prices   (n_codewords,)          float64 cost of each code, in units of the error
-    frozen   (n_outputs, n_inputs)   bool    weights that stay; shape (1, 1) if all may change
+    frozen   (n_outputs, n_inputs)   bool    weights that do not change; shape (1, 1) if all may change
     ======== ======================= ======= =================================================
 
     The error of one weight is ``curvature * (level - ideal)**2`` plus a constant.
@@ -294,8 +295,8 @@ def _sweep(codes, residual, gram, levels, groups, prices, frozen):
                         slope[other] += change * row[other]
 
 
-def _fit_levels(problem: LayerProblem, mapping: Mapping):
-    """Yield (step, codebooks, scales) of least squares for given codes."""
+def _fit_levels(problem: LayerProblem, mapping: Mapping) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield (step, codebooks, scales) of least squares for given codes: codebooks and scales in turn."""
     n_groups, n_codewords = len(mapping.scales), mapping.codebooks.shape[1]
     curvature, slope = np.zeros((n_groups, n_codewords, n_codewords)), np.zeros((n_groups, n_codewords))
     _accumulate(mapping.codes, problem.gram, np.ascontiguousarray(problem.cross.T), mapping.groups, curvature, slope)
@@ -314,6 +315,7 @@ def _fit_levels(problem: LayerProblem, mapping: Mapping):
             return
         squares = np.einsum("k,gkl,l->g", codebooks[0], curvature, codebooks[0])
         products = slope @ codebooks[0]
+        # A scale is positive: its sign is that of the codewords
         scales = np.where((squares > 0) & (products > 0), products / np.where(squares > 0, squares, 1), scales)
         yield "scales", codebooks, scales
 
@@ -326,9 +328,9 @@ def _least_squares(curvature: np.ndarray, slope: np.ndarray, codebook: np.ndarra
     curvature : ndarray of shape (n_codewords, n_codewords), float64
     slope : ndarray of shape (n_codewords,), float64
     codebook : ndarray of shape (n_codewords,), float64
-        Returned where it is better, which rounding errors allow.
+        The current one, returned if it is better because of rounding errors.
     free : ndarray of shape (n_free,), intp
-        Entries that may change; those not in use stay too.
+        Entries that may change; unused ones do not.
     """
     free = free[np.diag(curvature)[free] > 0]
     if len(free) == 0:
@@ -359,18 +361,18 @@ def _accumulate(codes, gram, cross, groups, curvature, slope):
     """
     n_outputs, n_inputs = codes.shape
     n_codewords = curvature.shape[1]
-    sums = np.empty(n_codewords)
+    by_code = np.empty(n_codewords)
     for neuron in range(n_outputs):
         group = groups[neuron]
         code = codes[neuron]
         for i in range(n_inputs):
             # Gram is symmetric: the lower triangle, with half of the diagonal, counts for both triangles
-            sums[:] = 0.0
+            by_code[:] = 0.0
             row = gram[i]
-            sums[code[i]] = 0.5 * row[i]
+            by_code[code[i]] = 0.5 * row[i]
             for other in range(i):
-                sums[code[other]] += row[other]
+                by_code[code[other]] += row[other]
             slope[group, code[i]] += cross[neuron, i]
             for k in range(n_codewords):
-                curvature[group, code[i], k] += sums[k]
-                curvature[group, k, code[i]] += sums[k]
+                curvature[group, code[i], k] += by_code[k]
+                curvature[group, k, code[i]] += by_code[k]
