@@ -40,11 +40,11 @@ _STEPS_OF_CANDIDATES = 2000
 class RandomCodeCompressor(Compressor):
     """Compress a network to a given number of bytes.
 
-    The weights are cut into blocks. Encoder and decoder can generate the same long list of random candidates for each
-    block, and the file holds the index of one: `bits_per_block` bits, which determine about ``bits_per_block / bits per
-    weight`` weights. A Gaussian posterior whose information is exactly that many bits per block is trained on the
+    The weights are divided into blocks. Encoder and decoder generate the same list of random candidates for each block,
+    and the file holds the index of one: `bits_per_block` bits, which determine about ``bits_per_block / bits per
+    weight`` weights. A Gaussian posterior with an information of `bits_per_block` bits per block is trained on the
     outputs of the wrapped network (no labels are needed). Block after block is then replaced by a candidate while the
-    others continue to learn, and at the end the candidates are chosen again for the network as a whole.
+    training of the others continues, and at the end the candidates are chosen again for the network as a whole.
 
     Parameters
     ----------
@@ -53,37 +53,38 @@ class RandomCodeCompressor(Compressor):
     max_bytes : int, default=2000
         Largest size of the file, in bytes.
     bits_per_weight : float or None, default=None
-        If given, the size follows from it and `max_bytes` is ignored: bits of all codes over the number of weights and
-        biases.
+        Bits of all codes over the number of weights and biases. If given, it determines the size of the file, and
+        `max_bytes` is ignored.
     bits_per_block : int, default=12
         4 to 24. The number of candidates, and the time to choose among them, doubles with every bit.
     parameterization : {"mean-kl", "mean-var"}, default="mean-kl"
-        "mean-kl" keeps the information of every block at its budget by construction; "mean-var", for comparison, steers
-        it there with a penalty.
+        "mean-kl": the information of every block is its budget by construction. "mean-var", for comparison: a penalty
+        moves it to the budget.
     hidden_layer_sizes : sequence of int or None, default=None
-        Units of the hidden layers of the compressed network; None takes those of the wrapped one. Small files call for
-        small networks, which may learn from a large one.
+        Units of the hidden layers of the compressed network; None takes those of the wrapped one. Small networks suit
+        small files.
     input_shape : sequence of int or None, default=None
-        Extents of the grid that the features form: ``(28, 28)`` for images of that size, ``(500,)`` for a spectrum.
-        The weights of a unit of the first layer are then a sum of the cosine waves of the lowest frequencies over the
-        grid, and take far fewer random numbers.
+        Shape of the grid of the features: ``(28, 28)`` for images of that size, ``(500,)`` for a spectrum. The weights
+        of a unit of the first layer are then a sum of the cosine waves of the lowest frequencies over the grid, and
+        take far fewer random numbers.
     n_frequencies : int or "auto", default="auto"
         Number of waves; needs `input_shape`.
     hash_factors : int, sequence of int or "auto", default="auto"
-        Number of weights that share a random number, for all layers or one for each; 1 for no sharing.
+        Number of weights for each random number, in all layers or one value for each; 1 for no weight sharing.
     n_steps : int, default=8000
         Training steps before the first block is coded.
     n_steps_between_blocks : int, default=5
         Training steps after every block.
     n_refinements : int, default=2
-        Largest number of times that all codes are chosen again; it ends when the validation loss no longer falls.
+        Largest number of refinements, in which all codes are chosen again. They end when the validation loss no longer
+        falls.
     selection : {"argmax", "sample", "nearest"}, default="argmax"
-        First choice of a block's candidate: that of the largest importance weight; for comparison a draw of importance
-        sampling, or the candidate most probable under the posterior.
+        First choice of a block's candidate. "argmax": the largest importance weight. For comparison, "sample": a draw
+        of importance sampling; "nearest": the largest posterior density.
     kl_margin : float, default=0.0
         Bits by which a block's information stays below `bits_per_block`, 0 to ``bits_per_block - 1``. For comparison.
     temperature : float, default=2.0
-        Divisor of logits before they become probabilities in the loss, above 0. At 1 only likely labels count.
+        Divisor of logits before the softmax in the loss, above 0. At 1 only the most probable labels matter.
     batch_size : int, default=256
         Samples in a training step, drawn with replacement.
     learning_rate_init : float, default=2e-2
@@ -118,7 +119,8 @@ class RandomCodeCompressor(Compressor):
     report_ : dict
         Sizes of the parts of the file in bytes, and on the validation set "agreement", the fidelity to the wrapped
         network (accuracy for classification, R^2 for regression), and "loss". Of the layout "n_blocks", "n_numbers"
-        (random numbers of which all weights are made), "hash_factors" and "n_frequencies" (None without a grid).
+        (the number of random numbers from which all weights are computed), "hash_factors" and "n_frequencies" (None
+        without a grid).
     n_features_in_ : int
         Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -133,16 +135,16 @@ class RandomCodeCompressor(Compressor):
 
     Notes
     -----
-    The cost of a fit is dominated by `n_steps` training steps, by ``2 ** bits_per_block`` candidates for each block,
-    and by the refinements, each of which evaluates all samples once per group of blocks. Decoding generates a single
-    candidate for each block.
+    The cost of a fit is that of `n_steps` training steps, of ``2 ** bits_per_block`` candidates for each block, and of
+    the refinements, each of which evaluates all samples once per group of blocks. Decoding generates a single candidate
+    for each block.
 
     References
     ----------
     Havasi, Peharz, Hernandez-Lobato, "Minimal random code learning", ICLR 2019 (arXiv 1810.00440).
 
     Lin, Flamich, Hernandez-Lobato, "Minimal random code learning with Mean-KL parameterization" (arXiv 2307.07816). Its
-    formulas were not available to us: the idea is theirs, the formulas of
+    formulas were not available to us: the idea is from there, the formulas of
     `distill.compressors.random_code.mean_kl` are ours.
 
     Examples
@@ -181,7 +183,7 @@ class RandomCodeCompressor(Compressor):
         "checkpoint": [str, os.PathLike, None],
     }
 
-    # AutoCompressor tries narrower networks only: random codes of a wide one take long and are not better
+    # AutoCompressor tries narrower networks only: random codes of a wide one take longer and are not better
     narrow_bits: tuple[float, ...] = (6.0,)
     trains_own_network: bool = True
 

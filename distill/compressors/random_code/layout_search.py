@@ -1,4 +1,4 @@
-"""Choose the layout of a random code: the most blocks whose file fits into a budget, and the sharing of its numbers.
+"""Choose the layout of a random code: the largest number of blocks within a budget of bytes, and the weight sharing.
 
 A layout is the number of random numbers for the weights of each layer, and their order in blocks; see
 `distill.codecs.random_code.Layout`. All functions are pure functions of a network's shape and of `LayoutSettings`.
@@ -7,6 +7,7 @@ A layout is the number of random numbers for the weights of each layer, and thei
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +18,14 @@ from distill.compressors.budget import bisect
 from distill.network import Network
 from distill.training.perceptron import initial_network
 
-# Random numbers per bit of all codes, with "auto": more of them with fewer bits each. On MNIST a number of less than
-# about a bit and a half was more noise than weight (docs/methods/random_code.md).
+# Random numbers per bit of all codes, with "auto". With more of them each has fewer bits; on MNIST, random numbers of
+# less than about a bit and a half were more noise than weight (docs/methods/random_code.md)
 _NUMBERS_PER_BIT = 0.6
-# Fewest waves that "auto" chooses: a corner of 4 x 4 slow waves of an image. Not measured.
+# Smallest number of waves with "auto": 4 x 4 waves of the lowest frequencies of an image. Chosen by hand
 _FEWEST_FREQUENCIES = 16
-# Seeds of the generator are below it, so that a seed takes one byte of the file
+# Number of seeds of the generator: those below it take one byte of the file
 _N_SEEDS = 128
-# Halvings of the search for the sizes of layers: down to the precision of float64
+# Halvings of the search for the sizes of layers, to the precision of float64
 _N_HALVINGS = 60
 
 
@@ -62,7 +63,7 @@ def blank_network(network: Network, hidden_layer_sizes: Sequence[int] | None, se
     Parameters
     ----------
     network : Network
-        Everything but the weights and biases is taken over.
+        All but the weights and biases is copied.
     hidden_layer_sizes : sequence of int or None
         None for those of `network`.
     seed : int
@@ -79,12 +80,12 @@ def blank_network(network: Network, hidden_layer_sizes: Sequence[int] | None, se
 
 
 def search_layout(network: Network, settings: LayoutSettings) -> Layout:
-    """Choose the layout with which the file of a network uses a budget.
+    """Choose the layout with the largest number of blocks whose file is within the budget.
 
     Parameters
     ----------
     network : Network
-        Of the layer sizes that are compressed; its weights do not matter.
+        Its layer sizes are used, not its weights.
     settings : LayoutSettings
 
     Returns
@@ -94,7 +95,7 @@ def search_layout(network: Network, settings: LayoutSettings) -> Layout:
     Raises
     ------
     ValueError
-        If the settings do not suit the network, or the budget is below the smallest file or not below the size of the
+        If the settings do not fit the network, or the budget is below the smallest file or not below the size of the
         network in float32.
 
     Examples
@@ -119,9 +120,8 @@ def search_layout(network: Network, settings: LayoutSettings) -> Layout:
     layout = make_layout(network, settings, n_blocks)
     if n_blocks > layout.n_numbers:
         layout = make_layout(network, settings, layout.n_numbers)
-    # Every block takes the same number of bits, so this ends after a few layouts, each of which is encoded and decoded
-    # to learn its size. Bisection does not suit: hash factors and counts are varints, with which a file of more blocks
-    # may be smaller.
+    # Every block takes the same number of bits, so that a few layouts suffice; each is encoded for its size. Bisection
+    # could miss the largest one: hash factors and counts are varints, and the size is not monotone in the blocks
     while (excess := file_size(network, layout) - settings.max_bytes) > 0:
         if layout.n_blocks == 1:
             raise ValueError(_too_small(network, settings.max_bytes, least))
@@ -173,8 +173,8 @@ def allocate_numbers(
 ) -> tuple[int, tuple[int, ...]]:
     """Choose the number of waves and the hash factors for a number of bits.
 
-    The layers together get about 0.6 random numbers per bit. If the weights are more, large layers are cut more than
-    small ones: to sizes in proportion to the square roots of their numbers of weights.
+    The layers together have about 0.6 random numbers per bit. If there are more weights, the numbers of a layer are in
+    proportion to the square root of its number of weights, so that large layers share more.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def allocate_numbers(
 
 
 def _layer_targets(sizes: np.ndarray, total: float) -> np.ndarray:
-    """Return ``minimum(sizes, multiplier * sqrt(sizes))`` of this sum, or `sizes` if they are fewer; (n_layers,)."""
+    """Return ``minimum(sizes, multiplier * sqrt(sizes))`` with this sum, or `sizes` if theirs is less; (n_layers,)."""
     tried = [sizes]
 
     def attempt(multiplier: float) -> np.ndarray | None:
@@ -224,34 +224,38 @@ def _layer_targets(sizes: np.ndarray, total: float) -> np.ndarray:
 
     if sizes.sum() > total:
         bisect(attempt, 0.0, float(np.sqrt(sizes).max()), _N_HALVINGS)
-    # The last attempt, not the last that fits: where they differ by a rounding error, layouts stay as they were
+    # The last attempt, not the last that fits; they differ by rounding, and layouts must not change between versions
     return tried[-1]
 
 
 def _check_settings(network: Network, settings: LayoutSettings) -> None:
+    """Raise ValueError for a grid, waves or hash factors that do not fit the network."""
     n_features, input_shape = network.n_features, settings.input_shape
     if input_shape and prod(input_shape) != n_features:
         raise ValueError(
             f"input_shape={input_shape} is a grid of {prod(input_shape)} inputs, and X has {n_features} features"
         )
-    if settings.n_frequencies != "auto" and not (input_shape and settings.n_frequencies <= n_features):
+    n_frequencies = settings.n_frequencies
+    if not isinstance(n_frequencies, str) and not (input_shape and n_frequencies <= n_features):
         raise ValueError(
-            f"n_frequencies={settings.n_frequencies} needs an input_shape of at least as many inputs, got "
+            f"n_frequencies={n_frequencies} needs an input_shape of at least as many inputs, got "
             f"input_shape={input_shape or None} for {n_features} features"
         )
     _hash_factors(settings.hash_factors, len(network.weights))
 
 
-def _hash_factors(factors: int | Sequence[int] | str, n_layers: int) -> Sequence[int] | str:
+def _hash_factors(factors: Any, n_layers: int) -> Sequence[int] | str:
+    """Return the hash factor of each layer, or "auto"; ValueError if their number is not that of the layers."""
     if isinstance(factors, str):
         return factors
-    factors = (factors,) * n_layers if np.ndim(factors) == 0 else tuple(factors)
-    if len(factors) != n_layers:
-        raise ValueError(f"hash_factors={factors!r} must be one integer or {n_layers}, one for every layer")
-    return factors
+    of_layers = (factors,) * n_layers if np.ndim(factors) == 0 else tuple(factors)
+    if len(of_layers) != n_layers:
+        raise ValueError(f"hash_factors={of_layers!r} must be one integer or {n_layers}, one for every layer")
+    return of_layers
 
 
 def _too_small(network: Network, max_bytes: int, least: int) -> str:
+    """Return the message for a budget below the smallest file."""
     hint = ""
     if network.scale is not None and network.scale.ndim:
         hint = ", most of it offsets and scales of the features: use input_scaling='common' in the Distiller"

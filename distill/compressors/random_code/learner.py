@@ -1,6 +1,6 @@
 """Learn random codes: train a posterior, code it block by block, choose the codes again for the whole network.
 
-The learner's state can be saved between any two steps. A run that resumes from it gives the same bits.
+The state can be saved between any two steps. A run that resumes from it gives the same bits.
 """
 
 import io
@@ -36,23 +36,24 @@ from distill.training.samples import DenseRows
 from distill.training.targets import Calibration
 
 PARAMETERIZATIONS = {"mean-kl": MeanKL, "mean-var": MeanVar}
-# Reports of each part of the work: training, coding and each refinement
+# Reports in each of training, coding and the refinements
 REPORTS_PER_PART = 20
+# An interrupted fit loses at most this time
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
-# Steps over which the learning rate rises, and the fraction of it to which it falls along half a cosine; the constant
-# fraction while blocks are coded. Not measured.
+# Steps over which the learning rate increases, the fraction of it at the end of half a cosine, and the constant
+# fraction while blocks are coded. Chosen by hand
 _WARM_UP, _LAST_RATE, _CODING_RATE = 100, 0.1, 0.2
-# Learning rates of the parameters as fractions of `learning_rate`; the ratios of the first experiments on MNIST, with
-# 1e-2 for gamma, 5e-3 for tau and 2e-3 for log scales. Those of Mean-Var correspond.
+# Learning rates of the parameters as fractions of `learning_rate`: the ratios of the first experiments on MNIST, with
+# 1e-2 for gamma, 5e-3 for tau and 2e-3 for log scales, and those of the corresponding parameters of Mean-Var
 _RATES = {"gamma": 1.0, "log_variance": 1.0, "tau": 0.5, "mean": 0.5, "log_scales": 0.2}
-# Numbers of a group of blocks whose codes are chosen together. The curvature takes memory and time in proportion to
-# its square; larger groups settle more dependencies between blocks.
+# Random numbers in a group of blocks whose codes are chosen together. The curvature takes memory and time in proportion
+# to its square; larger groups take more dependencies between blocks into account. Chosen by hand
 _NUMBERS_PER_GROUP = 200
-# Samples for the curvature, whose cost they determine; the gradient is that of all samples
+# Samples for the curvature, whose cost is proportional; the gradient is that of all samples. Chosen by hand
 _CURVATURE_ROWS = 4096
-# Steps in which scales are tuned after each refinement
+# Steps of the tuning of scales after each refinement. Chosen by hand
 _SCALE_STEPS = 100
-# Smallest initial scale of a layer, and the scale of a layer of zeros: a scale of zero could not be trained
+# Smallest initial scale of a layer, and that of a layer of zeros: a scale of zero has no logarithm. Chosen by hand
 _LEAST_SCALE, _SCALE_OF_ZEROS = 1e-3, 0.1
 
 
@@ -95,7 +96,7 @@ def distillation_samples(
     network : Network
         The original network.
     shared : SharedNetwork
-        The network that learns.
+        The network that is trained.
     calibration : Calibration
     temperature : float
         See `DistillationLoss`.
@@ -104,7 +105,7 @@ def distillation_samples(
     -------
     loss : DistillationLoss
     samples, validation_samples : DenseRows
-        Inputs as `shared.project` returns them, and targets.
+        Inputs after `shared.project`, and targets.
     """
     outputs = [layer_outputs(network, rows)[-1] for rows in (calibration.train, calibration.validation)]
     loss = DistillationLoss(network, outputs[0], temperature)
@@ -127,7 +128,7 @@ def initial_posterior(
         Of the same layer sizes.
     parameterization : {"mean-kl", "mean-var"}
     kl_margin : float
-        Bits by which the information of a block stays below its code.
+        Bits by which the information of a block is below that of its code.
 
     Returns
     -------
@@ -146,16 +147,16 @@ def initial_means(shared: SharedNetwork, network: Network, kl_margin: float = 0.
     ----------
     shared : SharedNetwork
     network : Network
-        Of the same layer sizes. Weights that share a number are averaged.
+        Of the same layer sizes. Weights that share a random number are averaged.
     kl_margin : float
-        Bits by which the information of a block stays below its code.
+        Bits by which the information of a block is below that of its code.
 
     Returns
     -------
     means : Tensor of shape (n_blocks, block_size)
         In units of the scales.
     log_scales : Tensor of shape (n_layers, 2)
-        Of weights and of biases, such that the means take half of the budget.
+        Of weights and of biases, such that the means take half of the budget: a mean has ``mean ** 2 / 2`` nats.
     """
     layout = shared.layout
     bits = (layout.bits_per_block - kl_margin) * layout.n_blocks
@@ -172,7 +173,7 @@ def initial_means(shared: SharedNetwork, network: Network, kl_margin: float = 0.
 
 
 def fingerprint(network: Network, calibration: Calibration, *settings: Any) -> str:
-    """Return a hash of all that determines a run: network, samples and settings."""
+    """Return a hash of network, samples and settings, which determine a run."""
     arrays = (*network.weights, *network.biases, calibration.train, calibration.validation)
     return joblib.hash((network.activation, network.output, arrays, settings))
 
@@ -184,12 +185,12 @@ class Learner:
     ----------
     network : SharedNetwork
     posterior : MeanKL or MeanVar
-        Of the numbers in all blocks, in units of the scales. It is trained in place.
+        Posterior of the random numbers in all blocks, in units of the scales. It is trained in place.
     log_scales : Tensor of shape (n_layers, 2)
         Initial ln scales of weights and of biases.
     samples, validation_samples : DenseRows
-        Training samples, and samples that decide whether a refinement is kept: inputs as `SharedNetwork.project`
-        returns them, and the targets of `loss`.
+        Inputs after `SharedNetwork.project`, and the targets of `loss`. A refinement is kept if it lowers the loss of
+        the validation samples.
     loss : DistillationLoss
     settings : LearnerSettings
     report : callable(message) -> bool
@@ -198,11 +199,11 @@ class Learner:
     Attributes
     ----------
     numbers : Tensor of shape (n_blocks, block_size)
-        Numbers of the coded blocks; 0 for the others.
+        Random numbers of the coded blocks; 0 for the others.
     codes : ndarray of shape (n_blocks,), int64
     coded : Tensor of shape (n_blocks,), bool
     done : dict of str to int
-        Steps, blocks, refinements and groups of the current refinement that are finished.
+        Numbers of finished steps, blocks, refinements and groups of the current refinement.
     """
 
     def __init__(
@@ -256,7 +257,7 @@ class Learner:
         return self.codes, self.scales()
 
     def scales(self) -> np.ndarray:
-        """Return the scales as they are stored, shape (n_layers, 2), float16."""
+        """Return the scales as in the file, shape (n_layers, 2), float16."""
         largest = float(np.finfo(np.float16).max)
         return self.log_scales.detach().exp().clamp(max=largest).numpy().astype(np.float16)
 
@@ -310,13 +311,13 @@ class Learner:
         self._adopt(self.best)
 
     def sample(self) -> Tensor:
-        """Return the numbers of all blocks, (n_blocks, block_size): coded ones, and draws from the posteriors."""
+        """Return random numbers of all blocks, (n_blocks, block_size): coded ones, and draws from the posteriors."""
         mean, log_variance = self.posterior()
         noise = torch.randn(mean.shape, generator=self.generator)
         return torch.where(self.coded[:, None], self.numbers, mean + torch.exp(0.5 * log_variance) * noise)
 
     def step(self, rate: float) -> None:
-        """Take one training step, at this fraction of the learning rate; see `run` for errors."""
+        """Take one training step at this fraction of the learning rate; errors are those of `run`."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * rate
         batch = torch.randint(len(self.samples), (self.settings.batch_size,), generator=self.generator)
@@ -352,7 +353,7 @@ class Learner:
         self.coded[block] = True
 
     def refine_group(self, blocks: np.ndarray) -> None:
-        """Choose the codes of some blocks again for the loss of the network; the loss does not rise."""
+        """Choose the codes of some blocks again for the loss of the network; the loss does not increase."""
         used = self.network.used
         scales = self.log_scales.detach().exp()
         before, gradient = loss_and_gradient(self.network, self.numbers, scales, self.samples, self.loss)
@@ -361,13 +362,13 @@ class Learner:
         subset = torch.randperm(n_rows, generator=self.generator)[: min(_CURVATURE_ROWS, n_rows)]
         inputs, _ = self.samples.take(subset)
         hessian = curvature(self.network, self.numbers, scales, chosen, inputs, self.loss)
-        slope, hessian = gradient.reshape(-1)[chosen].double().numpy(), hessian.double().numpy()
+        slope, second = gradient.reshape(-1)[chosen].double().numpy(), hessian.double().numpy()
         self.running_loss = before
         while len(blocks):
             current = [self.numbers[block][used[block]].double().numpy() for block in blocks]
             n_numbers = sum(map(len, current))
             codes, _ = choose_together(
-                self.layout, blocks.tolist(), current, slope[:n_numbers], hessian[:n_numbers, :n_numbers]
+                self.layout, blocks.tolist(), current, slope[:n_numbers], second[:n_numbers, :n_numbers]
             )
             changed = [(int(block), code) for block, code in zip(blocks, codes) if code is not None]
             moved = self.numbers.clone()
@@ -379,7 +380,7 @@ class Learner:
                 for block, code in changed:
                     self.codes[block] = code
                 return
-            # Fewer blocks move less, and the model is better near the point where it was made
+            # The quadratic model is better for smaller changes, and fewer blocks change less
             blocks = blocks[: len(blocks) // 2]
 
     def resume(self, directory: str | os.PathLike, fingerprint: str) -> None:
@@ -390,7 +391,7 @@ class Learner:
         directory : path
             Created if it does not exist.
         fingerprint : str
-            Of the run; a state with another one is refused.
+            Hash of the run; a state with another one raises.
 
         Raises
         ------
@@ -422,13 +423,13 @@ class Learner:
             self.checkpoint.unlink(missing_ok=True)
 
     def checkpoint_and_report(self, message: str, fraction: float) -> None:
-        """Save the state and report, each if it is due.
+        """Save the state and report, each at its interval.
 
         Parameters
         ----------
         message : str
         fraction : float
-            Of the current part of the work that is finished.
+            Finished fraction of training, coding or a refinement.
         """
         now = time.monotonic()
         if self.checkpoint is not None and now - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
@@ -453,7 +454,7 @@ class Learner:
             self.log_scales.copy_(tuned)
 
     def _candidate(self) -> dict:
-        """Return the current result with its validation loss, which is that of the scales as they are stored."""
+        """Return the current result with its validation loss, computed with scales rounded as in the file."""
         scales = torch.from_numpy(self.scales().astype(np.float32))
         return {
             "numbers": self.numbers.clone(),
@@ -463,12 +464,13 @@ class Learner:
         }
 
     def _adopt(self, candidate: dict) -> None:
+        """Set random numbers, codes and scales to those of a candidate."""
         self.numbers, self.codes = candidate["numbers"].clone(), candidate["codes"].numpy().copy()
         with torch.no_grad():
             self.log_scales.copy_(candidate["log_scales"])
 
     def _begin(self, fraction: float) -> None:
-        """Begin a part of the work of which this fraction is finished, for the estimate of the remaining time."""
+        """Start the clock of a part of the work with this finished fraction, for the remaining time."""
         self._began, self._first_fraction, self._last_fraction = time.monotonic(), fraction, fraction
 
     def _state(self) -> dict:

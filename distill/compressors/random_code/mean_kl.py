@@ -1,8 +1,8 @@
-"""Mean-KL: Gaussian posteriors parameterized by mean and information, whose budget holds by construction.
+"""Mean-KL: Gaussian posteriors parameterized by mean and information, with a fixed budget of information.
 
 Weights are in units of their prior: z = w / scale, and the prior is N(0, 1). A posterior N(mean, variance) is usually
-learned with a penalty on its Kullback-Leibler divergence that is tuned until the divergence meets the budget. Here the
-divergence itself is the parameter, next to the mean, and the variance follows (Lin, Flamich and Hernandez-Lobato,
+learned with a penalty on its Kullback-Leibler divergence that is tuned until the divergence equals the budget. Here the
+mean and the divergence are the parameters, and the variance is a function of them (Lin, Flamich and Hernandez-Lobato,
 "Minimal Random Code Learning with Mean-KL Parameterization", arXiv 2307.07816; its formulas were not available to us,
 those below are ours).
 
@@ -30,8 +30,9 @@ def _series(n_terms: int) -> list[float]:
     return terms
 
 
-# First guess of the root: seven terms of its series in b below 1.4, an asymptotic expansion above. Newton steps, each
-# of which doubles the correct digits, then reach the precision of the type on both sides (tests/test_mean_kl.py).
+# Initial value of the root: seven terms of its series in b below 1.4, an asymptotic expansion above. Newton steps, each
+# of which doubles the correct digits, then reach the precision of the type on both sides (tests/compressors/
+# test_mean_kl.py)
 SERIES = _series(7)
 _SERIES_UP_TO = 1.4
 _NEWTON_STEPS = {torch.float32: 2, torch.float64: 4}
@@ -119,7 +120,7 @@ def log_information(gamma: Tensor, log_budget: float | Tensor) -> Tensor:
     Parameters
     ----------
     gamma : Tensor of shape (n_blocks, block_size)
-        Logits of the softmax over each block; -inf leaves a place out.
+        Logits of the softmax over each block; -inf at unused places.
     log_budget : float or Tensor of shape (n_blocks, 1)
         Logarithm of a block's budget in nats.
 
@@ -170,9 +171,9 @@ class MeanKL(nn.Module):
     Parameters
     ----------
     means : Tensor of shape (n_blocks, block_size)
-        Initial means in units of the prior; means too large for the budget are shortened.
+        Initial means in units of the prior; means too large for the budget are reduced.
     used : Tensor of shape (n_blocks, block_size), bool
-        Places that hold a weight.
+        False at the unused places of blocks.
     budget : float
         Information of a block in nats.
 
@@ -188,6 +189,8 @@ class MeanKL(nn.Module):
     True
     """
 
+    used: Tensor  # a buffer
+
     def __init__(self, means: Tensor, used: Tensor, budget: float):
         super().__init__()
         self.log_budget = math.log(budget)
@@ -196,7 +199,7 @@ class MeanKL(nn.Module):
         self.tau, self.gamma = nn.Parameter(tau), nn.Parameter(gamma)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Return means and ln variances, shape (n_blocks, block_size); places without a weight have mean 0."""
+        """Return means and ln variances, shape (n_blocks, block_size); unused places have mean 0."""
         gamma = self.gamma.masked_fill(~self.used, -math.inf)
         return mean_and_log_variance(self.tau, log_information(gamma, self.log_budget))
 
@@ -205,7 +208,7 @@ class MeanKL(nn.Module):
         return divergence(*self()).sum(dim=1)
 
     def penalty(self, coded: Tensor) -> Tensor:
-        """Return the term of the loss that keeps the divergence at the budget, shape (): zero, for it never leaves."""
+        """Return the penalty of a training step, shape (): zero, because the divergence is always the budget."""
         return torch.zeros((), device=coded.device)
 
 
@@ -220,7 +223,7 @@ def starting_point(means: Tensor, used: Tensor, budget: float) -> tuple[Tensor, 
     means : Tensor of shape (n_blocks, block_size)
         In units of the prior.
     used : Tensor of shape (n_blocks, block_size), bool
-        Places that hold a weight.
+        False at the unused places of blocks.
     budget : float
         Information of a block in nats.
 
@@ -235,5 +238,6 @@ def starting_point(means: Tensor, used: Tensor, budget: float) -> tuple[Tensor, 
     tiny = torch.finfo(means.dtype).tiny
     fraction = torch.where(total > 0, 0.5 * even + 0.5 * squares / total.clamp_min(tiny), even)
     reachable = torch.sqrt(2 * budget * fraction).clamp_min(tiny)
+    # Clamped, because tau would be infinite where a mean takes all of its budget
     tau = torch.atanh((means / reachable).clamp(-0.95, 0.95)).masked_fill(~used, 0.0)
     return tau, torch.log(fraction.masked_fill(~used, 1.0))

@@ -1,8 +1,8 @@
-"""Mean-Var, for comparison: Gaussian posteriors with mean and variance, steered to their budget by penalties.
+"""Mean-Var, for comparison: Gaussian posteriors with mean and variance, whose penalties lead to the budget.
 
 This is the parameterization of Havasi, Peharz and Hernandez-Lobato, "Minimal Random Code Learning" (arXiv 1810.00440).
-Every block has a penalty weight that rises a little after each step in which its divergence was above the budget, and
-falls after each other step.
+Every block has a penalty weight that increases after each step in which its divergence was above the budget, and
+decreases after all other steps.
 """
 
 import math
@@ -16,9 +16,9 @@ from distill.compressors.random_code.mean_kl import divergence
 # steps, 0.003 took 2000, and the 1e-8 and 1e-4 of the authors' code 95000 or more (docs/results/random_code.md).
 _PENALTY = 1e-6
 _PENALTY_RATE = 0.01
-# Initial ln variance, far below the prior's 0: training begins almost as that of a plain network
+# Initial ln variance, far below the prior's 0: training starts almost as that of a plain network. Chosen by hand
 _LOG_VARIANCE = -6.0
-# Penalty weights stay below it and so finite
+# Largest penalty weight: without a limit they could become infinite
 _LARGEST_PENALTY = math.exp(20)
 
 
@@ -30,9 +30,9 @@ class MeanVar(nn.Module):
     means : Tensor of shape (n_blocks, block_size)
         Initial means in units of the prior N(0, 1).
     used : Tensor of shape (n_blocks, block_size), bool
-        Places that hold a weight.
+        False at the unused places of blocks.
     budget : float
-        Nats per block that the penalties aim at.
+        Information of a block in nats.
     penalty : float
         Initial weight of the divergence in the loss.
     rate : float in (0, 1)
@@ -52,6 +52,9 @@ class MeanVar(nn.Module):
     >>> posterior.divergence().shape
     torch.Size([3])
     """
+
+    used: Tensor  # buffers
+    penalties: Tensor
 
     def __init__(
         self,
@@ -78,12 +81,12 @@ class MeanVar(nn.Module):
         return divergence(*self()).sum(dim=1)
 
     def penalty(self, coded: Tensor) -> Tensor:
-        """Return the penalty of a training step, and move the penalty weights for the next one.
+        """Return the penalty of a training step, and update the penalty weights for the next one.
 
         Parameters
         ----------
         coded : Tensor of shape (n_blocks,), bool
-            Blocks whose codes are chosen; they count as on budget.
+            Blocks whose codes are chosen; their divergence counts as equal to the budget.
 
         Returns
         -------
@@ -97,6 +100,6 @@ class MeanVar(nn.Module):
 
     @torch.no_grad()
     def anneal(self, spent: Tensor) -> None:
-        """Move the penalty weights after a step; `spent` is the divergence of every block, shape (n_blocks,)."""
+        """Update the penalty weights after a step; `spent` is the divergence of every block, shape (n_blocks,)."""
         self.penalties *= torch.where(spent > self.budget, 1 + self.rate, 1 / (1 + self.rate))
         self.penalties.clamp_(max=_LARGEST_PENALTY)

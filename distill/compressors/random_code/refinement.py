@@ -1,9 +1,9 @@
 """Choose the codes of all blocks again, for the loss of the whole network.
 
-A block's code is first chosen for the block's own posterior. Refinement then chooses the codes of a group of blocks
-again: the gradient of the loss over all training samples and its Gauss-Newton curvature make a quadratic model of the
-numbers of these blocks, which coordinate descent over the codes minimizes, exactly in every step. A choice that does
-not lower the loss itself is undone.
+A block's code is first chosen for the posterior of that block. Refinement then chooses the codes of a group of blocks
+again: the gradient of the loss over all training samples and its Gauss-Newton curvature define a quadratic model in the
+random numbers of these blocks. Coordinate descent over the codes minimizes it, exactly in every step. A choice that
+does not lower the loss is undone.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,15 @@ from distill.training.samples import DenseRows
 
 # Values of a Jacobian computed at once, 16 MB in float32
 _JACOBIAN_VALUES = 1 << 22
-# Samples, or candidates, evaluated at once: 4096 samples of 1000 features are 16 MB
+# Samples, or candidates, evaluated at once: 4096 samples of 1000 features are 16 MB in float32
 _BLOCK = 4096
-# Relative decrease of the quadratic model that counts as one: coordinate descent does not cycle on rounding errors
+# Smallest relative decrease of the quadratic model that changes a code, above rounding errors: coordinate descent would
+# otherwise cycle
 _DECREASE = 1e-12
-# Adam's learning rate and batch size when scales are tuned: a step changes a scale by about 0.3 % at most
+# Adam's learning rate and batch size when scales are tuned: a step changes a scale by about 0.3 % at most. Chosen by
+# hand
 _SCALE_RATE, _SCALE_BATCH = 3e-3, 1024
-# Derivatives of the activations as functions of their results
+# Derivatives of the activations as functions of the activated values
 _DERIVATIVES = {
     "identity": torch.ones_like,
     "relu": lambda activations: (activations > 0).to(activations.dtype),
@@ -36,7 +38,7 @@ _DERIVATIVES = {
 
 
 class SharedNetwork:
-    """A network as a function of the numbers in its blocks.
+    """A network as a function of the random numbers in its blocks.
 
     Parameters
     ----------
@@ -46,14 +48,14 @@ class SharedNetwork:
     Attributes
     ----------
     used : Tensor of shape (n_blocks, block_size), bool
-        Places of blocks that hold a number.
+        False at the unused places of blocks.
     places : ndarray of shape (n_blocks, block_size), int64
         Index of the number at each place; -1 for none.
     weight_places, bias_places : list of Tensor of shape (n_weights,) or (n_outputs,), int64
-        For each layer, the place of the number of each weight in row order, and of each bias, counted through all
-        blocks.
+        For each layer, the place of the number of each weight, in row order, and of each bias; places are counted
+        through all blocks.
     signs : list of Tensor of shape (n_weights,), float32
-        For each layer, the sign with which each weight takes its number.
+        For each layer, the factor 1 or -1 of each weight.
 
     Examples
     --------
@@ -86,6 +88,7 @@ class SharedNetwork:
         Parameters
         ----------
         numbers : Tensor of shape (n_blocks, block_size)
+            Random numbers of all blocks.
         scales : Tensor of shape (n_layers, 2)
             Of weights and of biases.
         """
@@ -97,13 +100,13 @@ class SharedNetwork:
         return layers
 
     def outputs(self, inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the outputs of the last layer, shape (n_samples, n_outputs), for inputs as `project` returns them."""
+        """Return the outputs of the last layer, shape (n_samples, n_outputs), for the inputs that `project` returns."""
         for weight, bias in layers[:-1]:
             inputs = TORCH_ACTIVATIONS[self.activation](torch.addmm(bias, inputs, weight))
         return torch.addmm(layers[-1][1], inputs, layers[-1][0])
 
     def project(self, inputs: np.ndarray) -> Tensor:
-        """Return samples as they are multiplied by the numbers of the first layer.
+        """Return the inputs of a network whose first layer has waves in place of a grid of features.
 
         Parameters
         ----------
@@ -112,7 +115,7 @@ class SharedNetwork:
         Returns
         -------
         Tensor of shape (n_samples, n_features) or (n_samples, n_frequencies), float32
-            Where the inputs are a grid, their products with the waves.
+            The products with the waves; without a grid, the inputs themselves.
         """
         if self.layout.input_shape:
             waves = np.eye(self.layout.n_frequencies, dtype=np.float32)
@@ -120,7 +123,7 @@ class SharedNetwork:
         return torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
 
     def average(self, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the numbers, of scale 1, whose network is nearest to given layers.
+        """Return the random numbers, for scales of 1, of the network nearest to given layers.
 
         Parameters
         ----------
@@ -152,7 +155,7 @@ class SharedNetwork:
 def loss_and_gradient(
     network: SharedNetwork, numbers: Tensor, scales: Tensor, samples: DenseRows, loss: DistillationLoss
 ) -> tuple[float, Tensor]:
-    """Return the mean loss of all samples and its gradient by the numbers.
+    """Return the mean loss of all samples and its gradient by the random numbers.
 
     Parameters
     ----------
@@ -176,10 +179,10 @@ def loss_and_gradient(
         value = loss(network.outputs(inputs, layers), targets) * (len(inputs) / len(samples))
         value.backward()
         total += value.item()
-    torch.autograd.backward(
-        [array for pair in made for array in pair], [array.grad for pair in layers for array in pair]
-    )
-    return total, numbers.grad
+    # The gradients by weights and biases, added up over batches, go through their construction once
+    arrays, gradients = [array for pair in made for array in pair], [array.grad for pair in layers for array in pair]
+    (gradient,) = torch.autograd.grad(arrays, numbers, gradients)
+    return total, gradient
 
 
 @torch.no_grad()
@@ -197,7 +200,7 @@ def mean_loss(
 def curvature(
     network: SharedNetwork, numbers: Tensor, scales: Tensor, chosen: Tensor, inputs: Tensor, loss: DistillationLoss
 ) -> Tensor:
-    """Return the Gauss-Newton matrix of the mean loss for some of the numbers.
+    """Return the Gauss-Newton matrix of the mean loss for some of the random numbers.
 
     Parameters
     ----------
@@ -205,7 +208,7 @@ def curvature(
     numbers : Tensor of shape (n_blocks, block_size)
     scales : Tensor of shape (n_layers, 2)
     chosen : Tensor of shape (n,), int64
-        Places of the numbers, counted through all blocks.
+        Places of these numbers, counted through all blocks.
     inputs : Tensor of shape (n_samples, n_inputs)
         As `SharedNetwork.project` returns them.
     loss : DistillationLoss
@@ -213,8 +216,8 @@ def curvature(
     Returns
     -------
     Tensor of shape (n, n)
-        The mean over samples of J^T S J: J are the derivatives of the outputs by the numbers, S the second derivative
-        of the loss by the outputs.
+        The mean over samples of J^T S J: J are the derivatives of the outputs by the chosen numbers, S the second
+        derivative of the loss by the outputs.
 
     Notes
     -----
@@ -274,9 +277,9 @@ def choose_together(
     layout : Layout
     blocks : sequence of int
     current : sequence of ndarray of shape (size of the block,)
-        Current numbers of the blocks, at which the model is made.
+        Current random numbers of the blocks, the origin of the model.
     gradient : ndarray of shape (n,)
-        For the numbers of all these blocks, in their order.
+        By the random numbers of all these blocks, in their order.
     hessian : ndarray of shape (n, n)
     n_sweeps : int
         Largest number of sweeps over the blocks; fewer if one changes nothing.
@@ -284,9 +287,9 @@ def choose_together(
     Returns
     -------
     codes : list of int or None
-        None where no candidate is better than the current numbers.
+        None where no candidate is better than the current one.
     moves : ndarray of shape (n,)
-        New numbers minus the current ones; the model never rises from block to block.
+        New minus current random numbers; no choice increases the model.
 
     Notes
     -----
@@ -338,7 +341,7 @@ def tune_scales(
     ----------
     network : SharedNetwork
     numbers : Tensor of shape (n_blocks, block_size)
-        Constant.
+        Random numbers, constant.
     log_scales : Tensor of shape (n_layers, 2)
         Initial ln scales of weights and of biases.
     samples : DenseRows
@@ -366,7 +369,7 @@ def tune_scales(
 
 
 def _influence(network: SharedNetwork, layer: int, column: Tensor, scales: Tensor) -> tuple[Tensor, ...]:
-    """Return the weights and biases of a layer that have a chosen number.
+    """Return the weights and biases of a layer that depend on a chosen random number.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Select the candidate that stands for a Gaussian posterior of a block's numbers."""
+"""Select the candidate that represents the Gaussian posterior of a block's random numbers."""
 
 from collections.abc import Iterator
 
@@ -7,23 +7,23 @@ import numpy as np
 from distill.codecs import generator
 from distill.codecs.random_code import Layout
 
-# Numbers of the candidates that are computed at once, 4 MB in float64. The choice does not depend on it.
+# Values of the candidates that are computed at once, 4 MB in float64. The choice does not depend on it
 CHUNK_VALUES = 1 << 19
-# Stream of the generator for the noise of "sample"; the draw does not depend on other uses of the seed
+# Stream of the generator for the noise of "sample", so that the draw does not depend on other uses of the seed
 _GUMBEL = 7
 
 
 def choose(
     layout: Layout, block: int, mean: np.ndarray, log_variance: np.ndarray, selection: str = "argmax", seed: int = 0
 ) -> int:
-    """Choose the candidate that stands for a Gaussian posterior of a block's numbers.
+    """Choose the candidate that represents the Gaussian posterior of a block's random numbers.
 
     Parameters
     ----------
     layout : Layout
     block : int
     mean, log_variance : ndarray of shape (n,)
-        Posterior of the n numbers of this block; their prior is the standard normal distribution.
+        Posterior of the n random numbers of this block; their prior is the standard normal distribution.
     selection : {"argmax", "sample", "nearest"}
         "argmax": the largest importance weight, posterior / prior. "sample", for comparison: a draw with probabilities
         in proportion to the importance weights. "nearest", for comparison: the largest posterior density.
@@ -76,6 +76,7 @@ def log_weights(
 
 
 def _chunks(layout: Layout, block: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the candidates of a block in chunks, each with the code of its first candidate."""
     n_candidates, size = 1 << layout.bits_per_block, max(1, CHUNK_VALUES // layout.block_size)
     for start in range(0, n_candidates, size):
         yield start, layout.candidates(block, start, min(start + size, n_candidates))
