@@ -69,3 +69,10 @@ def random_code(shallow_student, train_rows):
         random_state=0,
     )
     return compressor.fit(train_rows)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the examples of the estimators' docstrings slow: each of them trains a network."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name.endswith(("Compressor", "Distiller", "model_selection")):
+            item.add_marker(pytest.mark.slow)

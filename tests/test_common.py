@@ -67,17 +67,26 @@ EXPECTED_WARNINGS = (
 EXPECTED_FAILURES: dict[type, dict[str, str]] = {}
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", SkipTestWarning)
-    checks = parametrize_with_checks(
-        ESTIMATORS, expected_failed_checks=lambda estimator: EXPECTED_FAILURES.get(type(estimator), {})
-    )
+def checks(estimators):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkipTestWarning)
+        return parametrize_with_checks(
+            estimators, expected_failed_checks=lambda estimator: EXPECTED_FAILURES.get(type(estimator), {})
+        )
 
 
-@checks
+@checks(ESTIMATORS[:2])
 @EXPECTED_WARNINGS[0]
 @EXPECTED_WARNINGS[1]
 def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@checks(ESTIMATORS[2:])
+@EXPECTED_WARNINGS[0]
+@EXPECTED_WARNINGS[1]
+def test_scikit_learn_checks_of_all_others(estimator, check):
     check(estimator)
 
 

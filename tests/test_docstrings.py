@@ -140,6 +140,7 @@ def fitted_attributes():
     return attributes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_fitted_attribute_is_documented(fitted_attributes, name):
     found = documented(ClassDoc(ESTIMATORS[name])["Attributes"])

@@ -351,6 +351,7 @@ def test_data_frames_and_feature_names_in_pipelines(library):
     assert list(load(pipeline[1].to_bytes()).feature_names_in_) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [
     Distiller(KMeans(4, n_init=1, random_state=0), **SMALL),
     CodebookCompressor(Distiller(KMeans(4, n_init=1), **SMALL), max_iter=1, random_state=0),

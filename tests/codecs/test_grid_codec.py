@@ -115,6 +115,7 @@ def loss_and_size(mean, rows, columns, rate_weight, uniform):
     return loss, len(grid.encode(layer).payload)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_posterior_steps_cost_less_than_one_step_at_equal_loss(seed):
     rng = np.random.default_rng(seed)

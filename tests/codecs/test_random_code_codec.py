@@ -204,6 +204,7 @@ class TestEncoder:
         ):
             np.testing.assert_allclose(found - found[0], expected - expected[0], rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.slow
     def test_drawn_candidates_have_the_posteriors_mean_and_variance(self):
         # 3 nats against 14 bits of candidates: importance sampling is almost exact. The weight without the prior's 1/2
         # (as in the method's public code) would shrink the variance and move the mean.

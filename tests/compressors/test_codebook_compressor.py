@@ -56,6 +56,7 @@ def compress(fitted, X=DIGITS[TRAIN], max_iter=4, **parameters):
 # the wrapped estimator
 
 
+@pytest.mark.slow
 def test_distiller_is_fitted_and_compressed(student):
     compressor = CodebookCompressor(clone(student), max_iter=4, random_state=0).fit(DIGITS[TRAIN])
     assert compressor.nbytes_ < student.nbytes_ / 10
@@ -123,6 +124,7 @@ def test_compressors_stack(student):
     assert second.score(DIGITS[TEST]) == np.mean(second.predict(DIGITS[TEST]) == student.teacher_.predict(DIGITS[TEST]))
 
 
+@pytest.mark.slow
 def test_teacher_without_predict():
     X, _ = make_blobs(400, centers=3, cluster_std=0.5, random_state=0)
     compressor = CodebookCompressor(
@@ -137,6 +139,7 @@ def test_teacher_without_predict():
         compressor.score(X)
 
 
+@pytest.mark.slow
 def test_sparse_rows_and_pipeline_step(student):
     dense = compress(student)
     assert np.array_equal(
@@ -146,6 +149,7 @@ def test_sparse_rows_and_pipeline_step(student):
     assert pipeline.predict(DIGITS[TEST]).shape == (len(TEST),)
 
 
+@pytest.mark.slow
 def test_grid_search_fits_wrapped_estimator_once_per_fold(student, tmp_path):
     compressor = CodebookCompressor(clone(student), memory=str(tmp_path), max_iter=2, random_state=0)
     compressor.estimator.set_params(max_iter=3)
@@ -177,6 +181,7 @@ def test_file_predicts_the_same_bits_in_a_fresh_process(student, tmp_path):
     assert again.report_ == compressor.report_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["cd", "gradient", "kmeans"])
 def test_same_seed_gives_same_bytes(student, solver):
     assert compress(student, solver=solver).to_bytes() == compress(student, solver=solver).to_bytes()
@@ -201,12 +206,14 @@ def test_coordinate_descent_has_lower_error_than_kmeans(classifier):
         assert joint.report_["agreement"] >= plain.report_["agreement"]
 
 
+@pytest.mark.slow
 def test_fine_tuning_improves_kmeans(classifier):
     before, after = (compress(classifier, bits=1, solver="kmeans", max_iter=n) for n in (0, 20))
     assert before.nbytes_ == pytest.approx(after.nbytes_, abs=3)
     assert after.score(DIGITS[TEST]) > before.score(DIGITS[TEST]) + 0.05
 
 
+@pytest.mark.slow
 def test_train_codes_improves_one_bit_networks(classifier):
     settings = {"bits": 1, "max_iter": 40, "learning_rate_init": 3e-3}
     stay, move = (compress(classifier, train_codes=train, **settings) for train in (False, True))
@@ -229,6 +236,7 @@ def test_rate_weight_makes_files_smaller(classifier):
     assert sizes[2] < 0.75 * sizes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [1500, 2600, 5000])
 def test_max_bytes_is_kept_and_used(classifier, max_bytes):
     compressor = compress(classifier, max_bytes=max_bytes)

@@ -56,6 +56,7 @@ def test_file_is_much_smaller_and_agrees(student, matrix_gaussian):
     assert matrix_gaussian.report_["n_features"] == matrix_gaussian.network_.weights[0].any(axis=1).sum() < 64
 
 
+@pytest.mark.slow
 def test_file_predicts_the_same_bits(curve, matrix_gaussian, tmp_path):
     X, _, fitted = curve
     student = load(fitted.to_bytes())
@@ -69,6 +70,7 @@ def test_file_predicts_the_same_bits(curve, matrix_gaussian, tmp_path):
     np.testing.assert_array_equal(copy.sample(DIGITS[:5], 3), matrix_gaussian.sample(DIGITS[:5], 3))
 
 
+@pytest.mark.slow
 def test_standard_deviations_need_numpy_only(curve, tmp_path):
     X, _, fitted = curve
     fitted.save(tmp_path / "curve.student")
@@ -85,6 +87,7 @@ def test_standard_deviations_need_numpy_only(curve, tmp_path):
         assert run_python(code, tmp_path / "curve.student", tmp_path / "rows.npy", **environment) == expected
 
 
+@pytest.mark.slow
 def test_standard_deviation_of_a_row_is_bit_identical_in_any_batch(curve):
     X, _, fitted = curve
     student = load(fitted.to_bytes())
@@ -99,6 +102,7 @@ def test_variances_take_few_bytes(matrix_gaussian):
     assert parts["variances"] < 1.2 * n_variances and parts["variances"] < 0.3 * matrix_gaussian.nbytes_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [350, 700, 1500])
 def test_max_bytes_is_kept_and_used(student, max_bytes):
     compressor = MatrixGaussianCompressor(
@@ -108,6 +112,7 @@ def test_max_bytes_is_kept_and_used(student, max_bytes):
     assert compressor.rate_weight_ == compressor.report_["rate_weight"] > 0
 
 
+@pytest.mark.slow
 def test_rate_weight_makes_files_smaller(student):
     sizes = [
         MatrixGaussianCompressor(FrozenEstimator(student), rate_weight=weight, **SHORTEST).fit(DIGITS[TRAIN]).nbytes_
@@ -116,6 +121,7 @@ def test_rate_weight_makes_files_smaller(student):
     assert sizes[0] > sizes[1] > sizes[2]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_same_bytes_with_any_number_of_threads(student):
     expected = MatrixGaussianCompressor(FrozenEstimator(student), **SHORTEST).fit(DIGITS[TRAIN]).to_bytes()
     before = torch.get_num_threads()
@@ -133,6 +139,7 @@ def test_same_seed_gives_same_bytes_with_any_number_of_threads(student):
 # uncertainty
 
 
+@pytest.mark.slow
 def test_noise_is_estimated_and_fewer_rows_give_larger_variances(curve):
     X, y, fitted = curve
     assert 1.7 < fitted.noise_.item() < 2.6
@@ -144,6 +151,7 @@ def test_noise_is_estimated_and_fewer_rows_give_larger_variances(curve):
     assert less.mean() > 2 * variance.mean()
 
 
+@pytest.mark.slow
 def test_intervals_cover(curve):
     _, _, fitted = curve
     rng = np.random.default_rng(1)
@@ -154,6 +162,7 @@ def test_intervals_cover(curve):
     assert 0.85 < covered < 0.96
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments_of_predict(curve):
     fitted = curve[2]
     rows = np.linspace(-3, 3, 41)[:, None]
@@ -165,6 +174,7 @@ def test_samples_have_the_moments_of_predict(curve):
     assert np.diff(draws, axis=1).std(axis=0).max() < 0.6 * draws.std(axis=0).max()
 
 
+@pytest.mark.slow
 def test_log_likelihood_is_that_of_the_mixture_of_draws(curve):
     X, y, fitted = curve
     draws = fitted.sample(X[:50], 20)[:, :, 0]
@@ -190,6 +200,7 @@ def test_averaged_probabilities_of_noise_have_larger_entropy(matrix_gaussian):
     np.testing.assert_allclose(averaged, matrix_gaussian.sample(noise, 3000).mean(axis=0), atol=0.15)
 
 
+@pytest.mark.slow
 def test_linear_network_has_the_posterior_of_bayesian_linear_regression():
     """One layer with known noise and prior is Bayesian linear regression, which scikit-learn solves."""
     rng = np.random.default_rng(0)
@@ -243,6 +254,7 @@ def test_expected_loss_does_not_depend_on_batch_size():
     torch.testing.assert_close(once, twice)
 
 
+@pytest.mark.slow
 def test_student_t_noise_fits_heavy_tails(curve):
     X, _, fitted = curve
     rng = np.random.default_rng(2)
@@ -449,6 +461,7 @@ def test_classification_learns_from_y():
         fitted.predict(DIGITS[:3], return_std=True)
 
 
+@pytest.mark.slow
 def test_embeddings_have_standard_deviations():
     embedding = Distiller(PCA(2), hidden_layer_sizes=(16,), max_iter=15, random_state=0)
     fitted = MatrixGaussianCompressor(embedding, **SHORT).fit(DIGITS[TRAIN])
@@ -457,6 +470,7 @@ def test_embeddings_have_standard_deviations():
     assert fitted.score(DIGITS[TEST]) > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -68,12 +68,14 @@ def test_bits_per_weight_sets_the_size(shallow_student):
     assert compressor.report_["bytes"]["codes"] == -(-compressor.report_["n_blocks"] * 9 // 8)
 
 
+@pytest.mark.slow
 def test_file_is_much_smaller_and_agrees(random_code, shallow_student):
     assert random_code.nbytes_ <= 400 < shallow_student.nbytes_ / 15
     assert np.mean(random_code.predict(DIGITS[TEST]) == shallow_student.predict(DIGITS[TEST])) > 0.8
     assert random_code.report_["agreement"] > 0.8
 
 
+@pytest.mark.slow
 def test_file_predicts_the_same_bits_in_a_fresh_process(random_code, tmp_path):
     random_code.save(tmp_path / "random_code.student")
     np.save(tmp_path / "rows.npy", DIGITS[TEST])
@@ -88,6 +90,7 @@ def test_file_predicts_the_same_bits_in_a_fresh_process(random_code, tmp_path):
         assert run_python(code, tmp_path / "random_code.student", tmp_path / "rows.npy", **environment) == expected
 
 
+@pytest.mark.slow
 def test_fitted_network_is_decoded_from_the_bytes(random_code):
     network = container.decode(random_code.to_bytes()).network
     assert all(np.array_equal(*pair) for pair in zip(network.weights, random_code.network_.weights))
@@ -96,6 +99,7 @@ def test_fitted_network_is_decoded_from_the_bytes(random_code):
     assert np.array_equal(pickle.loads(pickle.dumps(random_code)).predict(DIGITS), random_code.predict(DIGITS))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_same_bytes_with_any_number_of_threads(shallow_student):
     changes = {"max_bytes": 150, "n_steps": 40, "input_shape": (8, 8)}
     expected = compress(shallow_student, **changes).to_bytes()
@@ -112,12 +116,14 @@ def test_same_seed_gives_same_bytes_with_any_number_of_threads(shallow_student):
 # the wrapped estimator
 
 
+@pytest.mark.slow
 def test_hidden_layer_sizes(shallow_student):
     compressor = compress(shallow_student, max_bytes=300, hidden_layer_sizes=(12, 6), input_shape=(8, 8))
     assert compressor.network_.layer_sizes == (64, 12, 6, 10)
     assert np.array_equal(compressor.classes_, shallow_student.classes_)
 
 
+@pytest.mark.slow
 def test_teacher_without_predict():
     X, _ = make_blobs(400, centers=3, random_state=0)
     student = Distiller(DBSCAN(eps=1.0), hidden_layer_sizes=(16,), max_iter=60, random_state=0)
@@ -126,6 +132,7 @@ def test_teacher_without_predict():
     assert compressor.score(X, compressor.estimator_.predict(X)) > 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
 def test_regression(activation):
     X, y = load_diabetes(return_X_y=True)
@@ -140,6 +147,7 @@ def test_regression(activation):
     assert 1 - np.mean((found - expected) ** 2) / expected.var() > 0.7
 
 
+@pytest.mark.slow
 def test_mlp_classifier_and_nested_compressor(shallow_student):
     network = MLPClassifier((20,), max_iter=30, random_state=0)
     with pytest.warns(UserWarning):
@@ -150,6 +158,7 @@ def test_mlp_classifier_and_nested_compressor(shallow_student):
     assert RandomCodeCompressor(nested, **{**QUICK, "max_bytes": 300}).fit(DIGITS[TRAIN]).nbytes_ <= 300
 
 
+@pytest.mark.slow
 def test_mean_var_and_every_selection(shallow_student):
     for changes in ({"parameterization": "mean-var"}, {"selection": "sample"}, {"selection": "nearest"}):
         compressor = compress(shallow_student, max_bytes=300, input_shape=(8, 8), **changes)
@@ -216,6 +225,7 @@ def test_non_finite_weights_raise():
         compress(network, y=CLASSES[TRAIN], max_bytes=300)
 
 
+@pytest.mark.slow
 def test_resumed_fit_gives_the_same_bytes(shallow_student, tmp_path, monkeypatch):
     changes = {"max_bytes": 150, "n_steps": 60, "input_shape": (8, 8)}
     expected = compress(shallow_student, **changes).to_bytes()

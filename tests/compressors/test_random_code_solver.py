@@ -225,6 +225,7 @@ class TestLearner:
         scales = torch.from_numpy(state.scales().astype(np.float32))
         assert current_loss(state, scales) < 0.95 * before
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("parameterization", ["mean-kl", "mean-var"])
     @pytest.mark.parametrize("after", [1, 37, 62, 66])
     def test_an_interrupted_run_ends_with_the_same_codes(self, layout, after, parameterization, tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ def test_fixed_point_is_the_exact_posterior_of_an_orthogonal_linear_unit(seed):
     assert exact.min() < 0.05 and exact.max() > 0.99 and ((exact > 0.05) & (exact < 0.95)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["weight", "input"])
 def test_training_reaches_the_exact_posterior_of_an_orthogonal_linear_unit(granularity):
     X, y, noise = orthogonal_problem(0)
@@ -329,6 +330,7 @@ def variable_selection(seed, n_samples=2000, n_features=20):
     return torch.tensor(X, dtype=torch.float32), torch.tensor(y / y.std(), dtype=torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_relevant_inputs_are_included_and_hidden_units_are_removed(seed):
     X, y = variable_selection(seed)

@@ -52,12 +52,14 @@ def test_digits_in_two_kilobytes_agree_with_the_student():
     assert np.mean(agreements) >= 0.97
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_file(small):
     assert small.nbytes_ == len(small.to_bytes()) <= 450
     assert small.score(X_NEW) > 0.9
     assert_array_equal(load(small.to_bytes()).predict(X_NEW), small.predict(X_NEW))
 
 
+@pytest.mark.slow
 def test_search_results_hold_every_candidate(small):
     results = small.search_results_
     assert len(results["params"]) == len(results["mean_test_fidelity"]) == len(results["mean_test_size"]) == 3
@@ -68,6 +70,7 @@ def test_search_results_hold_every_candidate(small):
     assert sum(small.report_["bytes"].values()) == small.nbytes_
 
 
+@pytest.mark.slow
 def test_min_fidelity_gives_smallest_file(student):
     auto = AutoCompressor(FrozenEstimator(student), min_fidelity=0.9, **{**QUICK, "effort": 0.15}).fit(X)
     fidelity, n_bytes = auto.search_results_["mean_test_fidelity"], -auto.search_results_["mean_test_size"]
@@ -82,6 +85,7 @@ def test_min_fidelity_gives_smallest_file(student):
     assert auto.nbytes_ < 700  # a failed fit leaves the fitted attributes unchanged
 
 
+@pytest.mark.slow
 def test_refit_uses_all_rows():
     teacher = Distiller(KMeans(4, n_init=1, random_state=0), hidden_layer_sizes=(16,), max_iter=15)
     auto = AutoCompressor(teacher, max_bytes=600, **QUICK)
@@ -102,6 +106,7 @@ def test_n_jobs_does_not_change_result(student):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "target"),
     [
@@ -127,6 +132,7 @@ def test_regression_outputs_are_scored_by_explained_variance(estimator, target):
     assert auto.score(X_NEW / 16) == pytest.approx(auto.best_fidelity_, abs=0.1)
 
 
+@pytest.mark.slow
 def test_teacher_without_predict():
     rows, _ = make_moons(300, noise=0.05, random_state=0)
     student = Distiller(DBSCAN(eps=0.2), hidden_layer_sizes=(24,), max_iter=30, random_state=0)
@@ -134,6 +140,7 @@ def test_teacher_without_predict():
     assert auto.nbytes_ <= 250 and auto.best_fidelity_ > 0.9
 
 
+@pytest.mark.slow
 def test_all_methods_are_tried(student):
     frozen = FrozenEstimator(student)
     auto = AutoCompressor(frozen, max_bytes=450, effort=0.01, random_state=0, refit=False).fit(X[:200])

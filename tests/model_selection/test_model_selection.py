@@ -170,6 +170,7 @@ def test_randomized_and_halving_search_and_cross_validation(student):
     assert (scores["test_fidelity"] > 0.5).all() and (scores["test_size"] < 0).all()
 
 
+@pytest.mark.slow
 def test_nested_compressors(student):
     pruned = SpikeSlabCompressor(FrozenEstimator(student), density=0.3, max_iter=3, fine_tune_iter=2, random_state=0)
     stack = CodebookCompressor(pruned, bits=3, max_iter=2, random_state=0).fit(X)

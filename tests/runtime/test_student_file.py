@@ -227,6 +227,7 @@ def test_invalid_files_raise(data, message):
         load(data)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_hostile_files_do_no_harm():
     """Longer: ``python tests/helpers/fuzz_student_file.py --cases 1000000``."""
     outcome = fuzz_student_file.run(n_cases=20_000, seed=0)
@@ -328,6 +329,7 @@ def _umask():
     return mask
 
 
+@pytest.mark.slow
 def test_deployment_example_runs():
     example = Path(distill.__file__).parents[1] / "examples" / "deploy.py"
     printed = subprocess.run([sys.executable, example], capture_output=True, text=True, check=True).stdout

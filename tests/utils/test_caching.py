@@ -52,6 +52,7 @@ def two_workers(request, capfd):  # capfd first: workers inherit the standard ou
             yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("two_workers", ["loky", "threading", "dask"], indirect=True)
 def test_grid_search_fits_teacher_and_student_once_per_fold(two_workers, tmp_path, capfd):
     found = search(pipeline_with(tmp_path), n_jobs=2)
@@ -69,6 +70,7 @@ def test_one_memory_suffices_if_only_outer_parameters_vary(memories, tmp_path, c
     assert n_students == (4 if memories[0] else 0)  # else they are part of the cached fit of the compressor
 
 
+@pytest.mark.slow
 def test_each_student_is_trained_once_per_fold(tmp_path, capfd):
     search(pipeline_with(tmp_path), {"compress__bits": [1, 2], "compress__estimator__alpha": [1e-4, 1e-2]})
     assert counts(tmp_path, capfd.readouterr().out)[:2] == (4, 2 * 3 + 1)
@@ -174,6 +176,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment, count", [("training", 2), ("writing", 3)])
 def test_interrupted_search_leaves_a_valid_cache(moment, count, tmp_path):
     command = [sys.executable, "-c", INTERRUPTED, tmp_path, moment, str(count)]
