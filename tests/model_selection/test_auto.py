@@ -152,11 +152,11 @@ def test_all_methods_are_tried(student):
     ("parameters", "message"),
     [
         ({}, "max_bytes and min_fidelity are both None"),
-        ({"max_bytes": 0}, "max_bytes == 0"),
-        ({"min_fidelity": 1.5}, "min_fidelity == 1.5"),
+        ({"max_bytes": 0}, "'max_bytes' parameter of AutoCompressor must be"),
+        ({"min_fidelity": 1.5}, "'min_fidelity' parameter of AutoCompressor must be"),
         ({"max_bytes": 500, "methods": ["zip"]}, r"methods must be 'all' or some of 'codebook'.*got \['zip'\]"),
         ({"max_bytes": 500, "methods": []}, "methods must be"),
-        ({"max_bytes": 500, "effort": 0}, "effort == 0"),
+        ({"max_bytes": 500, "effort": 0}, "'effort' parameter of AutoCompressor must be"),
         ({"max_bytes": 500, "validation_fraction": 1}, "'validation_fraction' parameter"),
     ],
 )
