@@ -23,6 +23,8 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
+from distill import Distiller
+from distill.base import student_attributes
 from distill.codecs import container, entropy
 from distill.codecs.reader import Reader
 from distill.network import Network
@@ -70,6 +72,13 @@ def trained_network(hidden: tuple[int, ...]) -> tuple[Network, np.ndarray]:
     return Network(weights, biases, "relu", "predict", "softmax", mlp.classes_), X[:N_SINGLES]
 
 
+def fitted_estimator(data: bytes, n_features: int) -> Distiller:
+    """Return an estimator that predicts with the student in `data`, as after a fit."""
+    estimator = Distiller(MLPClassifier())
+    vars(estimator).update(student_attributes(data), n_features_in_=n_features)
+    return estimator
+
+
 @contextmanager
 def threads(count: int):
     """Limit NumPy and torch to so many threads."""
@@ -82,7 +91,8 @@ def threads(count: int):
 
 def speeds(network: Network, X: np.ndarray, n_threads: int, repeat: int) -> dict:
     """Return microseconds, for a single row and for each row of a batch."""
-    student = load(container.encode(network))
+    data = container.encode(network)
+    student, estimator = load(data), fitted_estimator(data, X.shape[1])
     session, logits = onnx_sessions(student, n_threads)
     module = torch_module(network)
     singles = [X[index : index + 1] for index in range(len(X))]
@@ -94,6 +104,7 @@ def speeds(network: Network, X: np.ndarray, n_threads: int, repeat: int) -> dict
             {
                 "predict": lambda index: student.predict(singles[index]),
                 "predict, float64": lambda index: student.predict(doubles[index]),
+                "predict of the estimator": lambda index: estimator.predict(singles[index]),
                 "predict_proba": lambda index: student.predict_proba(singles[index]),
                 "onnxruntime labels": lambda index: session.run(["label"], {"X": singles[index]}),
                 "onnxruntime sums": lambda index: logits.run(None, {"X": singles[index]}),
