@@ -21,7 +21,7 @@ from time import perf_counter
 import joblib
 import numpy as np
 from common import RESULTS, clustering_accuracy, load_mnist, parser, spread, table, write_json
-from lenet import as_classifier, choose, fit_student, teacher_labels, train_lenet, without_judged
+from lenet import as_classifier, choose, fit_student, teacher_labels, train_lenet, without_held_out
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
@@ -227,7 +227,7 @@ def choose_settings(X, y, memory, options):
     found = {}
     for part in options.parts.split(","):
         if part in BEST:
-            found[part] = choose_for(part, without_judged(X, y), memory, options.labels)
+            found[part] = choose_for(part, without_held_out(X, y), memory, options.labels)
             write_json(options.out.with_stem(options.out.stem + "_choice"), found)
 
 

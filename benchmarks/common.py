@@ -1,4 +1,4 @@
-"""What the benchmarks share: data, scores, clocks, tables and JSON."""
+"""Common parts of the benchmarks: data, scores, clocks, tables and JSON."""
 
 import argparse
 import gzip
@@ -21,17 +21,17 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def parser(description: str, name: str, *, data: bool = True) -> argparse.ArgumentParser:
-    """A command line with --data, --seeds and --out."""
+    """Return a command line with --data, --seeds and --out."""
     line = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if data:
-        line.add_argument("--data", type=Path, required=True, help="folder that holds mnist/ and uci/")
+        line.add_argument("--data", type=Path, required=True, help="folder with mnist/ and uci/")
     line.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    line.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="where the JSON goes")
+    line.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="JSON file of the results")
     return line
 
 
 def load_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training images, their labels, test images and theirs; images as float32 in [0, 1], 784 to a row."""
+    """Return training images and labels, test images and labels; images of shape (n_images, 784), float32 in [0, 1]."""
     arrays = []
     for part in ("train", "t10k"):
         for kind, offset in (("images-idx3", 16), ("labels-idx1", 8)):
@@ -46,7 +46,7 @@ def load_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
 
 
 def clustering_accuracy(labels: np.ndarray, clusters: np.ndarray) -> float:
-    """Share of rows in the right cluster under the best one-to-one naming of clusters (ACC)."""
+    """Return the accuracy of clusters under the best one-to-one assignment to labels (ACC)."""
     table = np.zeros((labels.max() + 1, clusters.max() + 1), int)
     np.add.at(table, (labels, clusters), 1)
     rows, columns = linear_sum_assignment(-table)
@@ -54,7 +54,7 @@ def clustering_accuracy(labels: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def clustering_scores(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
-    """ACC and NMI."""
+    """Return ACC and NMI."""
     return {
         "acc": clustering_accuracy(labels, clusters),
         "nmi": float(normalized_mutual_info_score(labels, clusters)),
@@ -62,7 +62,7 @@ def clustering_scores(labels: np.ndarray, clusters: np.ndarray) -> dict[str, flo
 
 
 def seconds(function: Callable, *arguments, repeat: int = 5) -> float:
-    """Fastest of several calls, after one that does not count."""
+    """Return the seconds of the fastest of several calls, after one that is not timed."""
     function(*arguments)
     times = []
     for _ in range(repeat):
@@ -74,7 +74,7 @@ def seconds(function: Callable, *arguments, repeat: int = 5) -> float:
 
 @contextmanager
 def stopwatch(*targets: tuple[object, str]) -> Iterator[dict[str, list[float]]]:
-    """Time every call of the given functions, named by their module and attribute, meanwhile."""
+    """Time every call of the given functions within the context; they are named by module and attribute."""
     times: dict[str, list[float]] = {attribute: [] for _, attribute in targets}
     patches = [mock.patch.object(owner, name, _timed(getattr(owner, name), times[name])) for owner, name in targets]
     with ExitStack() as stack:
@@ -95,7 +95,7 @@ def _timed(function, log):
 
 
 def product_seconds(X: np.ndarray) -> float:
-    """Seconds of the n x n float32 product of the rows with themselves, measured on a part of the rows."""
+    """Return the seconds of the n x n float32 product of the rows, extrapolated from a part of the rows."""
     n_rows = min(len(X), max(256, int(2e11 / (len(X) * X.shape[1]))))
     part = np.ascontiguousarray(X[:n_rows])
     blocks = [X[first : first + 4096] for first in range(0, len(X), 4096)]
@@ -108,12 +108,12 @@ def product_seconds(X: np.ndarray) -> float:
 
 
 def peak_memory() -> float:
-    """Largest memory this process has held so far, in GB."""
+    """Return the largest memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def machine() -> dict[str, object]:
-    """The machine in a few words, for the JSON."""
+    """Return a description of the machine."""
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": cpu_count(),
@@ -122,7 +122,7 @@ def machine() -> dict[str, object]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
+    """Return mean and standard deviation as text."""
     values = np.asarray(values, float)
     return f"{values.mean():.4f} +- {values.std(ddof=1) if len(values) > 1 else 0:.4f}"
 
@@ -149,7 +149,7 @@ def _cell(value):
 
 
 def write_json(path: Path, results: dict) -> None:
-    """Write the results, numbers of NumPy included."""
+    """Write the results, with NumPy scalars as floats."""
     os.makedirs(path.parent, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), **results}, indent=1, default=float) + "\n")
     print(f"Written: {path}")

@@ -1,7 +1,7 @@
-"""Where the defaults of the multilayer bootstrap network come from: one setting changed at a time, on three data sets.
+"""Choice of the defaults of the multilayer bootstrap network: one setting changed at a time, on three data sets.
 
 Training rows only: 10000 images of MNIST, 10000 of Fashion-MNIST if its folder is given, and scikit-learn's digits,
-without labels; k-means on the output, labels serve to score. ACC in percent, mean over seeds.
+without labels; k-means on the output, labels only for scores. ACC in percent, mean over seeds.
 
     python benchmarks/defaults.py --data DIR [--fashion DIR] [--n-estimators 200]
 """
@@ -57,7 +57,7 @@ def data_sets(options):
 
 
 def read(folder, kind, offset):
-    """A file of the format of MNIST, compressed or not."""
+    """Return the values of a file in the format of MNIST, compressed or not."""
     path = folder / f"train-{kind}-ubyte.gz"
     data = gzip.decompress(path.read_bytes()) if path.exists() else path.with_suffix("").read_bytes()
     return np.frombuffer(data, np.uint8, offset=offset)

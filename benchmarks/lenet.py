@@ -1,6 +1,6 @@
-"""The networks on MNIST that several benchmarks compress, and how settings are chosen for them.
+"""Networks on MNIST for several benchmarks, and the choice of settings for their compression.
 
-LeNet-300-100, and students of an unlabelled teacher.
+LeNet-300-100, and students of a teacher without labels.
 """
 
 import math
@@ -23,11 +23,11 @@ from distill.training.samples import DenseRows, holdout, outputs_of
 from mbn import MultilayerBootstrapNetwork
 
 N_VALIDATION = 5000
-N_JUDGED = 10_000
+N_HELD_OUT = 10_000
 
 
 class DropoutPerceptron(Perceptron):
-    """A perceptron whose inputs and hidden units are left out at random while it trains."""
+    """A perceptron with dropout of inputs and hidden units in training."""
 
     rates = (0.15, 0.3, 0.3)
 
@@ -41,19 +41,19 @@ class DropoutPerceptron(Perceptron):
 
 
 def train_lenet(X, y, seed):
-    """Train 784-300-100-10 with labels; the pass that is kept is chosen on held-out training images."""
+    """Train 784-300-100-10 with labels; the epoch with the best validation accuracy is kept."""
     torch.manual_seed(seed)  # of the dropout
     learned, held_out = holdout(y, len(X), N_VALIDATION / len(X), seed)
     module = DropoutPerceptron(initial_network((784, 300, 100, 10), "relu", seed, X.any(axis=0)))
     rows = DenseRows(torch.from_numpy(X[learned]), torch.from_numpy(y[learned]))
-    judged = DenseRows(torch.from_numpy(X[held_out]), torch.from_numpy(y[held_out]))
+    validation = DenseRows(torch.from_numpy(X[held_out]), torch.from_numpy(y[held_out]))
 
     def loss(module, rows, labels):
         return cross_entropy(module(rows), labels)
 
     def validate(module):
-        outputs = outputs_of(module, judged)
-        labels = judged.tensors[1]
+        outputs = outputs_of(module, validation)
+        labels = validation.tensors[1]
         return float((outputs.argmax(dim=1) == labels).float().mean()), float(cross_entropy(outputs, labels))
 
     history = train(
@@ -72,15 +72,15 @@ def train_lenet(X, y, seed):
 
 
 def as_classifier(arrays, X, y):
-    """Weights trained in torch, in scikit-learn's classifier."""
+    """Return scikit-learn's classifier with weights that were trained in torch."""
     sizes = tuple(bias.size for bias in arrays[1][:-1])
     estimator = MLPClassifier(sizes, random_state=0).partial_fit(X[:100], y[:100], classes=np.unique(y))
     estimator.coefs_, estimator.intercepts_ = map(list, arrays)
     return estimator
 
 
-class Remembered(ClusterMixin, BaseEstimator):
-    """A teacher that has been fitted before and remembers its labels of the training rows."""
+class GivenLabels(ClusterMixin, BaseEstimator):
+    """Teacher with given labels of the training rows."""
 
     def __init__(self, labels):
         self.labels = labels
@@ -91,7 +91,7 @@ class Remembered(ClusterMixin, BaseEstimator):
 
 
 def teacher_labels(path: Path | None, X: np.ndarray, X_test: np.ndarray, memory: Memory):
-    """Return what an MBN teacher says about training and test images: from a file, or fitted here."""
+    """Return labels of an MBN teacher for training and test images, from a file or fitted here."""
     if path is None:
         return memory.cache(fit_teacher)(X, X_test)
     stored = np.load(path)
@@ -106,20 +106,20 @@ def fit_teacher(X, X_test):
 
 
 def fit_student(X, labels, seed):
-    """A student 784-256-64-10 of an unlabelled teacher."""
-    return Distiller(Remembered(labels), max_iter=30, random_state=seed).fit(X)
+    """Fit a student 784-256-64-10 to the labels of a teacher."""
+    return Distiller(GivenLabels(labels), max_iter=30, random_state=seed).fit(X)
 
 
-def without_judged(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The training images without the last 10000, and these, on which settings are chosen; no test image."""
-    return X[:-N_JUDGED], y[:-N_JUDGED], X[-N_JUDGED:], y[-N_JUDGED:]
+def without_held_out(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Split the training images and their labels: without the last 10000, and these, the validation set."""
+    return X[:-N_HELD_OUT], y[:-N_HELD_OUT], X[-N_HELD_OUT:], y[-N_HELD_OUT:]
 
 
 def choose(target, tried, *, smallest="error", most_bytes=math.inf, most_error=math.inf):
-    """Print what settings came to on validation images; say which are chosen.
+    """Print the results of settings on validation images, and choose one.
 
-    The rule: of the files that have no more than `most_bytes` and err in no more than `most_error` percent of the
-    images, the one with the smallest error (or the fewest bytes), of equal ones the smaller.
+    Of the files with at most `most_bytes` and an error of at most `most_error` percent, the one with the smallest error
+    (or the fewest bytes) is chosen, of equal ones the smaller.
     """
     rule = f"the smallest {smallest}"
     rule += f", of files with at most {most_bytes} bytes" if most_bytes < math.inf else ""

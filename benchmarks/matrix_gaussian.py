@@ -24,7 +24,7 @@ from time import perf_counter
 import joblib
 import numpy as np
 from common import RESULTS, clustering_accuracy, load_mnist, parser, spread, table, write_json
-from lenet import as_classifier, fit_student, teacher_labels, train_lenet, without_judged
+from lenet import as_classifier, fit_student, teacher_labels, train_lenet, without_held_out
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
 
@@ -73,7 +73,7 @@ def main():
     memory = joblib.Memory(options.cache, verbose=0)
     X, y, X_test, y_test = load_mnist(options.data)
     if options.choose:
-        X, y, X_test, y_test = without_judged(X, y)
+        X, y, X_test, y_test = without_held_out(X, y)
     others = {"noise": np.random.default_rng(0).uniform(0, 1, (2000, 784)).astype(np.float32)}
     if options.other:
         others["other images"] = read_images(options.other)[:2000]

@@ -1,9 +1,9 @@
 """MNIST without labels: accuracy, speed and memory of teacher and student, against k-means and UMAP.
 
-Fits MBN + k-means on the 60000 training images for several seeds, distils each into students of several sizes, and
-scores all of them on the training images and on the 10000 held-out ones. Labels only serve to score. Every speed is
-given as a ratio to something measured in the same process: the n x n float32 product of the rows, UMAP, or a bare
-loop of the same steps.
+Fits MBN + k-means on the 60000 training images for several seeds, distills each into students of several sizes, and
+scores all of them on the training images and on the 10000 held-out ones. Labels are only used for scores. Every speed
+is given as a ratio to a reference in the same process: the n x n float32 product of the rows, UMAP, or a plain loop of
+the same steps.
 
     python benchmarks/mnist.py --data DIR [--seeds 3] [--without-umap]
 """
@@ -39,14 +39,14 @@ from mbn.neighbors import ExactSearch
 from mbn.rows import Rows
 
 STUDENTS = {"784-512-128-10": (512, 128), "784-256-64-10": (256, 64), "784-128-10": (128,), "784-64-10": (64,)}
-# Passes over the training rows when training is timed, a quarter of what a student of MNIST takes
-N_PASSES = 10
+# Epochs when training is timed, a quarter of those of a student of MNIST
+N_EPOCHS = 10
 
 
 def main():
     line = parser(__doc__, "mnist")
-    line.add_argument("--without-umap", action="store_true", help="leave out the comparison with umap-learn")
-    line.add_argument("--rows", type=int, default=60000, help="training images, for a quick look at less")
+    line.add_argument("--without-umap", action="store_true", help="without the comparison with umap-learn")
+    line.add_argument("--rows", type=int, default=60000, help="number of training images, fewer for a quick run")
     options = line.parse_args()
     X, y, X_test, y_test = load_mnist(options.data)
     X, y = X[: options.rows], y[: options.rows]
@@ -71,18 +71,18 @@ def main():
         teachers.append(stages)
         print(f"seed {seed}: teacher in {stages['total']:.0f} s, ACC {rows[-1]['train']['acc']:.4f}", flush=True)
         for name, sizes in STUDENTS.items():
-            student = Distiller(Remembered(labels), hidden_layer_sizes=sizes, random_state=seed)
+            student = Distiller(GivenLabels(labels), hidden_layer_sizes=sizes, random_state=seed)
             began = perf_counter()
             student.fit(X)
             took = perf_counter() - began
             fitted[name] = student
             print(f"seed {seed}: student {name} in {took:.0f} s", flush=True)
-            answers, answers_test = student.predict(X), student.predict(X_test)
-            rows.append(scores(f"student {name}", seed, y, answers, y_test, answers_test))
+            predicted, predicted_test = student.predict(X), student.predict(X_test)
+            rows.append(scores(f"student {name}", seed, y, predicted, y_test, predicted_test))
             students[name].append(
                 {
                     "seed": seed,
-                    "agreement": float(np.mean(answers_test == labels_test)),
+                    "agreement": float(np.mean(predicted_test == labels_test)),
                     "acc_test": rows[-1]["test"]["acc"],
                     "acc_test_teacher": rows[-1 - 1 - list(STUDENTS).index(name)]["test"]["acc"],
                     "seconds": took,
@@ -95,7 +95,7 @@ def main():
     print_teachers(teachers)
     table(
         "Students on held-out images (mean over seeds)",
-        ["student", "agreement", "ACC", "teacher's ACC", "fit s", "passes", "bytes"],
+        ["student", "agreement", "ACC", "teacher's ACC", "fit s", "epochs", "bytes"],
         [
             [name, *(spread([run[key] for run in runs]) for key in ("agreement", "acc_test", "acc_test_teacher")),
              *(float(np.mean([run[key] for run in runs])) for key in ("seconds", "n_iter")), runs[0]["bytes"]]
@@ -104,15 +104,18 @@ def main():
     )  # fmt: skip
 
     some = np.random.default_rng(0).permutation(len(X))[:500]
-    results["exactness"] = {"train": exact_share(teacher[0], X[some]), "test": exact_share(teacher[0], X_test[:500])}
+    results["exactness"] = {
+        "train": exact_fraction(teacher[0], X[some]),
+        "test": exact_fraction(teacher[0], X_test[:500]),
+    }
     print(
-        "Share of bottom-layer codes equal to direct assignment (500 rows, 40 clusterings): "
+        "Fraction of bottom-layer codes equal to direct assignment (500 rows, 40 clusterings): "
         f"{results['exactness']['train']:.2%} of training rows, {results['exactness']['test']:.2%} of new rows"
     )
     results["direct"] = direct_ratio(X)
-    print(f"Direct assignment, k=1428: {results['direct']:.2f} x its bare matrix products")
+    print(f"Direct assignment, k=1428: {results['direct']:.2f} x its matrix products alone")
     results["training_ratio"] = training_ratio(X, labels)
-    print(f"Training a student: {results['training_ratio']:.2f} x a bare torch loop of the same steps")
+    print(f"Training a student: {results['training_ratio']:.2f} x a plain torch loop of the same steps")
     times = speed(teacher, fitted, X, X_test)
     if not options.without_umap:
         results["umap"] = compare_with_umap(X, y, X_test, y_test)
@@ -125,7 +128,7 @@ def main():
 
 
 def warm_up(X):
-    """Let every kernel compile, which happens once per machine."""
+    """Compile every kernel; the result is cached on disk."""
     MultilayerBootstrapNetwork(n_estimators=8, n_jobs=-1, k=2000, max_samples=2500).fit(X[:6000]).transform(X[:20])
     MultilayerBootstrapNetwork(n_estimators=8, n_jobs=-1, k=200, assignment="direct").fit(X[:3000])
     codes = np.random.default_rng(0).integers(0, 4000, (9000, 64)).astype(np.uint16)
@@ -133,7 +136,7 @@ def warm_up(X):
 
 
 def fit_teacher(X, seed):
-    """MBN + k-means, and the seconds of its stages."""
+    """Fit MBN + k-means; return it and the seconds of its stages."""
     teacher = make_pipeline(
         MultilayerBootstrapNetwork(n_jobs=-1, random_state=seed), KMeans(10, n_init=10, random_state=seed)
     )
@@ -160,8 +163,8 @@ def fit_teacher(X, seed):
     return teacher, stages
 
 
-class Remembered(ClusterMixin, BaseEstimator):
-    """A teacher that has been fitted before and remembers its labels of the training rows."""
+class GivenLabels(ClusterMixin, BaseEstimator):
+    """Teacher with given labels of the training rows."""
 
     def __init__(self, labels):
         self.labels = labels
@@ -171,12 +174,12 @@ class Remembered(ClusterMixin, BaseEstimator):
         return self
 
 
-def scores(name, seed, y, answers, y_test, answers_test):
+def scores(name, seed, y, predicted, y_test, predicted_test):
     return {
         "model": name,
         "seed": seed,
-        "train": clustering_scores(y, answers),
-        "test": clustering_scores(y_test, answers_test),
+        "train": clustering_scores(y, predicted),
+        "test": clustering_scores(y_test, predicted_test),
     }
 
 
@@ -209,8 +212,8 @@ def print_teachers(teachers):
     print(f"Peak memory so far: {teachers[-1]['peak_gb']:.2f} GB")
 
 
-def exact_share(model, X, n_clusterings=40):
-    """Share of bottom-layer codes that equal those of direct assignment."""
+def exact_fraction(model, X, n_clusterings=40):
+    """Return the fraction of bottom-layer codes that equal those of direct assignment."""
     layer = model.layers_[0]
     part = Layer(layer.reference, layer.rows[:n_clusterings], layer.used[:n_clusterings])
     X = Rows(X, model.preparation_).whole()
@@ -224,7 +227,7 @@ def exact_share(model, X, n_clusterings=40):
 
 
 def direct_ratio(X, k=1428, n_clusterings=6, n_rows=16384):
-    """Direct assignment's time over that of its bare matrix products, one thread each."""
+    """Return the time of direct assignment over that of its matrix products alone, with one thread."""
     from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(0)
@@ -245,30 +248,30 @@ def direct_ratio(X, k=1428, n_clusterings=6, n_rows=16384):
 
 
 def speed(teacher, students, X, X_test):
-    """Microseconds per row at batch 1 and at batch 10000, and their ratios to the students'."""
+    """Return microseconds per row in batches of 1 and of 10000."""
     paper = MultilayerBootstrapNetwork(k=1428, assignment="direct", n_jobs=-1, random_state=0).fit(X[:10000])
     direct = copy.copy(teacher[0])
     direct.assignment_ = "direct"
     times = {
-        "MBN, neighbours, k1=n/2": (per_row(teacher[0].transform, X_test[:1]), per_row(teacher[0].transform, X_test)),
+        "MBN, neighbors, k1=n/2": (per_row(teacher[0].transform, X_test[:1]), per_row(teacher[0].transform, X_test)),
         "MBN, direct, k1=n/2 (300 rows)": (None, per_row(direct.transform, X_test[:300])),
         "MBN, direct, k1=1428": (per_row(paper.transform, X_test[:1]), per_row(paper.transform, X_test)),
     }
     for name, student in students.items():
-        answer = load(student.to_bytes()).predict
-        times[f"student {name}"] = (per_row(answer, X_test[:1], 2000), per_row(answer, X_test, 20))
+        predict = load(student.to_bytes()).predict
+        times[f"student {name}"] = (per_row(predict, X_test[:1], 2000), per_row(predict, X_test, 20))
     return times
 
 
 def per_row(function, X, repeat=1):
-    """Microseconds per row, the fastest of several calls."""
+    """Return microseconds per row, of the fastest of several calls."""
     return seconds(function, X, repeat=repeat) / len(X) * 1e6
 
 
 def print_speed(times, students):
     columns = ["model", "us/row, batch 1", "us/row, batch 10000"]
     table(
-        "Prediction on held-out images, and how many times a student is faster",
+        "Prediction on held-out images, and the factors by which students are faster",
         columns + [f"x {name} (1)" for name in students] + [f"x {name} (10000)" for name in students],
         [
             [name, one or "-", many,
@@ -280,12 +283,12 @@ def print_speed(times, students):
 
 
 def training_ratio(X, labels):
-    """A Distiller's fit over a bare torch loop of the same steps: Adam, slices of a shuffled order, one thread."""
-    settings = dict(hidden_layer_sizes=(256, 64), max_iter=N_PASSES, early_stopping=False, random_state=0)
-    part, answers = X, labels
+    """Return the time of a Distiller's fit over that of a plain torch loop of the same steps on one thread."""
+    settings = dict(hidden_layer_sizes=(256, 64), max_iter=N_EPOCHS, early_stopping=False, random_state=0)
+    part, predicted = X, labels
 
     def distilled():
-        Distiller(Remembered(answers), **settings).fit(part)
+        Distiller(GivenLabels(predicted), **settings).fit(part)
 
     def bare():
         n_threads = torch.get_num_threads()
@@ -294,8 +297,8 @@ def training_ratio(X, labels):
         layers = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
         module = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
         optimizer = torch.optim.Adam(module.parameters())
-        rows, targets = torch.from_numpy(part), torch.from_numpy(answers.astype(np.int64))
-        for _ in range(N_PASSES):
+        rows, targets = torch.from_numpy(part), torch.from_numpy(predicted.astype(np.int64))
+        for _ in range(N_EPOCHS):
             for index in torch.randperm(len(rows)).split(256):
                 optimizer.zero_grad()
                 torch.nn.functional.cross_entropy(module(rows[index]), targets[index]).backward()
@@ -306,7 +309,7 @@ def training_ratio(X, labels):
 
 
 def compare_with_umap(X, y, X_test, y_test):
-    """UMAP as in its documentation's advice for clustering, k-means on top; new rows by its transform."""
+    """Score UMAP with the settings that its documentation recommends for clustering, followed by k-means."""
     from umap import UMAP
 
     with warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """RandomCodeCompressor on MNIST: bytes of real files against error.
 
-(a) student: a student of an unlabelled MBN teacher, from 300 bytes to 10 kB: ACC and agreement with the teacher.
+(a) student: a student of an unlabeled MBN teacher, from 300 bytes to 10 kB: ACC and agreement with the teacher.
 (b) lenet: LeNet-300-100 trained with labels, for comparison with published results: error against the labels.
 (c) speed: Mean-KL against Mean-Var, steps until the same validation loss at the same budget; published: the same with
     Mean-Var's penalties as in the code of its authors, which takes long.
@@ -233,8 +233,8 @@ def scores(predictions, truth, data):
 
 # (c) Mean-KL against Mean-Var
 
-# Hidden units, waves, numbers in a block and bits of a block: a third of a bit for a number, as in the publications of
-# both parameterizations, and two bits, as in the files above
+# Hidden units, waves, random numbers and bits of a block: a third of a bit for a random number, as in the publications
+# of both parameterizations, and two bits, as in the files above
 REGIMES = {"1/3 bit a number": (100, 100, 30, 10), "2 bits a number": (50, 64, 6, 12)}
 N_POINTS = 24
 PRUNED_FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8)

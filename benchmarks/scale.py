@@ -1,17 +1,17 @@
-"""How the teacher grows: with the number of rows, with workers, and when it is killed.
+"""Time and memory of the teacher by the number of rows and of workers, and its fits after interruptions.
 
-Every fit runs in a process of its own. Parts, all by default, one or several with --parts:
+Every fit runs in a separate process. Parts, all by default, one or several with --parts:
 
 - landmarks: clustered synthetic rows, 64 features, 10^4 .. 10^6, written to disk and read as a memory-mapped file;
-  a fixed number of rows may become centroids (--max-samples), and the answers are written to disk as well;
-- half: the same rows, k1 of half of them, approximate neighbours from --approximate on;
+  a fixed number of rows may become centroids (--max-samples), and the output is written to disk as well;
+- half: the same rows, k1 of half of them, approximate neighbors from --approximate on;
 - dask: the layers of one fit on one and on two worker processes;
-- kill: fits killed at random moments and started again; a fit of which a Dask worker is killed;
+- kill: fits killed at random times and started again; fits in which a Dask worker is killed;
 - mnist: MNIST rows at the default settings (needs --data).
 
     python benchmarks/scale.py [--data DIR] [--parts landmarks half] [--n-estimators 50]
 
-The JSON is written after every fit; parts that are not run keep what an earlier run wrote.
+The JSON is written after every fit; parts that are not run keep the results of an earlier run.
 """
 
 import argparse
@@ -45,13 +45,13 @@ N_FEATURES = 64
 
 def main():
     line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    line.add_argument("--data", type=Path, help="folder that holds mnist/, for the part mnist")
+    line.add_argument("--data", type=Path, help="folder with mnist/, for the part mnist")
     line.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
-    line.add_argument("--out", type=Path, default=RESULTS / "scale.json", help="where the JSON goes")
+    line.add_argument("--out", type=Path, default=RESULTS / "scale.json", help="JSON file of the results")
     line.add_argument("--landmarks-rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     line.add_argument("--half-rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     line.add_argument("--mnist-rows", type=int, nargs="*", default=[5000, 10000, 20000, 40000, 70000])
-    line.add_argument("--approximate", type=int, default=100_000, help="rows from which neighbours are approximate")
+    line.add_argument("--approximate", type=int, default=100_000, help="rows from which neighbors are approximate")
     line.add_argument("--n-estimators", type=int, default=50, help="clusterings per layer of the synthetic fits")
     line.add_argument("--max-samples", type=int, default=10_000, help="rows that may become centroids")
     line.add_argument("--dask-rows", type=int, default=40_000)
@@ -72,7 +72,7 @@ def main():
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     if "mnist" in options.parts and options.data is None:
         options.parts.remove("mnist")
-        print("The part mnist is left out: it needs --data")
+        print("The part mnist is skipped: it needs --data")
     for part in options.parts:
         if part in ("dask", "kill"):
             results[part] = {"dask": dask_workers, "kill": kills}[part](options)
@@ -103,8 +103,8 @@ def in_own_process(kind, n_rows, options):
     command += ["--approximate", str(options.approximate), "--clock", options.clock]
     command += ["--data", str(options.data)] if options.data else []
     command += ["--scratch", str(options.scratch)] if options.scratch else []
-    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    run = json.loads(answer.splitlines()[-1])
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    run = json.loads(printed.splitlines()[-1])
     print(
         ", ".join(
             f"{name} {value if isinstance(value, (int, list)) else f'{value:.4g}'}" for name, value in run.items()
@@ -114,7 +114,7 @@ def in_own_process(kind, n_rows, options):
 
 
 def fit_once(kind, n_rows, options):
-    """Fit once, and send the rows through where the fit did not; seconds of each stage and peak memory."""
+    """Fit once, and transform the rows of landmarks; return the seconds of each stage and the peak memory."""
     from mbn import MultilayerBootstrapNetwork, layers, neighbors, output, tree
 
     settings = {} if kind == "mnist" else {"n_estimators": options.n_estimators}
@@ -141,7 +141,7 @@ def fit_once(kind, n_rows, options):
             with mock.patch("common.perf_counter", clock), stopwatch(*watched) as times:
                 model.fit(X)
             fitted = clock()
-            # neighbours are searched within the tasks of the bottom layer, by several threads at a time
+            # neighbors are searched within the tasks of the bottom layer, by several threads at a time
             nearest = sum(times["grow"]) + sum(times["candidates"]) / effective_n_jobs(options.n_jobs)
             run = {
                 "rows": n_rows,
@@ -158,13 +158,13 @@ def fit_once(kind, n_rows, options):
                 run["transform"] = clock() - fitted
             run["total"] = clock() - began
             run["wall"] = perf_counter() - wall_began
-    # X is mapped from disk, as is the answer: the system takes such memory back when it needs it
+    # X and the output are mapped from disk: the system can free such memory at any time
     peak, held = memory.peak / 1e9, model_bytes(model, X) / 1e9
     return {**run, "peak_gb": peak, "model_gb": held, "beyond_gb": peak - held, "x_gb": X.nbytes / 1e9}
 
 
 def warm_up():
-    """Let every kernel compile or load, which happens once per machine or process."""
+    """Compile or load every kernel, once per machine or process."""
     from mbn import MultilayerBootstrapNetwork
 
     X = np.random.default_rng(0).standard_normal((9000, 8), dtype=np.float32)
@@ -174,14 +174,14 @@ def warm_up():
 
 
 def synthetic_rows(path, n_rows):
-    """Rows around 20 centres, on disk."""
+    """Write rows around 20 centers to disk, and map them."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(0, 3, (20, N_FEATURES)).astype(np.float32)
+    centers = rng.normal(0, 3, (20, N_FEATURES)).astype(np.float32)
     X = np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, N_FEATURES))
     for first in range(0, n_rows, 10_000):
         size = min(10_000, n_rows - first)
         X[first : first + size] = rng.standard_normal((size, N_FEATURES), dtype=np.float32)
-        X[first : first + size] += centres[rng.integers(0, 20, size)]
+        X[first : first + size] += centers[rng.integers(0, 20, size)]
     X.flush()
     return np.load(path, mmap_mode="r")
 
@@ -192,18 +192,18 @@ def mnist_rows(n_rows, folder):
 
 
 def model_bytes(model, X):
-    """Memory of the fitted network, each array once and X not at all."""
+    """Return the memory of the fitted network in bytes, each array once and X not at all."""
     arrays = [array for layer in model.layers_ for array in (layer.reference, layer.rows, layer.used)]
     arrays = [array for array in arrays if not np.may_share_memory(array, X)]
     return sum({id(array): array.nbytes for array in [*arrays, model.components_]}.values())
 
 
 class PeakMemory:
-    """Largest memory that this process, and no file, holds meanwhile, beyond what it held before; in bytes."""
+    """Largest anonymous memory of this process within the context, beyond that before it; in bytes."""
 
     def __enter__(self):
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # what was freed and kept for later would not be seen again
+        with contextlib.suppress(OSError, AttributeError):  # memory that was freed but not returned would not count
             ctypes.CDLL(None).malloc_trim(0)
         self.before = self.peak = self._now()
         self._done = threading.Event()
@@ -228,7 +228,7 @@ class PeakMemory:
 
 
 def exponents(runs, least_rows=0):
-    """Slopes of seconds and memory over rows, both as logarithms, for every stage that takes a second or more."""
+    """Return the slopes of log(seconds) and log(memory) over log(rows), for stages of more than 0.2 s."""
     runs = [run for run in runs if run["rows"] >= least_rows]
     slopes = {}
     for name in (*STAGES, "fit", "total", "peak_gb", "beyond_gb"):
@@ -254,7 +254,7 @@ def draw(results, path):
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     styles = (("landmarks", "o-"), ("half", "s--"), ("mnist", "^:"))
-    for (part, style), colours in zip(styles, ("Blues", "Oranges", "Greens")):
+    for (part, style), colors in zip(styles, ("Blues", "Oranges", "Greens")):
         runs = results.get(part, {}).get("runs", [])
         if not runs:
             continue
@@ -264,11 +264,11 @@ def draw(results, path):
             slope = results[part]["exponents"].get(name)
             label = f"{part}: {name}" + ("" if slope is None else f" ({slope:.2f})")
             times = [run.get(name) or np.nan for run in runs]
-            axes[0].loglog(rows, times, style, color=plt.get_cmap(colours)(shade), label=label)
+            axes[0].loglog(rows, times, style, color=plt.get_cmap(colors)(shade), label=label)
         kinds = (("peak_gb", "peak beyond X"), ("beyond_gb", "peak beyond X and the model"), ("x_gb", "X"))
         for (name, label), shade in zip(kinds, (0.9, 0.6, 0.35)):
             held = [run.get(name, np.nan) for run in runs]
-            axes[1].loglog(rows, held, style, color=plt.get_cmap(colours)(shade), label=f"{part}: {label}")
+            axes[1].loglog(rows, held, style, color=plt.get_cmap(colors)(shade), label=f"{part}: {label}")
     axes[0].set_ylabel("seconds (exponent)")
     axes[1].set_ylabel("GB")
     for axis in axes:
@@ -280,7 +280,7 @@ def draw(results, path):
     print(f"Picture: {path}")
 
 
-# -- workers, and their ends
+# -- workers and interruptions
 
 
 def some_rows(n_rows):
@@ -295,17 +295,17 @@ def a_network(n_estimators):
 
 
 def cluster(n_workers):
-    """Worker processes of one thread each."""
+    """Start worker processes of one thread each."""
     from dask.distributed import LocalCluster
 
     return LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None)
 
 
 @contextlib.contextmanager
-def one_core(wanted):
-    """Keep this process on one core: joblib computes here where there is one worker with one thread."""
+def one_core(is_pinned):
+    """Keep this process on one core: with one worker of one thread, joblib computes in this process."""
     cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)} if wanted else cores)
+    os.sched_setaffinity(0, {min(cores)} if is_pinned else cores)
     try:
         yield
     finally:
@@ -313,7 +313,7 @@ def one_core(wanted):
 
 
 def dask_workers(options):
-    """Seconds of the layers on one and on two workers, fits taking turns."""
+    """Return the seconds of the layers on one and on two workers, in turns."""
     from dask.distributed import Client
     from joblib import parallel_config
 
@@ -321,13 +321,13 @@ def dask_workers(options):
 
     X = some_rows(options.dask_rows)
     seconds = {1: [], 2: []}
-    answers = {}
+    outputs = {}
     for _ in range(3):
         for n_workers in (1, 2):
             with one_core(n_workers == 1), cluster(n_workers) as local, Client(local), parallel_config(backend="dask"):
                 a_network(options.dask_estimators).fit(X[:6000])  # kernels load in every worker
                 with stopwatch((layers, "assign_bottom"), (layers, "assign_upper")) as times:
-                    answers[n_workers] = a_network(options.dask_estimators).fit_transform(X)
+                    outputs[n_workers] = a_network(options.dask_estimators).fit_transform(X)
             seconds[n_workers].append([sum(times["assign_bottom"]), sum(times["assign_upper"])])
     best = {n: np.min(np.sum(values, axis=1)) for n, values in seconds.items()}
     result = {
@@ -335,7 +335,7 @@ def dask_workers(options):
         "clusterings": options.dask_estimators,
         "seconds (bottom, upper)": seconds,
         "ratio": best[1] / best[2],
-        "identical": bool((answers[1] == answers[2]).all()),
+        "identical": bool((outputs[1] == outputs[2]).all()),
     }
     print(
         f"Dask, {options.dask_rows} rows: one worker {best[1]:.1f} s, two {best[2]:.1f} s, ratio {result['ratio']:.2f}"
@@ -360,7 +360,7 @@ np.save(folder / "Z.npy", Z)
 
 
 def kills(options):
-    """Kill fits at random moments and start them again; then Dask workers."""
+    """Kill fits at random times and start them again; then Dask workers."""
     X = some_rows(options.kill_rows)
     expected = a_network(options.n_estimators).fit_transform(X)
     began = perf_counter()
@@ -415,9 +415,9 @@ def worker_kills(options, X, expected):
             began = perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                answer = a_network(options.n_estimators).fit_transform(X)
+                found = a_network(options.n_estimators).fit_transform(X)
             (undisturbed if moment is None else disturbed).append(perf_counter() - began)
-            identical += bool((answer == expected).all())
+            identical += bool((found == expected).all())
     result = {
         "rows": options.kill_rows,
         "fits": len(moments),

@@ -1,8 +1,8 @@
-"""What a search over compression costs, against the sum of its parts, and what AutoCompressor reaches.
+"""Cost of a search over compressions, against the sum of its parts, and fidelity of AutoCompressor.
 
-A grid of 12 settings with 3 folds on digits, teacher and student kept by `memory=`, is timed in one process; so are 4
-fits of the teacher, 4 of the student and 37 compressions of such students, one by one and without any cache. Then
-AutoCompressor compresses students to 2048 bytes, and rows that nothing has seen tell how well they agree.
+A grid of 12 settings with 3 folds on digits, teacher and student cached by `memory=`, is timed in one process; so are 4
+fits of the teacher, 4 of the student and 37 compressions of such students, one by one and without a cache. Then
+AutoCompressor compresses students to 2048 bytes, and their agreement is measured on held-out rows.
 
     python benchmarks/search.py
 """
@@ -31,12 +31,12 @@ def make_teacher(seed):
 
 
 def clock():
-    """Wall clock and processor time; the latter is what counts on a busy machine."""
+    """Return wall clock and processor time, in seconds; the latter is more precise on a busy machine."""
     return np.array([perf_counter(), process_time()])
 
 
 def cost(X, seed):
-    """Seconds of the search and of its parts."""
+    """Return the seconds of the search and of its parts."""
     student = Distiller(make_teacher(seed), hidden_layer_sizes=(64,), random_state=seed)
     compressor = CodebookCompressor(student, max_iter=5, random_state=seed)
     clone(compressor).fit(X[:300])  # kernels are compiled once
@@ -71,17 +71,17 @@ def cost(X, seed):
 
 
 def demand(X, X_new, seed):
-    """Agreement of 2048 bytes with the student, on rows that nothing has seen."""
+    """Compress a student to 2048 bytes; return its scores on held-out rows."""
     student = Distiller(make_teacher(seed), random_state=seed).fit(X)
     began = perf_counter()
     small = AutoCompressor(FrozenEstimator(student), max_bytes=2048, random_state=seed).fit(X)
     seconds = perf_counter() - began
-    answers = small.predict(X_new)
+    predicted = small.predict(X_new)
     return {
         "seconds": seconds,
         "bytes": small.nbytes_,
         "winner": small.best_params_,
-        "agreement with student": float(np.mean(answers == student.predict(X_new))),
+        "agreement with student": float(np.mean(predicted == student.predict(X_new))),
         "fidelity to teacher": float(small.score(X_new)),
         "fidelity of student": float(student.score(X_new)),
     }

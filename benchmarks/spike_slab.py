@@ -23,7 +23,7 @@ from time import perf_counter
 import joblib
 import numpy as np
 from common import RESULTS, clustering_accuracy, load_mnist, parser, spread, table, write_json
-from lenet import as_classifier, choose, fit_student, teacher_labels, train_lenet, without_judged
+from lenet import as_classifier, choose, fit_student, teacher_labels, train_lenet, without_held_out
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
@@ -384,7 +384,7 @@ def choose_settings(X, y, memory, options):
     found = {}
     for part in options.parts.split(","):
         if part not in SIMULATIONS:
-            found[part] = choose_for(part, without_judged(X, y), memory, options.labels)
+            found[part] = choose_for(part, without_held_out(X, y), memory, options.labels)
             write_json(options.out.with_stem(options.out.stem + "_choice"), found)
 
 

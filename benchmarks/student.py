@@ -1,9 +1,9 @@
-"""The student file at work: latency, throughput, import, loading and size, against onnxruntime and torch.
+"""Latency, throughput, import, loading and size of the student file, against onnxruntime and torch.
 
 All speeds are measured in one process, alternating between the competitors, with the same number of threads for all,
-and given as ratios. Rows are digits of scikit-learn's bundled set, 8 x 8 pixels and enlarged to 28 x 28, that the
-networks were not trained on; single rows are taken one after another, so that the rare ones whose labels are too close
-for the quick way count as well.
+and given as ratios. Rows are held-out digits of scikit-learn's bundled set, 8 x 8 pixels and enlarged to 28 x 28.
+Single rows are predicted one after another, so that the times include the rare rows whose labels are too close for the
+fast kernel.
 
     python benchmarks/student.py
 """
@@ -40,7 +40,7 @@ N_SINGLES = 300
 
 def main() -> None:
     line = parser(__doc__, "student", data=False)
-    line.add_argument("--repeat", type=int, default=25, help="turns of every competitor")
+    line.add_argument("--repeat", type=int, default=25, help="repetitions for every competitor")
     options = line.parse_args()
     results = {}
     for name, hidden in SIZES.items():
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def trained_network(hidden: tuple[int, ...]) -> tuple[Network, np.ndarray]:
-    """Return a classifier of digits as a network, and rows it has not seen."""
+    """Return a classifier of digits as a network, and held-out rows."""
     X, y = load_digits(return_X_y=True)
     X = X.reshape(-1, 8, 8)
     if len(hidden) > 1:
@@ -81,7 +81,7 @@ def fitted_estimator(data: bytes, n_features: int) -> Distiller:
 
 @contextmanager
 def threads(count: int):
-    """Limit NumPy and torch to so many threads."""
+    """Limit NumPy and torch to this number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     with threadpool_limits(count):
@@ -107,8 +107,8 @@ def speeds(network: Network, X: np.ndarray, n_threads: int, repeat: int) -> dict
                 "predict of the estimator": lambda index: estimator.predict(singles[index]),
                 "predict_proba": lambda index: student.predict_proba(singles[index]),
                 "onnxruntime labels": lambda index: session.run(["label"], {"X": singles[index]}),
-                "onnxruntime sums": lambda index: logits.run(None, {"X": singles[index]}),
-                "torch sums": lambda index: module(tensors[index]),
+                "onnxruntime logits": lambda index: logits.run(None, {"X": singles[index]}),
+                "torch logits": lambda index: module(tensors[index]),
             },
             range(N_SINGLES),
             repeat,
@@ -119,7 +119,7 @@ def speeds(network: Network, X: np.ndarray, n_threads: int, repeat: int) -> dict
                 "raw_outputs": lambda index: student.raw_outputs(batch),
                 "onnxruntime labels": lambda index: session.run(["label"], {"X": batch}),
                 "torch labels": lambda index: module(tensor).argmax(dim=1),
-                "torch sums": lambda index: module(tensor),
+                "torch logits": lambda index: module(tensor),
             },
             range(1),
             repeat,
@@ -133,7 +133,7 @@ def speeds(network: Network, X: np.ndarray, n_threads: int, repeat: int) -> dict
 
 
 def alternate(competitors: dict[str, Callable], indices: range, repeat: int = 15) -> dict[str, float]:
-    """Return the fastest mean seconds of a call of each, measured in turns."""
+    """Return the mean seconds of a call of each in its fastest repetition, measured in turns."""
     best = dict.fromkeys(competitors, np.inf)
     for _ in range(repeat):
         for name, call in competitors.items():
@@ -148,7 +148,7 @@ def alternate(competitors: dict[str, Callable], indices: range, repeat: int = 15
 def onnx_sessions(
     student: Student, n_threads: int
 ) -> tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession]:
-    """Return a session that answers labels, and one that ends with the last layer's sums."""
+    """Return a session with labels as output, and one with logits."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
     network = student.network
@@ -182,7 +182,7 @@ def import_times(repeat: int = 15) -> dict[str, float]:
 
 
 def file_costs(network: Network) -> dict[str, float]:
-    """Return what a file takes beyond its weights, and what loading takes."""
+    """Return the bytes of a file beyond its weights, and the times of loading and the first call."""
     data = container.encode(network)
     student = load(data)
     loading = alternate({"load": lambda index: load(data)}, range(1))["load"]
@@ -198,7 +198,7 @@ def file_costs(network: Network) -> dict[str, float]:
 
 
 def entropy_costs() -> dict[str, dict[str, float]]:
-    """Return what coded symbols take beyond their entropy, and the time to decode them."""
+    """Return the bytes of coded symbols beyond their entropy, and the time of decoding."""
     costs = {}
     for name, weights in {
         "1 bit": [1, 1],
@@ -208,8 +208,8 @@ def entropy_costs() -> dict[str, dict[str, float]]:
     }.items():
         probabilities = np.array(weights) / np.sum(weights)
         symbols = np.random.default_rng(0).choice(len(weights), 266_000, p=probabilities)
-        share = np.bincount(symbols) / len(symbols)
-        ideal = -len(symbols) * (share @ np.log2(share)) / 8
+        frequency = np.bincount(symbols) / len(symbols)
+        ideal = -len(symbols) * (frequency @ np.log2(frequency)) / 8
         data = entropy.encode(symbols, len(weights))
         decoding = alternate({"decode": partial(_decode, data, len(weights))}, range(1), 5)
         costs[name] = {"bytes": len(data), "above entropy": len(data) - ideal, "decode ms": 1e3 * decoding["decode"]}
@@ -223,18 +223,20 @@ def _decode(data: bytes, n_symbols: int, index: int) -> None:
 def print_speeds(results: dict) -> None:
     for case, found in results.items():
         one, many = found["one"], found["many"]
-        rows = [[name, time, one["onnxruntime labels"] / time, one["torch sums"] / time] for name, time in one.items()]
+        rows = [
+            [name, time, one["onnxruntime labels"] / time, one["torch logits"] / time] for name, time in one.items()
+        ]
         table(
             f"{case}: one row ({found['certain']:.1%} certain)",
-            ["", "us", "onnxruntime labels / this", "torch sums / this"],
+            ["", "us", "onnxruntime labels / this", "torch logits / this"],
             rows,
         )
         rows = [
-            [name, time, many["onnxruntime labels"] / time, many["torch sums"] / time] for name, time in many.items()
+            [name, time, many["onnxruntime labels"] / time, many["torch logits"] / time] for name, time in many.items()
         ]
         table(
             f"{case}: {BATCH} rows",
-            ["", "us per row", "onnxruntime labels / this", "torch sums / this"],
+            ["", "us per row", "onnxruntime labels / this", "torch logits / this"],
             rows,
         )
 
