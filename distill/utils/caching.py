@@ -63,7 +63,9 @@ def _warn_of_earlier_format(locks: Path) -> None:
     marker = locks / f"format-{_FORMAT}.lock"
     if marker.exists():
         return
-    if next(locks.glob("*.lock"), None) is not None:
+    is_used = next(locks.glob("*.lock"), None) is not None
+    # Again, because locks of a concurrent call with this format appear after its marker
+    if is_used and not marker.exists():
         warnings.warn(
             f"the cached fits in {locks.parent} were written by an earlier version of distill, in another format; they "
             "are computed again. Remove the folder to free their space",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -202,6 +203,20 @@ def test_cache_of_an_earlier_version_is_recomputed_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="written by an earlier version of distill"):
         assert cached_call(str(tmp_path), divmod_of, 7, 2) == (3, 1)
     assert cached_call(str(tmp_path), divmod_of, 7, 2) == (3, 1)  # the warning comes once
+
+
+def test_concurrent_first_calls_of_an_empty_cache_do_not_warn(tmp_path, monkeypatch):
+    glob, calls = Path.glob, []
+
+    def glob_after_another_call(folder, pattern):
+        calls.append(folder)
+        if len(calls) == 1:
+            cached_call(str(tmp_path), divmod_of, 9, 2)
+        return glob(folder, pattern)
+
+    monkeypatch.setattr(Path, "glob", glob_after_another_call)
+    assert cached_call(str(tmp_path), divmod_of, 7, 2) == (3, 1)  # warnings are errors
+    assert calls[0] == tmp_path / "distill-locks"
 
 
 def divmod_of(first, second):
