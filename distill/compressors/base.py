@@ -163,6 +163,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         """
         rows, inner_seed, seed = self._admit(X, y)
         progress = Progress(self, self._N_STAGES, X, y, self._reconstruct)
+        # A data frame goes to the wrapped estimator with its names
         seen = X if hasattr(self, "feature_names_in_") else rows
         self.estimator_, self._wrapped_key = self._fit_estimator(seen, y, fit_params, inner_seed, progress)
         network = self._with_names(network_of(self.estimator_))

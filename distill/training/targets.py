@@ -93,6 +93,7 @@ def draw_calibration(
     n_drawn = X.shape[0] if n_samples is None else min(max(n_samples, 2), X.shape[0])
     drawn = np.sort(rng.permutation(X.shape[0])[:n_drawn])
     train, validation = holdout(None, n_drawn, validation_fraction, seed)
+    # Over all samples: an input that is constant in the drawn ones may vary
     low, high = X.min(axis=0), X.max(axis=0)
     if sparse.issparse(X):
         low, high = low.toarray().ravel(), high.toarray().ravel()
@@ -147,6 +148,7 @@ def encode_targets(y: Any, network: Network) -> np.ndarray:
     """
     if network.classes is not None:
         labels = column_or_1d(y)
+        # Classes need not be sorted, and searchsorted finds the nearest one for unknown labels: compare afterwards
         order = np.argsort(network.classes)
         position = np.searchsorted(network.classes, labels, sorter=order).clip(max=len(order) - 1)
         unknown = network.classes[order[position]] != labels
