@@ -20,7 +20,7 @@ from mbn.schedule import draw
 # MOST_ROWS rows, and operations for some ten seconds of a core at most, so that little is lost with a worker.
 _TASKS_PER_WORKER, LEAST_ROWS, MOST_ROWS, _MOST_OPERATIONS = 6, 128, 8192, 5e11
 # Rows of a block that goes through all layers: small blocks build indices more often, large ones take memory for their
-# codes, which is why memory does not grow past 65536 rows (docs/scale.md).
+# codes, which is why memory does not grow past 65536 rows (docs/results/scale.md).
 TRANSFORM_LEAST_ROWS, TRANSFORM_ROWS = 1024, 1 << 16
 # Candidates for each of the first ones; the further ones are compared where a code is doubtful. Time against exactness:
 # on MNIST 99.94 % of the codes are exact with three times as many, for a third more time, and 99.8 % without them

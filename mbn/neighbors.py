@@ -17,7 +17,7 @@ SPARE = 8
 # A block of products (2 MB as float32) stays in the cache until its smallest values are selected.
 QUERY_ROWS, REFERENCE_ROWS = 256, 2048
 # Multiplications and additions past which `mbn.tree` takes over (some 150 000 rows of 784 features): time against
-# exactness; 70 000 rows of MNIST, a fifth of it, took 35.8 s on two cores (docs/scale.md).
+# exactness; 70 000 rows of MNIST, a fifth of it, took 35.8 s on two cores (docs/results/scale.md).
 EXACT_OPERATIONS = 2e13
 # Values in which `_keep_smallest` counts those below the limit before it branches; a multiple of the vector length
 _CHUNK = 64

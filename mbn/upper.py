@@ -29,7 +29,7 @@ from mbn.parallel import read_only
 # Counters of a block of rows in `match_indexed`, in bytes, so that they stay in the cache
 _COUNTER_BYTES = 1 << 18
 # Values of the lists of a block of rows in `match_listed`: time against memory, since each block chains the centroids
-# anew; with the other arrays some 70 MB (docs/scale.md)
+# anew; with the other arrays some 70 MB (docs/results/scale.md)
 LISTED_VALUES = 1 << 24
 # Inputs from which `mean_list` estimates the length of lists
 _LISTS_SAMPLED = 16

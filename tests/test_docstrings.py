@@ -25,6 +25,7 @@ from distill import (
     model_selection,
     plotting,
 )
+from distill.compressors import COMPRESSORS, compressor_class
 from mbn import MultilayerBootstrapNetwork
 
 PUBLIC = {
@@ -61,6 +62,11 @@ FITS = [
         for wrapped in WRAPPED
     ),
     *(AutoCompressor(wrapped, **SEARCH) for wrapped in WRAPPED),
+]
+FITS += [
+    compressor_class(method)(CLUSTERS)
+    for method, name in COMPRESSORS.items()
+    if name not in {type(estimator).__name__ for estimator in FITS}
 ]
 
 

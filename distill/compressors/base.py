@@ -28,7 +28,7 @@ from distill.training.device import one_thread
 from distill.training.targets import Calibration, Targets, draw_calibration, targets_from_outputs, targets_from_y
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, Stage, with_callbacks
-from distill.utils.validation import LARGEST_SEED, check_finite, check_float32, routes, seeded
+from distill.utils.validation import LARGEST_SEED, check_finite, check_float32, check_length, routes, seeded
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +192,8 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
                 f"{type(self).__name__} requires y to be passed, but the target y is None: the wrapped "
                 f"{type(inner).__name__} learns from it; wrap a fitted one in FrozenEstimator to do without"
             )
+        if y is not None:
+            check_length(y, rows.shape[0])
         return rows, inner_seed, seed
 
     def _fit_estimator(
@@ -233,7 +235,9 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         -------
         Compressor
         """
-        return cls(estimator, max_bytes=max_bytes, random_state=random_state)
+        settings = {"max_bytes": max_bytes, "random_state": random_state}
+        offered = cls(estimator).get_params(deep=False)
+        return cls(estimator, **{name: value for name, value in settings.items() if name in offered})
 
     def _check_parameters(self) -> None:
         """Raise ValueError for parameters that are invalid in combination."""
@@ -371,6 +375,11 @@ def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:
                 "one classifier for each label"
             )
         classes = teachers.plain_classes(np.asarray(estimator.classes_))
+        if len(classes) < 2:
+            raise ValueError(
+                f"the {name} was fitted to the single class {classes.tolist()[0]!r}: there is nothing to predict; fit "
+                "it to a y of several classes"
+            )
     else:
         squeeze = estimator.n_outputs_ == 1
     return Network(

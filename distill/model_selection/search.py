@@ -270,7 +270,10 @@ def chosen_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
     """Return the methods of a parameter `methods` in the order of the registry, unknown ones first."""
     known = list(COMPRESSORS)
     chosen = known if isinstance(methods, str) and methods == "all" else methods
-    chosen = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    try:
+        chosen = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    except TypeError:
+        raise TypeError(f"methods must be 'all' or a sequence of {', '.join(known)}, got {methods!r}") from None
     return tuple(sorted(chosen, key=lambda method: known.index(method) if method in known else -1))
 
 

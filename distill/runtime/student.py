@@ -56,6 +56,8 @@ def load(source: str | os.PathLike | bytes) -> "Student":
     """
     if isinstance(source, bytes | bytearray | memoryview):
         return Student.from_bytes(source)
+    if isinstance(source, int):  # open would take it for the number of an open file, and close that
+        raise TypeError(f"the source must be a path or the bytes of a student file, got {source!r}")
     with open(source, "rb") as file:
         return Student.from_bytes(file.read())
 

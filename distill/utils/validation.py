@@ -35,6 +35,16 @@ def check_float32(X: np.ndarray | sparse.csr_array) -> None:
         raise ValueError("X has values too large for float32, in which the student computes; scale X down")
 
 
+def check_length(y: Any, n_samples: int) -> None:
+    """Raise ValueError if y does not have an entry for every sample of X."""
+    try:
+        length = len(y)
+    except TypeError:
+        raise ValueError(f"y must be an array with one entry for each of {n_samples} samples, got {y!r}") from None
+    if length != n_samples:
+        raise ValueError(f"X has {n_samples} samples and y has {length}; pass equally many")
+
+
 def routes(fit_params: dict) -> bool:
     """Return whether parameters of `fit` are routed by scikit-learn's metadata routing."""
     return bool(fit_params) and get_config()["enable_metadata_routing"]

@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 from toy_compressor import TernaryCompressor, ternary_layers
 
 from distill import AutoCompressor, Distiller, compressors, load
@@ -66,3 +67,28 @@ def test_wrapped_teacher_is_fitted_too(train_rows):
 
     inner = Distiller(KMeans(3, n_init=1), hidden_layer_sizes=(8,), max_iter=2)
     assert TernaryCompressor(inner, random_state=0).fit(train_rows[:100]).predict(train_rows[:3]).shape == (3,)
+
+
+@pytest.mark.parametrize("y", [[0, 1, 2], 3])
+def test_y_of_another_length_is_refused(student, train_rows, y):
+    with pytest.raises(ValueError, match=r"samples"):
+        TernaryCompressor(FrozenEstimator(student)).fit(train_rows, y)
+    with pytest.raises(ValueError, match=r"samples"):
+        AutoCompressor(FrozenEstimator(student), max_bytes=900).fit(train_rows, y)
+
+
+@pytest.mark.parametrize("methods", [None, 1.5])
+def test_methods_that_are_no_sequence_are_named(student, train_rows, methods):
+    with pytest.raises(TypeError, match="methods must be 'all' or a sequence of codebook"):
+        AutoCompressor(FrozenEstimator(student), max_bytes=900, methods=methods).fit(train_rows)
+
+
+def test_an_mlp_of_one_class_is_refused(train_rows):
+    network = MLPClassifier(hidden_layer_sizes=(4,), solver="lbfgs", max_iter=50).fit(train_rows[:30], np.zeros(30))
+    with pytest.raises(ValueError, match="fitted to the single class 0"):
+        TernaryCompressor(FrozenEstimator(network)).fit(train_rows)
+
+
+def test_a_number_is_no_student_file():
+    with pytest.raises(TypeError, match="must be a path or the bytes of a student file, got 0"):
+        load(0)

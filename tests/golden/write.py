@@ -1,8 +1,8 @@
 """Write the golden student files that are not there yet; never touch one that is.
 
 Each is a network with its outputs for a few rows, computed in double precision by the plain reader in
-`tests/independent_reader.py`. Weights are simple fractions, so that all codings keep them, unless random codes make
-them. Files of sections 20, 22 and 24 cover every flag and combination of flags, and come with a digest of the decoded
+`tests/helpers/independent_reader.py`. Weights are simple fractions, so that all codings keep them, unless random codes
+make them. Files of sections 20, 22 and 24 cover every flag and combination of flags, and come with a digest of the decoded
 arrays. Files in `future/` are of format versions and sections that do not exist yet.
 
     python tests/golden/write.py

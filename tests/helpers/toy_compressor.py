@@ -24,14 +24,19 @@ class TernaryCompressor(Compressor):
     Parameters
     ----------
     estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
+        The estimator whose network is compressed.
     threshold : float, default=0.7
         Weights below this multiple of their layer's mean absolute value become zero; 0 or more.
     n_calibration : int or None, default=10000
         Largest number of samples used; None uses all.
     validation_fraction : float, default=0.1
+        Fraction of them in the validation set.
     memory : str, joblib.Memory or None, default=None
+        Cache of the fitted wrapped estimator.
     random_state : int, RandomState instance or None, default=None
+        Seed of the samples that are drawn.
     verbose : int, default=0
+        1 prints progress.
 
     Attributes
     ----------
@@ -69,6 +74,7 @@ class TernaryCompressor(Compressor):
 
     @classmethod
     def for_budget(cls, estimator, max_bytes, effort=1.0, hidden_layer_sizes=None, random_state=None):
+        """Return an unfitted compressor for `AutoCompressor`."""
         # AutoCompressor discards files that are too large; there is no size to choose here
         return cls(estimator, random_state=random_state)
 

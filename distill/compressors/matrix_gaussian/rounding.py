@@ -41,7 +41,7 @@ _RATE_DISCOUNT = 0.5
 _DAMPING = 0.05
 # Exponent of the factor by which the steps of compensated rows are larger. 1 assumes that all later rows compensate
 # fully, but many of them are zero and stay so; 0 assumes no compensation. 0.5 is the geometric mean of both, and takes
-# 0.92 to 0.96 of the bytes of 0 at equal loss in tests/test_matrix_gaussian_compressor.py
+# 0.92 to 0.96 of the bytes of 0 at equal loss in tests/compressors/test_matrix_gaussian_compressor.py
 _COMPENSATION = 0.5
 
 
