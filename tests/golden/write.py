@@ -2,8 +2,8 @@
 
 Each is a network with its outputs for a few rows, computed in double precision by the plain reader in
 `tests/helpers/independent_reader.py`. Weights are simple fractions, so that all codings keep them, unless random codes
-make them. Files of sections 20, 22 and 24 cover every flag and combination of flags, and come with a digest of the decoded
-arrays. Files in `future/` are of format versions and sections that do not exist yet.
+make them. Files of sections 20, 22 and 24 cover every flag and combination of flags, and come with a digest of the
+decoded arrays. Files in `future/` are of format versions and sections that do not exist yet.
 
     python tests/golden/write.py
 """
