@@ -48,6 +48,7 @@ def curve():
 # the file
 
 
+@pytest.mark.slow
 def test_file_is_much_smaller_and_agrees(student, matrix_gaussian):
     assert matrix_gaussian.nbytes_ < student.nbytes_ / 5
     assert np.mean(matrix_gaussian.predict(DIGITS[TEST]) == student.predict(DIGITS[TEST])) > 0.9
@@ -521,6 +522,7 @@ def test_old_name_of_initial_std_is_deprecated(student):
     assert old.to_bytes() == new.fit(DIGITS[TRAIN]).to_bytes()
 
 
+@pytest.mark.slow
 def test_compressor_for_a_budget(student):
     compressor = MatrixGaussianCompressor.for_budget(FrozenEstimator(student), 1500, effort=0.02, random_state=3)
     assert (compressor.max_bytes, compressor.max_iter, compressor.random_state) == (1500, 2, 3)

@@ -175,6 +175,7 @@ def test_penalty_weighs_divergences_and_counts_coded_blocks_as_on_budget():
     assert MeanKL(means, used, budget=6.0).penalty(coded).item() == 0
 
 
+@pytest.mark.slow
 def test_mean_var_penalties_steer_to_the_budget():
     generator = torch.Generator().manual_seed(2)
     used = torch.ones(5, 8, dtype=torch.bool)

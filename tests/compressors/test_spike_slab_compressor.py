@@ -177,6 +177,7 @@ def test_gates_of_units_keep_or_remove_whole_units(student, granularity):
     assert np.mean(small.predict(X) == student.predict(X)) > 0.8
 
 
+@pytest.mark.slow
 def test_automatic_priors(student):
     settings = {"kl_weight": 1.0, **SHORT}
     by_size, by_bound, strict = (

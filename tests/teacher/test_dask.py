@@ -40,6 +40,7 @@ def a_network(**settings):
     return MultilayerBootstrapNetwork(n_estimators=20, random_state=0, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"assignment": "direct", "k": [60, 20]}, {"max_samples": 700}])
 def test_cluster_gives_the_same_bits(client, settings, monkeypatch):
     X = sparse.csr_array(DIGITS) if "k" in settings else DIGITS
@@ -101,6 +102,7 @@ def sum_up(shared, tall, own):
     return shared[0].sum() + tall.sum() + own.sum()
 
 
+@pytest.mark.slow
 def test_distiller_and_grid_search_on_cluster(client):
     from distill import Distiller  # here, so that no worker has to load torch
 
@@ -118,6 +120,7 @@ def _spread(model, X, y=None):
     return float(model.transform(X).std())
 
 
+@pytest.mark.slow
 def test_fit_survives_the_death_of_a_worker(tmp_path, monkeypatch):
     X = DIGITS[:800]
     Z = a_network().fit_transform(X)
@@ -148,6 +151,7 @@ class _Deadly:
         return self.function(*args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dask_map_blocks", "dask_map_partitions"])
 def test_student_on_dask_collection(client, name, monkeypatch, capsys):
     """The examples, on the cluster of the other tests in place of their own."""

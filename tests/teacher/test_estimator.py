@@ -88,6 +88,7 @@ def test_codes_equal_brute_force(assignment, metric):
         assert (codes == expected).mean() > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_codes, n_inputs, n_drawn, k", [(40, 30, 200, 70), (3, 9, 50, 50), (500, 70, 300, 1)])
 def test_upper_kernels_equal_one_hot_product(n_codes, n_inputs, n_drawn, k):
     rng = np.random.default_rng(0)
@@ -168,6 +169,7 @@ def test_nearest_rows_equal_brute_force(metric, as_sparse):
     assert_array_equal(rows[5:6], neighbors.nearest_rows(given[5:6], given, 20, metric))
 
 
+@pytest.mark.slow
 def test_rows_without_drawn_candidates_are_compared_with_all_centroids():
     X = DIGITS[:400]
     settings = dict(n_estimators=20, k=[20, 15], random_state=0, n_clusters=8)
@@ -190,6 +192,7 @@ def test_every_centroid_is_nearest_to_itself():
         assert_array_equal(codes[rows, v], np.arange(len(rows)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("assignment", ["direct", "neighbors"])
 def test_transform_does_not_depend_on_batches(assignment, monkeypatch):
     rng = np.random.default_rng(0)
@@ -225,6 +228,7 @@ def test_upper_kernels_give_the_same_network(kernel, monkeypatch):
     assert_array_equal(MultilayerBootstrapNetwork(n_estimators=30, random_state=0).fit_transform(X), expected)
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_workers_or_backend():
     X = DIGITS[:400]
     expected = MultilayerBootstrapNetwork(n_estimators=24, random_state=5).fit_transform(X)
@@ -249,6 +253,7 @@ def test_global_random_state_is_unchanged():
     assert_array_equal(np.random.get_state()[1], before)
 
 
+@pytest.mark.slow
 def test_sparse_and_dense_rows_give_the_same_codes():
     X = DIGITS[:400]
     for metric in ("euclidean", "cosine", "linear"):
@@ -326,6 +331,7 @@ def test_assignment_by_neighbors_finds_nearly_all_nearest_centroids():
     assert (direct.indices == near.indices).mean() > 0.985  # .9915 when written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "linear"])
 def test_doubtful_codes_use_further_candidates(metric):
     """Against the rule in float64: a code is clear if its cost is CLEAR standard deviations below the expected one."""
@@ -410,6 +416,7 @@ def test_verbose(capsys):
     assert len(lines) == 2 and "layer 1 of 2, k=30" in lines[0]
 
 
+@pytest.mark.slow
 def test_torch_device_gives_the_same_codes():
     device = torch.device("cpu")
     X = DIGITS[:600]

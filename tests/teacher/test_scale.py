@@ -34,6 +34,7 @@ def test_exponents_are_slopes_in_logarithms(scale):
     assert scale.exponents(runs, least_rows=1e6) == {}
 
 
+@pytest.mark.slow
 def test_memory_of_files_does_not_count(scale, tmp_path):
     X = scale.synthetic_rows(tmp_path / "X.npy", 200_000)
     with scale.PeakMemory() as memory:
@@ -45,6 +46,7 @@ def test_memory_of_files_does_not_count(scale, tmp_path):
     assert memory.peak > 0.9 * held.nbytes
 
 
+@pytest.mark.slow
 def test_small_sizes_run(tmp_path):
     out = tmp_path / "scale.json"
     options = [

@@ -78,6 +78,7 @@ def test_more_neighbors_than_rows_in_the_probed_leaves(small):
     assert_array_equal(search(X, 600), neighbors.nearest_rows(X, X, 600))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_sparse", [False, True])
 def test_neighbors_do_not_depend_on_batches_of_leaves(as_sparse, small):
     X = sparse.csr_array(DIGITS) if as_sparse else DIGITS
@@ -157,6 +158,7 @@ def test_codes_do_not_depend_on_workers_backends_or_tasks(small, monkeypatch):
     assert_array_equal(clone(model).fit_transform(DIGITS.astype(float)).indices, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_sparse", [False, True])
 @pytest.mark.parametrize("operations", [1e6, 2e13])
 def test_candidate_tables_give_the_same_codes(as_sparse, operations, small, monkeypatch):
@@ -171,6 +173,7 @@ def test_candidate_tables_give_the_same_codes(as_sparse, operations, small, monk
         assert_array_equal(model.encode(X[:50] * np.float32(0.9)).indices, new)
 
 
+@pytest.mark.slow
 def test_no_stage_takes_memory_per_row_and_clustering(small, monkeypatch):
     """Except for its output: only a permutation of the rows and a few values for each grow with them."""
     for module, name, value in (
