@@ -154,8 +154,8 @@ def encode_targets(y: Any, network: Network) -> np.ndarray:
         unknown = network.classes[order[position]] != labels
         if unknown.any():
             raise ValueError(
-                f"y has the label {labels[unknown].tolist()[0]!r}, which is not a label of the wrapped network; its labels "
-                f"are {', '.join(map(repr, network.classes[:10].tolist()))}"
+                f"y has the label {labels[unknown].tolist()[0]!r}, which is not a label of the wrapped network; its "
+                f"labels are {', '.join(map(repr, network.classes[:10].tolist()))}"
             )
         return order[position].astype(np.int64)
     values = check_array(y, ensure_2d=False, dtype=np.float32, input_name="y")
