@@ -21,8 +21,8 @@ Run it before and after a change of the layout. Only the network's moves need th
 - *Comments* are counted in percent of the lines that are not blank.
 - *Old words* are counted in docstrings, comments, strings and identifiers of the packages.
   Uses that stay: "random numbers" and the public `n_numbers` of random codes, numbers of things, partial sums of a
-  product (not logits), squared deviations of a statistic, the share of a weight in a hash, forward pass and "passed on",
-  evidence lower bound, data frame, `enter` of a row into a layer, and deprecated names that still work.
+  product (not logits), squared deviations of a statistic, the share of a weight in a hash, forward pass, "passed on",
+  evidence lower bound, data frame, rows that enter a layer, and deprecated names that still work.
 - *Copies* are pairs of runs of six or more equal lines in all Python files, blank lines and comments left out.
 """
 
