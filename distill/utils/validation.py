@@ -37,10 +37,10 @@ def check_float32(X: np.ndarray | sparse.csr_array) -> None:
 
 def check_length(y: Any, n_samples: int) -> None:
     """Raise ValueError if y does not have an entry for every sample of X."""
-    try:
-        length = len(y)
-    except TypeError:
-        raise ValueError(f"y must be an array with one entry for each of {n_samples} samples, got {y!r}") from None
+    shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
+    if not shape:
+        raise ValueError(f"y must be an array with one entry for each of {n_samples} samples, got {y!r}")
+    length = shape[0]
     if length != n_samples:
         raise ValueError(f"X has {n_samples} samples and y has {length}; pass equally many")
 
