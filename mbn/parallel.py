@@ -28,7 +28,7 @@ PAUSE_SECONDS = 0.5
 # Timeout without a result, in seconds, on backends without shared memory, some of which wait forever for a task on its
 # way to a worker that died. Tasks take some ten seconds at most; each further timeout is twice as long.
 PATIENCE_SECONDS = 60
-# Arrays of a task that together have fewer bytes are sent within it: an argument of its own costs a message.
+# Arrays of a task that together have fewer bytes are sent within it: a separate argument costs a message.
 LARGE_BYTES = 1 << 18
 
 
