@@ -315,14 +315,16 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
                 return output(X)
             except ValueError:
                 pass  # scikit-learn's message is raised below
-        return output(validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float32))
+        # Missing values are for the student to accept or to refuse
+        finite = "allow-nan" if self._student.network.fill else True
+        return output(validate_data(self, X, reset=False, accept_sparse="csr", ensure_all_finite=finite))
 
     def _methods(self) -> set[str]:
         """Return the names of the prediction methods that exist, or will exist after fit."""
         if "_student" in vars(self):
             network = self.network_
             found, has_labels = {network.target}, network.classes is not None
-            probable = has_labels and network.output != "identity"
+            probable = has_labels and network.gives_probabilities
         else:
             try:
                 target, imitated = self.imitated_method(), self.imitated_estimator()

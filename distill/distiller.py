@@ -28,7 +28,7 @@ from distill.training.perceptron import fold_input, folds_well, unfold_input
 from distill.training.student import StudentSettings, fit_student
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, with_callbacks
-from distill.utils.validation import LARGEST_SEED, check_float32, routes, seeded
+from distill.utils.validation import LARGEST_SEED, check_magnitude, routes, seeded
 
 
 class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
@@ -243,8 +243,16 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self._validate_params()
         target = self.imitated_method()
         settings, teacher = self._draw_settings()
-        rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_min_samples=2)
-        check_float32(rows)
+        # Missing values are for the teacher to accept or to refuse
+        rows = validate_data(
+            self,
+            X,
+            accept_sparse="csr",
+            dtype=[np.float32, np.float64],
+            ensure_min_samples=2,
+            ensure_all_finite="allow-nan",
+        )
+        check_magnitude(rows)
         routed = process_routing(self, "fit", **fit_params).teacher.fit if routes(fit_params) else fit_params
         progress = Progress(self, 2, X, y, self._reconstruct)
         seen = X if hasattr(self, "feature_names_in_") else rows
@@ -281,7 +289,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         rows = (
             X
             if hasattr(self, "feature_names_in_")
-            else validate_data(self, X, reset=False, accept_sparse="csr", dtype=[np.float32, np.float64])
+            else validate_data(
+                self, X, reset=False, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_all_finite="allow-nan"
+            )
         )
         given = (rows, self.network_.target)
         if self._teacher_key is None:

@@ -5,6 +5,7 @@ Only operators of the default domain in opset 17 are used, which all builds of o
 
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,8 @@ OPSET = 17
 _IR_VERSION = 8
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
 _ELEMENTWISE = {"subtract": "Sub", "divide": "Div", "multiply": "Mul", "add": "Add"}
+# Offsets in standard deviations that leave four of float32's seven digits
+_MAX_NARROW_OFFSET = 1000.0
 _OUTPUT_NAMES = {"predict": "prediction", "transform": "embedding", "decision_function": "decision"}
 
 
@@ -40,7 +43,8 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
     Returns
     -------
     onnx.ModelProto
-        Input ``X``: float32 of shape (n_samples, n_features). Outputs, by the method of the student:
+        Input ``X`` of shape (n_samples, n_features): float32, or float64 where the student needs its digits (see
+        `distill.network.Network.has_wide_inputs`). Outputs, by the method of the student:
         ``label`` of shape (n_samples,), the label values themselves, and ``probabilities`` of shape (n_samples,
         n_classes); ``decision``, ``embedding`` or ``prediction``, of the shape of the student's method. Within 1e-5 of
         the student's outputs, relative to their scale. Feature names are in the metadata, as JSON.
@@ -67,23 +71,25 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) ->
         raise ImportError("to_onnx needs the package onnx: pip install 'mbn-distill[onnx]'") from error
 
     graph = _Graph(onnx)
+    input_type = onnx.TensorProto.DOUBLE if _needs_double(network, preprocessing) else onnx.TensorProto.FLOAT
     outputs = _network(graph, network, "X" if preprocessing is None else _preprocessing(graph, preprocessing))
     n_features = network.n_features if preprocessing is None else preprocessing.n_features_in
     if network.classes is None or network.target == "decision_function":
         name = _OUTPUT_NAMES[network.target]
+        values, dtype = _values(graph, network, outputs)
         if network.squeeze:
-            graph.node("Squeeze", [outputs, graph.constant(np.array([1], np.int64))], name)
+            graph.node("Squeeze", [values, graph.constant(np.array([1], np.int64))], name)
         else:
-            graph.rename(outputs, name)
-            outputs = name
-        graph.output(name, np.float32, [None] if network.squeeze else [None, network.layer_sizes[-1]])
+            graph.rename(values, name)
+            outputs = name if values == outputs else outputs
+        graph.output(name, dtype, [None] if network.squeeze else [None, network.layer_sizes[-1]])
     if network.classes is not None:
         _labels(graph, network, network.classes, outputs)
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             "student",
-            [onnx.helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, [None, n_features])],
+            [onnx.helper.make_tensor_value_info("X", input_type, [None, n_features])],
             graph.outputs,
             graph.constants,
         ),
@@ -162,11 +168,58 @@ def _preprocessing(graph: _Graph, preprocessing: Preprocessing) -> str:
             rows = graph.node("Clip", [rows, *(graph.constant(value) for value in step.values)])
         else:
             rows = graph.node(_ELEMENTWISE[step.operation], [rows, graph.constant(step.values)])
-    return graph.node("Cast", [rows], to=types.FLOAT)
+    return rows
+
+
+def _needs_double(network: Network, preprocessing: Preprocessing | None) -> bool:
+    """Return whether float32 inputs would lose the digits of differences between rows."""
+    if network.has_wide_inputs:
+        return True
+    offset: np.ndarray | float = 0.0
+    for step in () if preprocessing is None else preprocessing.steps:
+        if step.operation == "subtract":
+            offset = np.abs(step.values)
+        elif step.operation == "divide" and np.any(offset > _MAX_NARROW_OFFSET * np.abs(step.values)):
+            return True
+    return False
+
+
+def _values(graph: _Graph, network: Network, outputs: str) -> tuple[str, type]:
+    """Add the output function, scale and offset of values; return their name and type."""
+    if network.output == "softmax" and network.classes is None:
+        outputs = graph.node("Softmax", [outputs], axis=1)
+    elif network.output == "relu":
+        outputs = graph.node("Relu", [outputs])
+    if network.output_scale is None and network.output_offset is None:
+        return outputs, np.float32
+    outputs = graph.node("Cast", [outputs], to=graph.onnx.TensorProto.DOUBLE)
+    for operator, value in (("Mul", network.output_scale), ("Add", network.output_offset)):
+        if value is not None:
+            outputs = graph.node(operator, [outputs, graph.constant(value)])
+    return outputs, np.float64
+
+
+def _scaled(graph: _Graph, network: Network, rows: str) -> str:
+    """Add the scaling of inputs in float64; return the name of the result, float64."""
+    for operator, value in (("Sub", network.offset), ("Mul", network.scale)):
+        if value is not None:
+            rows = graph.node(operator, [rows, graph.constant(np.asarray(value, np.float64))])
+    if network.clip is not None:
+        rows = graph.node(
+            "Clip", [rows, *(graph.constant(np.float64(limit)) for limit in (-network.clip, network.clip))]
+        )
+    if network.fill:
+        rows = graph.node("Where", [graph.node("IsNaN", [rows]), graph.constant(np.float64(0)), rows])
+    return rows
 
 
 def _network(graph: _Graph, network: Network, rows: str) -> str:
     """Add the layers; return the name of the outputs of the last one."""
+    if network.has_wide_inputs:
+        rows = _scaled(graph, network, rows)
+        network = replace(network, offset=None, scale=None, clip=None, fill=False)
+    if rows != "X":
+        rows = graph.node("Cast", [rows], to=graph.onnx.TensorProto.FLOAT)
     prepared = prepare(network)
     for operator, value in (("Sub", prepared.offset), ("Mul", prepared.scale)):
         if value is not None:

@@ -103,8 +103,10 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
             known = ", ".join(kind.__name__ for kind in _TRANSLATIONS)
             raise TypeError(
                 f"{step_name} ({type(transformer).__name__}) cannot go into a student file: the steps "
-                f"before the student may be {known}; put it into the teacher, as in "
-                "Distiller(make_pipeline(..., teacher)), and fit again"
+                f"before the student may be {known}; save the last step alone, pipeline[-1].save(path), and give its "
+                "student the rows pipeline[:-1].transform(X); or put the step into the teacher, "
+                "Distiller(make_pipeline(..., teacher)), and fit again: the student then takes the rows as they are, "
+                "missing values included"
             )
         check_is_fitted(transformer)
         steps += _TRANSLATIONS[type(transformer)](transformer)

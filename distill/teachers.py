@@ -29,6 +29,8 @@ _AUTOMATIC = {
 }
 # Largest dense array made of sparse predictions: 2^28 values are 1 GB in float32
 _MOST_VALUES = 2**28
+# Squares of larger values are infinite in float64
+_LARGEST_VALUE = 1e150
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class Predictions:
     kind : {"labels", "probabilities", "values"}
     values : ndarray
         Labels: positions in `classes`, shape (n_samples,), int64. Probabilities: shape (n_samples, n_classes), float32,
-        rows sum to one. Values: shape (n_samples, n_outputs), float32.
+        rows sum to one. Values: shape (n_samples, n_outputs), float64.
     target : {"predict", "predict_proba", "transform", "decision_function"}
         The method that returned them.
     classes : ndarray of shape (n_classes,) or None
@@ -336,11 +338,14 @@ def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -
 
 
 def _read_values(teacher: BaseEstimator, values: np.ndarray, target: str, name: str) -> Predictions:
-    """Return values as float32 columns, with classes for decision values."""
+    """Return values as columns, float64, with classes for decision values."""
     squeeze = values.ndim == 1
-    values = _finite(values, name).astype(np.float32).reshape(len(values), -1)
-    if not np.isfinite(values).all():
-        raise ValueError(f"the predictions of the teacher {name} are too large for float32; scale them down")
+    values = _finite(values, name).reshape(len(values), -1)
+    if np.abs(values).max() > _LARGEST_VALUE:
+        raise ValueError(
+            f"the predictions of the teacher {name} are as large as {np.abs(values).max():.3g}, and their variance is "
+            "infinite in float64; scale them down"
+        )
     classes = None
     if target == "decision_function":
         known = np.array([-1, 1]) if teacher_type(teacher) == "outlier_detector" else getattr(teacher, "classes_", None)

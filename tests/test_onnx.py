@@ -35,6 +35,15 @@ ANSWERS = {
     "several logistic": ((6, 3), {"target": "predict_proba", "output": "logistic", "classes": INTEGERS}),
     "labels alone": ((6, 3), {"target": "predict", "classes": INTEGERS}),
     "scaled": ((6, 5, 3), {"offset": np.float32(0.5), "scale": np.arange(1, 7, dtype=np.float32)}),
+    "wide": ((6, 5, 3), {"offset": np.arange(6) * 1e12, "scale": np.arange(1.0, 7), "clip": 1.5, "fill": True}),
+    "clipped": ((6, 5, 1), {"target": "predict_proba", "output": "logistic", "classes": TWO, "clip": 0.5}),
+    "missing": ((6, 3), {"target": "predict", "output": "relu", "fill": True}),
+    "distributions": ((6, 5, 3), {"output": "softmax"}),
+    "moved": ((6, 5, 1), {"target": "predict", "output_offset": np.float64(1.7e9), "squeeze": True}),
+    "threshold": (
+        (6, 5, 1),
+        {"target": "decision_function", "classes": INTEGERS[:2], "output_offset": np.float64(0.3), "squeeze": True},
+    ),
     "far away": ((6, 5, 3), {"offset": np.full(6, 100, np.float32), "scale": np.float32(2)}),
 }
 
@@ -51,6 +60,10 @@ def test_model_and_student_agree(name, activation):
     sizes, more = ANSWERS[name]
     student = Student(make_network(sizes, activation, **more))
     rows = make_rows(200, 6) + more.get("offset", np.float32(0))
+    if student.network.has_wide_inputs:
+        rows = rows.astype(np.float64)
+    if student.network.fill:
+        rows[::7, 2] = np.nan
     answers = run(to_onnx(student), rows)
     method = {"embedding": "transform", "decision": "decision_function", "prediction": "predict"}
     method |= {"label": "predict", "probabilities": "predict_proba"}
@@ -62,7 +75,7 @@ def test_model_and_student_agree(name, activation):
         if output == "label":
             assert answer.tolist() == expected.tolist()
         else:
-            assert answer.dtype == np.float32
+            assert answer.dtype == expected.dtype
             np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
     for count in (0, 1, 3):
         for output, answer in run(to_onnx(student), rows[:count]).items():

@@ -24,8 +24,10 @@ __all__ = ["CODECS", "Codec", "Contents", "Section", "StudentFileError", "decode
 MAGIC = b"MBNS"
 VERSION = 1
 # Kinds of the sections without weights, and flags of the input section
-_PREPROCESSING, _CLASSES, _NAMES, _INPUT = 0, 1, 2, 3
-_OFFSET, _OFFSET_PER_FEATURE, _SCALE, _SCALE_PER_FEATURE = 1, 2, 4, 8
+_PREPROCESSING, _CLASSES, _NAMES, _INPUT, _OUTPUT = 0, 1, 2, 3, 4
+# Flags of the input and output sections, a varint: the first seven are those of the format's first files
+_OFFSET, _OFFSET_PER_FEATURE, _SCALE, _SCALE_PER_FEATURE, _WIDE, _CLIP, _FILL = 1, 2, 4, 8, 16, 32, 64
+_DOUBLE_OFFSET, _DOUBLE_SCALE = 128, 256
 # Least kind of a section with weights
 _FIRST_CODEC = 16
 # Limit of the format
@@ -167,8 +169,10 @@ def pack(network: Network, weight_sections: Iterable[Section]) -> bytes:
         body.append(_framed(_CLASSES, labels.encode_classes(network.classes)))
     if network.feature_names is not None:
         body.append(_framed(_NAMES, labels.encode_names(network.feature_names)))
-    if network.offset is not None or network.scale is not None:
+    if network.offset is not None or network.scale is not None or network.has_wide_inputs:
         body.append(_framed(_INPUT, _encode_input(network)))
+    if network.output_offset is not None or network.output_scale is not None:
+        body.append(_framed(_OUTPUT, _encode_output(network)))
     body += [_framed(section.codec, section.payload) for section in weight_sections]
     return _checked_file(body)
 
@@ -385,7 +389,11 @@ class _Partial:
 
     def read_input(self, section: Reader) -> None:
         """Read offset and scale of the inputs."""
-        self.description["offset"], self.description["scale"] = _decode_input(section, self.sizes[0])
+        self.description.update(_decode_input(section, self.sizes[0]))
+
+    def read_output(self, section: Reader) -> None:
+        """Read offset and scale of the outputs."""
+        self.description.update(_decode_output(section, self.sizes[-1]))
 
 
 # Sections that hold no weights, in the order of their kinds; each at most once
@@ -394,6 +402,7 @@ _DESCRIPTIONS: dict[int, Callable[[_Partial, Reader], None]] = {
     _CLASSES: _Partial.read_classes,
     _NAMES: _Partial.read_names,
     _INPUT: _Partial.read_input,
+    _OUTPUT: _Partial.read_output,
 }
 
 
@@ -437,26 +446,78 @@ def _framed(kind: int, payload: bytes) -> bytes:
 
 def _encode_input(network: Network) -> bytes:
     """Return the payload of the input section."""
-    flags, written = 0, b""
-    for value, flag in ((network.offset, _OFFSET), (network.scale, _SCALE)):
+    flags = (_WIDE if network.has_wide_inputs else 0) | (_FILL if network.fill else 0)
+    written = b""
+    values = ((network.offset, _OFFSET, _DOUBLE_OFFSET), (network.scale, _SCALE, _DOUBLE_SCALE))
+    for value, flag, double in values:
         if value is not None:
             flags |= flag if np.ndim(value) == 0 else 2 * flag
-            written += np.asarray(value, "<f4").tobytes()
+            with np.errstate(over="ignore", under="ignore"):
+                short = np.asarray(value, "<f4")
+            if network.has_wide_inputs and not (short == value).all():
+                flags |= double
+                short = np.asarray(value, "<f8")
+            written += short.tobytes()
+    if network.clip is not None:
+        flags |= _CLIP
+        written += np.asarray(network.clip, "<f4").tobytes()
+    return varint(flags) + written
+
+
+def _decode_input(reader: Reader, n_features: int) -> dict[str, Any]:
+    """Return offset, scale, clip and fill of the input section."""
+    flags = reader.varint("input", 511)
+    extended = flags & (_CLIP | _FILL | _DOUBLE_OFFSET | _DOUBLE_SCALE)
+    if (
+        not flags
+        or flags & 3 == 3
+        or flags & 12 == 12
+        or (extended and not flags & _WIDE)
+        or (flags & _DOUBLE_OFFSET and not flags & 3)
+        or (flags & _DOUBLE_SCALE and not flags & 12)
+    ):
+        raise StudentFileError(f"{reader.where} has impossible flags {flags}")
+    found: dict[str, Any] = {}
+    parts = (("offset", _OFFSET, _DOUBLE_OFFSET), ("scale", _SCALE, _DOUBLE_SCALE))
+    for name, shared, double in parts:
+        if not flags & (shared | 2 * shared):
+            continue
+        kind = "<f8" if flags & double else "<f4"
+        values = reader.array(kind, 1 if flags & shared else n_features, "input")
+        if flags & _WIDE:
+            values = values.astype(np.float64)
+        found[name] = values.reshape(()) if flags & shared else values
+    if flags & _WIDE and not extended and not found:
+        raise StudentFileError(f"{reader.where} has impossible flags {flags}")
+    if flags & _CLIP:
+        found["clip"] = float(reader.array("<f4", 1, "input")[0])
+    if flags & _FILL:
+        found["fill"] = True
+    return found
+
+
+def _encode_output(network: Network) -> bytes:
+    """Return the payload of the output section."""
+    flags, written = 0, b""
+    for value, flag in ((network.output_offset, _OFFSET), (network.output_scale, _SCALE)):
+        if value is not None:
+            flags |= flag if np.ndim(value) == 0 else 2 * flag
+            written += np.asarray(value, "<f8").tobytes()
     return bytes([flags]) + written
 
 
-def _decode_input(reader: Reader, n_features: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return offset and scale of the input section."""
-    flags = reader.byte("input")
+def _decode_output(reader: Reader, n_outputs: int) -> dict[str, np.ndarray]:
+    """Return offset and scale of the output section."""
+    flags = reader.byte("output")
     if not 0 < flags < 16 or flags & 3 == 3 or flags & 12 == 12:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")
-    values: list[np.ndarray | None] = []
-    for shared, per_feature in ((_OFFSET, _OFFSET_PER_FEATURE), (_SCALE, _SCALE_PER_FEATURE)):
-        if flags & per_feature:
-            values.append(reader.array("<f4", n_features, "input"))
-        else:
-            values.append(reader.array("<f4", 1, "input").reshape(()) if flags & shared else None)
-    return values[0], values[1]
+    found = {}
+    for name, shared in (("output_offset", _OFFSET), ("output_scale", _SCALE)):
+        if flags & shared:
+            found[name] = reader.array("<f8", 1, "output").reshape(()).astype(np.float64)
+        elif flags & 2 * shared:
+            found[name] = reader.array("<f8", n_outputs, "output").astype(np.float64)
+    return found
 
 
 def _n_classes(output: str, n_outputs: int) -> int:
@@ -499,12 +560,27 @@ def _check(network: Network) -> None:
     for index, layer in enumerate(zip(network.weights, network.biases)):
         if not all(np.isfinite(array).all() for array in layer):
             raise StudentFileError(f"layer {index} has weights that are NaN or infinite")
-    for value in (network.offset, network.scale):
+    for value in (network.offset, network.scale, network.output_offset, network.output_scale):
         if value is not None and not np.isfinite(value).all():
-            raise StudentFileError("the input's offset or scale is NaN or infinite")
-    if network.classes is None and network.output != "identity":
-        raise StudentFileError(f"output {network.output!r} needs classes and there are none")
-    if network.target == "predict_proba" and network.output == "identity":
+            raise StudentFileError("the offset or scale of inputs or outputs is NaN or infinite")
+    if network.clip is not None and not 0 < network.clip < np.inf:
+        raise StudentFileError(f"inputs are clipped at {network.clip}, which is not a positive number")
+    _check_output(network)
+    if network.target == "predict_proba" and not network.gives_probabilities:
         raise StudentFileError("target 'predict_proba' needs output 'softmax' or 'logistic'")
     if network.squeeze and n_outputs != 1:
         raise StudentFileError(f"a network of {n_outputs} outputs cannot predict one vector")
+
+
+def _check_output(network: Network) -> None:
+    """Raise StudentFileError if classes, target, offset and scale do not suit the output."""
+    is_distribution = network.output == "softmax" and network.target == "transform"
+    if network.classes is None and network.gives_probabilities and not is_distribution:
+        raise StudentFileError(f"output {network.output!r} needs classes and there are none")
+    if network.classes is not None and network.output == "relu":
+        raise StudentFileError("output 'relu' is for values, and there are classes")
+    moved = network.output_offset is not None or network.output_scale is not None
+    if moved and network.output != "identity":
+        raise StudentFileError(f"output {network.output!r} has neither an offset nor a scale")
+    if network.output_scale is not None and not np.all(network.output_scale > 0):
+        raise StudentFileError("the scale of the outputs is not positive")

@@ -28,7 +28,7 @@ from distill.training.device import one_thread
 from distill.training.targets import Calibration, Targets, draw_calibration, targets_from_outputs, targets_from_y
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, Stage, with_callbacks
-from distill.utils.validation import LARGEST_SEED, check_finite, check_float32, check_length, routes, seeded
+from distill.utils.validation import LARGEST_SEED, check_finite, check_magnitude, check_length, routes, seeded
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +185,16 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         self._validate_params()
         self._check_parameters()
         inner_seed, seed = check_random_state(self.random_state).randint(LARGEST_SEED, size=2).tolist()
-        rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_min_samples=2)
-        check_float32(rows)
+        # Missing values are for the wrapped estimator to accept or to refuse
+        rows = validate_data(
+            self,
+            X,
+            accept_sparse="csr",
+            dtype=[np.float32, np.float64],
+            ensure_min_samples=2,
+            ensure_all_finite="allow-nan",
+        )
+        check_magnitude(rows)
         if y is None and get_tags(self).target_tags.required:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: the wrapped "

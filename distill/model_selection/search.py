@@ -221,7 +221,7 @@ def make_compressor(candidate: Candidate, fitted: BaseEstimator, demand: Demand)
         network = network_of(fitted)
         wrapped = Distiller(
             wrapped,
-            target=network.target if network.output == "identity" else "predict_proba",
+            target="predict_proba" if network.gives_probabilities else network.target,
             hidden_layer_sizes=candidate.hidden_layer_sizes,
             activation=network.activation,
             max_iter=max(1, round(_DISTILLATION_EPOCHS * demand.effort)),

@@ -132,10 +132,33 @@ def logistic(logits: np.ndarray) -> np.ndarray:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Replace float32 logits of shape (n_samples, n_classes) by the softmax of each row, in place."""
-    np.subtract(logits, logits.max(axis=1, keepdims=True), out=logits)
+    """Replace float32 logits of shape (..., n_classes) by the softmax of each row, in place."""
+    np.subtract(logits, logits.max(axis=-1, keepdims=True), out=logits)
     np.exp(logits, out=logits)
-    return np.divide(logits, logits.sum(axis=1, keepdims=True), out=logits)
+    return np.divide(logits, logits.sum(axis=-1, keepdims=True), out=logits)
+
+
+def output_values(network: Network, outputs: np.ndarray) -> np.ndarray:
+    """Return values (an embedding, a regression, decision values) from the outputs of the last layer.
+
+    Parameters
+    ----------
+    network : Network
+    outputs : ndarray of shape (..., n_outputs), float32
+        Overwritten where the output function is not the identity.
+
+    Returns
+    -------
+    ndarray of shape (..., n_outputs)
+        float32, or float64 with an offset or a scale of the outputs.
+    """
+    if network.output == "softmax" and network.classes is None:
+        outputs = softmax(outputs)
+    elif network.output == "relu":
+        np.maximum(outputs, np.float32(0), out=outputs)
+    if network.output_scale is not None:
+        outputs = outputs * network.output_scale
+    return outputs if network.output_offset is None else outputs + network.output_offset
 
 
 class Forward:

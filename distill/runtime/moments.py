@@ -227,7 +227,9 @@ def averaged_probabilities(mean: np.ndarray, variance: np.ndarray, output: str) 
 
 
 def _scaled(network: Network, X: np.ndarray) -> np.ndarray:
-    """Return (X - offset) * scale in float64."""
+    """Return the inputs of the first layer in float64."""
+    if network.has_wide_inputs:
+        return network.scale_inputs(X).astype(np.float64)
     rows = np.asarray(X, np.float64)
     if network.offset is not None:
         rows = rows - network.offset

@@ -13,6 +13,7 @@ array(['left', 'right'], dtype='<U5')
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from types import MethodType
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy import ndarray
 
 from distill.codecs import container
 from distill.network import Network
-from distill.runtime.forward import Forward, logistic, softmax
+from distill.runtime.forward import Forward, logistic, output_values, softmax
 from distill.runtime.preprocessing import Preprocessing
 from distill.runtime.single_row import SingleRowClassifier
 from distill.runtime.threads import map_blocks
@@ -134,8 +135,11 @@ class Student:
         if network.feature_names is not None:
             self.feature_names_in_ = np.array(network.feature_names, dtype=object)
         self._available = _available_methods(network)
-        self._forward = Forward(network)
-        self._single_shape = (1, network.n_features) if preprocessing is None else None
+        # The layers as they are after a scaling in float64, which `_rows` does
+        self._layers = _without_scaling(network) if network.has_wide_inputs else network
+        self._forward = Forward(self._layers)
+        self._is_plain = preprocessing is None and not network.has_wide_inputs
+        self._single_shape = (1, network.n_features) if self._is_plain else None
         self._n_single_rows = 0
         self._single_row: SingleRowClassifier | None = None
 
@@ -153,7 +157,7 @@ class Student:
         return cls(contents.network, container.summarize(contents), contents.extras, preprocessing)
 
     def raw_outputs(self, X: Any) -> np.ndarray:
-        """Return the outputs of the last layer: logits, regression values or components.
+        """Return the outputs of the last layer: logits, or values without their output function, offset and scale.
 
         Parameters
         ----------
@@ -203,7 +207,7 @@ class Student:
         rows, columns = ([extras[name] for extras in self.extras] for name in ("row_variance", "column_variance"))
         X = self._matrix(X)
         blocks = [
-            output_moments(self.network, rows, columns, self._rows(X[start : start + _MOMENT_ROWS]))
+            output_moments(self._layers, rows, columns, self._rows(X[start : start + _MOMENT_ROWS]))
             for start in range(0, max(X.shape[0], 1), _MOMENT_ROWS)
         ]
         mean, variance = (np.concatenate(parts) for parts in zip(*blocks))
@@ -317,8 +321,7 @@ class Student:
         -------
         ndarray of shape (n_samples, n_outputs) or (n_samples,), float32
         """
-        outputs = self.raw_outputs(X)
-        return outputs[:, 0] if self.network.squeeze else outputs
+        return self._values(self.raw_outputs(X))
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__()} - (_METHODS - self._available))
@@ -333,13 +336,19 @@ class Student:
         return self.__dict__ | {"_n_single_rows": 0, "_single_row": None}
 
     def _regression(self, X: Any, return_std: bool) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Return the outputs of the last layer as predictions, a single one as a vector if `squeeze` is set."""
-        outputs = self.raw_outputs(X)
-        values = outputs[:, 0] if self.network.squeeze else outputs
+        """Return values, and their standard deviations if demanded."""
+        values = self._values(self.raw_outputs(X))
         if not return_std:
             return values
-        variance = self.output_moments(X)[1] + self.extras[-1].get("noise_variance", np.float32(0))
-        return values, np.sqrt(variance).reshape(values.shape)
+        std = np.sqrt(self.output_moments(X)[1] + self.extras[-1].get("noise_variance", np.float32(0)))
+        if self.network.output_scale is not None:
+            std = std * self.network.output_scale
+        return values, std.reshape(values.shape)
+
+    def _values(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the outputs of the last layer as values, a single one as a vector if `squeeze` is set."""
+        values = output_values(self.network, outputs)
+        return values[:, 0] if self.network.squeeze else values
 
     def _each_block(self, X: Any, store: Callable[[slice, np.ndarray], None]) -> None:
         """Call `store` with the slice and the outputs of each block of rows, in threads for large X."""
@@ -361,9 +370,14 @@ class Student:
 
     def _rows(self, X: Any) -> np.ndarray:
         """Return a block of rows as inputs of the network, float32."""
-        if self.preprocessing is None:
+        if self._is_plain:
             return _finite_rows(X)
-        return _finite_rows(self.preprocessing(_finite_rows(X, np.float64).copy()), name="X before the network")
+        rows = _finite_rows(X, np.float64, may_be_missing=self.network.fill and self.preprocessing is None)
+        if self.preprocessing is not None:
+            rows = self.preprocessing(rows.copy())
+        if self.network.has_wide_inputs:
+            rows = self.network.scale_inputs(rows)
+        return _finite_rows(rows, name="X before the network")
 
     def _matrix(self, X: Any) -> Any:
         """Return X as a numeric array or CSR matrix of two dimensions and the right width, or raise ValueError."""
@@ -394,8 +408,11 @@ class Student:
         return X
 
 
-def _finite_rows(X: Any, dtype: type = np.float32, name: str = "X") -> np.ndarray:
-    """Return a C-contiguous block of rows in the dtype, dense; ValueError if a value is NaN, infinite or too large."""
+def _finite_rows(X: Any, dtype: type = np.float32, name: str = "X", may_be_missing: bool = False) -> np.ndarray:
+    """Return a C-contiguous block of rows in the dtype, dense; ValueError if a value is NaN, infinite or too large.
+
+    With `may_be_missing` a value may be NaN.
+    """
     if hasattr(X, "toarray"):
         X = X.toarray()
     rows = X
@@ -405,13 +422,20 @@ def _finite_rows(X: Any, dtype: type = np.float32, name: str = "X") -> np.ndarra
     elif not X.flags.c_contiguous:
         rows = np.ascontiguousarray(X)
     # The sum of squares is finite for nearly every valid block, and faster than isfinite; large values overflow in it
-    if not math.isfinite(np.vdot(rows, rows)) and not np.isfinite(rows).all():
-        row, column = np.argwhere(~np.isfinite(rows))[0]
-        raise ValueError(
-            f"{name} has values that are NaN, infinite or too large for {np.dtype(dtype)}, as {X[row, column]} in "
-            f"column {column}; replace them, for instance with sklearn.impute.SimpleImputer"
-        )
+    if not math.isfinite(np.vdot(rows, rows)):
+        is_wrong = np.isinf(rows) if may_be_missing else ~np.isfinite(rows)
+        if is_wrong.any():
+            row, column = np.argwhere(is_wrong)[0]
+            raise ValueError(
+                f"{name} has values that are NaN, infinite or too large for {np.dtype(dtype)}, as {X[row, column]} in "
+                f"column {column}; replace them, for instance with sklearn.impute.SimpleImputer"
+            )
     return rows
+
+
+def _without_scaling(network: Network) -> Network:
+    """Return the network that takes scaled inputs."""
+    return replace(network, offset=None, scale=None, clip=None, fill=False)
 
 
 def _check_columns(X: Any, names: tuple[str, ...]) -> None:
@@ -439,6 +463,6 @@ def _available_methods(network: Network) -> set[str]:
     names = {network.target}
     if network.classes is not None:
         names.add("predict")
-        if network.output != "identity":
+        if network.gives_probabilities:
             names.add("predict_proba")
     return names

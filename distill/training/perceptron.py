@@ -109,6 +109,21 @@ def scale_outputs(
     return (weight * std).astype(np.float32), (bias * std + mean).astype(np.float32)
 
 
+def outputs_fold_well(mean: np.ndarray, unit: np.ndarray) -> bool:
+    """Return whether ``outputs * unit + mean`` can be folded into the last layer without loss, in float32.
+
+    It can for means of up to a thousand units: a larger one would use up the digits of the biases and of the outputs.
+
+    Parameters
+    ----------
+    mean, unit : ndarray of shape (n_outputs,)
+    """
+    limits = np.finfo(np.float32)
+    # Weights and differences are some powers of ten above and below the unit
+    in_range = unit.min() > 1e8 * limits.tiny and unit.max() < 1e-8 * limits.max
+    return bool(in_range and np.all(np.abs(mean) <= _MAX_OFFSET * unit))
+
+
 def fold_input(network: Network) -> Network:
     """Fold the input scaling into the first layer.
 
@@ -153,8 +168,10 @@ def folds_well(network: Network, dtype: str = "float32") -> bool:
 
     In float32 it can up to offsets of a thousand standard deviations, beyond which ``x * w - offset * w`` cancels. In
     float16, with 11 bits and a range of 6e-5 to 6e4, it can for offsets within two standard deviations and scales
-    between 1/64 and 64.
+    between 1/64 and 64. Clipping and missing values cannot be folded.
     """
+    if network.clip is not None or network.fill:
+        return False
     offset, scale = _input_scaling(network)
     used = network.weights[0].any(axis=1)
     if not used.any():

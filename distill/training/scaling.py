@@ -16,44 +16,87 @@ _SAME_UNIT = 10.0
 _MAX_SCALED = 100.0
 # Rows whose statistics are computed at once: 4096 rows of 1000 features are 32 MB in float64
 _BLOCK = 4096
+# Offsets in standard deviations from which rows are scaled in float64. Float32 holds seven digits, of which four are
+# left at this offset
+_MAX_NARROW_OFFSET = 1000.0
+# Standard deviation of a feature, relative to its mean, below which it is constant: the resolution of the rows, with
+# a factor for the rounding of the statistics
+_RESOLUTION = {np.dtype(np.float32): 1e-6, np.dtype(np.float16): 1e-3}
+_RESOLUTION_OF_FLOAT64 = 1e-15
+# Wild values: at most this fraction of a feature's values on either side, beyond a gap of `_GAP` times the range of the
+# others, or `_GAP_OF_RARE` times where 90 % of the values are equal. Chosen by hand
+_MAX_WILD, _GAP, _GAP_OF_RARE = 0.05, 10.0, 1000.0
+# Rows from which the features that may have wild values are found. Chosen by hand
+_SAMPLE = 2000
+# Distance of the clipping from the range of the other values, in its own units: wild values stay apart from them
+_CLIP_MARGIN = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class InputScaling:
-    """Scaling of the inputs of a network: ``(X - offset) * scale``.
+    """Scaling of the inputs of a network: ``(X - offset) * scale``, clipped, with zeros for missing values.
 
     Parameters
     ----------
-    offset, scale : ndarray of shape () or (n_features,), float32, or None
+    offset, scale : ndarray of shape () or (n_features,), float32 or float64, or None
         None for no scaling.
     varies : ndarray of shape (n_features,), bool
         False for constant features, which get no weight.
+    clip : float or None
+        Limit of the magnitude of scaled values; None without wild values.
+    fill : bool
+        Whether rows have missing values, NaN, which become zero after scaling.
     """
 
     offset: np.ndarray | None
     scale: np.ndarray | None
     varies: np.ndarray
+    clip: float | None = None
+    fill: bool = False
 
     def apply(self, X: np.ndarray) -> np.ndarray:
         """Return the scaled rows as a new float32 array, constant features as zeros."""
-        rows = scale_inputs(X, self.offset, self.scale)
+        rows = scale_inputs(X, self.offset, self.scale, self.clip, self.fill)
         if not self.varies.all():
             rows[:, ~self.varies] = 0
         return rows
 
 
-def fit_input_scaling(X: np.ndarray | sparse.csr_array, mode: str | None = "auto") -> InputScaling:
+@dataclass(frozen=True, eq=False)
+class FeatureStatistics:
+    """Minimum, maximum, mean and variance of every feature, of its values that are not missing.
+
+    Parameters
+    ----------
+    low, high, mean, variance : ndarray of shape (n_features,), float64
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def fit_input_scaling(
+    X: np.ndarray | sparse.csr_array, mode: str | None = "auto", narrow: bool = False
+) -> InputScaling:
     """Choose offset and scale from training rows.
 
     Parameters
     ----------
     X : ndarray or CSR of shape (n_samples, n_features)
+        Of any numeric type. NaN is a missing value.
     mode : {"auto", "common", "per-feature"} or None
         "common": one offset, the mean of all values, and one scale, the inverse of their standard deviation.
         "per-feature": mean and inverse standard deviation of every feature; a standard deviation below a hundredth of
         the feature's range is replaced by that hundredth, so that scaled training rows stay within 100 and a feature
-        that hardly ever varies gets no huge weight. "auto": "common" if `have_one_unit` is true, else "per-feature".
-        None: no scaling. Constant features are left out of all means, and get no weight.
+        that hardly ever varies gets no huge weight. "auto": "common" if `have_one_unit` is true, else "per-feature";
+        wild values (see `wild_values`) count neither for the decision nor for offset and scale, and are clipped. Rows
+        with missing values are scaled per feature. None: no scaling. Constant features are left out of all means, and
+        get no weight.
+    narrow : bool
+        Whether offset and scale must be float32 and nothing may be clipped, so that the scaling can be folded into a
+        layer. Otherwise they are float64 where an offset is more than 1000 standard deviations.
 
     Returns
     -------
@@ -65,23 +108,45 @@ def fit_input_scaling(X: np.ndarray | sparse.csr_array, mode: str | None = "auto
     >>> scaling = fit_input_scaling(X)
     >>> scaling.offset.round(), scaling.varies
     (array([  170., 60000.,     0.], dtype=float32), array([ True,  True, False]))
+
+    An offset that float32 cannot hold:
+
+    >>> fit_input_scaling(X + 1e12).apply(X + 1e12)[:, 0].round(2)
+    array([-1.22,  0.  ,  1.22], dtype=float32)
     """
     if mode not in INPUT_SCALINGS:
         raise ValueError(f"input_scaling must be 'auto', 'common', 'per-feature' or None, got {mode!r}")
-    low, high, mean, variance = feature_statistics(X)
-    # A feature whose variation float32 cannot distinguish from rounding is constant
-    varies = (high > low) & (np.sqrt(variance) > 1e-6 * np.abs(mean))
+    fill = X.dtype.kind == "f" and bool(np.isnan(X.data if sparse.issparse(X) else X).any())
+    robust = mode == "auto" and not narrow
+    wild = wild_values(X) if robust else {}
+    statistics = feature_statistics(X, wild)
+    low, high, mean, variance = statistics.low, statistics.high, statistics.mean, statistics.variance
+    # A feature whose variation is below the resolution of its values is constant
+    resolution = _RESOLUTION.get(X.dtype, _RESOLUTION_OF_FLOAT64)
+    varies = (high > low) & (np.sqrt(variance) > resolution * np.abs(mean))
     if mode is None or not varies.any():
-        return InputScaling(None, None, varies)
+        return InputScaling(None, None, varies, fill=fill)
     if mode == "auto":
-        mode = "common" if have_one_unit(low[varies], high[varies], mean[varies]) else "per-feature"
+        is_common = not fill and have_one_unit(low[varies], high[varies], mean[varies])
+        mode = "common" if is_common else "per-feature"
     if mode == "common":
         offset = mean[varies].mean()
         std = np.sqrt(np.mean(variance[varies] + np.square(mean[varies] - offset)))
-        return InputScaling(np.asarray(offset, np.float32), np.asarray(1 / std, np.float32), varies)
-    std = np.maximum(np.sqrt(variance), (high - low) / _MAX_SCALED)
-    scale = np.divide(1, std, out=np.zeros_like(std), where=varies)
-    return InputScaling(np.where(varies, mean, 0).astype(np.float32), scale.astype(np.float32), varies)
+        scale = 1 / std
+    else:
+        std = np.maximum(np.sqrt(variance), (high - low) / _MAX_SCALED)
+        scale = np.divide(1, std, out=np.zeros_like(std), where=varies)
+        offset = np.where(varies, mean, 0)
+    clip = None
+    if wild:
+        largest = np.maximum(np.abs(low - offset), np.abs(high - offset)) * scale
+        clip = float(np.float32(_CLIP_MARGIN * largest[varies].max()))
+    offset, scale = np.asarray(offset), np.asarray(scale)
+    if narrow or not _needs_float64(offset, scale):
+        offset, scale = offset.astype(np.float32), scale.astype(np.float32)
+    else:
+        scale = _short(scale)
+    return InputScaling(offset, scale, varies, clip, fill)
 
 
 def have_one_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:
@@ -116,22 +181,170 @@ def have_one_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:
     )
 
 
-def feature_statistics(X: np.ndarray | sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return minimum, maximum, mean and variance of every feature, float64, of the values in float32."""
+def wild_values(X: np.ndarray | sparse.csr_array) -> dict[int, tuple[float, float]]:
+    """Find features with a few values far beyond all others, such as a -99999 for "not measured".
+
+    A standard deviation with them would hide the differences between the other values.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n_samples, n_features)
+
+    Returns
+    -------
+    dict of int to tuple of float
+        For each such feature, minimum and maximum of the other values. Wild are at most 5 % of a feature's values
+        on either side, beyond a gap of 10 times the range of the others.
+
+    Examples
+    --------
+    >>> column = np.append(np.linspace(0, 1, 199), -99999.0)
+    >>> wild_values(np.stack([column, np.arange(200.0)], axis=1))
+    {0: (0.0, 1.0)}
+    """
+    low, high = feature_ranges(X)
+    # Evenly spaced rows show which features may have such values, at a small part of the cost of sorting them all
+    sample = np.unique(np.linspace(0, X.shape[0] - 1, _SAMPLE).astype(int))
+    rows = X[sample].toarray() if sparse.issparse(X) else np.asarray(X[sample])
+    with np.errstate(invalid="ignore"):
+        ranges = np.ptp(np.nan_to_num(np.sort(rows.astype(np.float64), axis=0)[_middle(len(sample))]), axis=0)
+        candidates = np.flatnonzero(high - low > _GAP * ranges)
+    if sparse.issparse(X) and len(candidates):
+        X = X.tocsc()
+    found: dict[int, tuple[float, float]] = {}
+    # A gap says less where nine in ten values are equal, as of a pixel with ink in few images: such a feature has wild
+    # values only if another one has, since it is whole rows that were not measured
+    for rare in (False, True):
+        for feature in candidates:
+            column = X[:, [feature]].toarray() if sparse.issparse(X) else X[:, feature]
+            bounds = _others(np.asarray(column, np.float64).ravel(), rare) if feature not in found else None
+            if bounds is not None:
+                found[int(feature)] = bounds
+        if not found:
+            break
+    return found
+
+
+def _middle(n_values: int) -> slice:
+    """Return the positions of the middle 90 % of sorted values."""
+    n_outer = int(_MAX_WILD * n_values)
+    return slice(n_outer, n_values - n_outer)
+
+
+def _others(column: np.ndarray, rare: bool) -> tuple[float, float] | None:
+    """Return minimum and maximum of the values that are not wild; None if no value is, or 90 % are equal.
+
+    With `rare` also where 90 % are equal.
+    """
+    values = np.sort(column[~np.isnan(column)])
+    middle = _middle(len(values))
+    inside = values[middle]
+    if not len(inside) or (inside[0] == inside[-1] and not rare):
+        return None
+    factor = _GAP if inside[-1] > inside[0] else _GAP_OF_RARE
+    first, last = middle.start, middle.stop - 1
+    with np.errstate(over="ignore"):
+        gaps = np.diff(values)
+        # Gaps that are not large even next to the middle are skipped
+        large = np.flatnonzero(gaps > factor * (inside[-1] - inside[0]))
+        while True:
+            below, above = large[large < first], large[large >= last]
+            # The gaps next to the range, or the ends of the values
+            first = int(below[-1]) + 1 if len(below) else 0
+            last = int(above[0]) if len(above) else len(values) - 1
+            limit = factor * (values[last] - values[first])
+            nearest = min(
+                [index for index in (first - 1, last) if 0 <= index < len(gaps)], key=gaps.__getitem__, default=0
+            )
+            if (first, last) == (0, len(values) - 1):
+                return None
+            if limit and gaps[nearest] > limit:
+                return float(values[first]), float(values[last])
+            # The nearer values beyond a gap are not wild
+            large = large[large != nearest]
+
+
+def _needs_float64(offset: np.ndarray, scale: np.ndarray) -> bool:
+    """Return whether an offset uses up the digits of float32, or a scale is outside of its range."""
+    with np.errstate(over="ignore"):
+        shift = np.abs(offset * scale)
+    used = scale[scale > 0]
+    limits = np.finfo(np.float32)
+    return bool(shift.max() > _MAX_NARROW_OFFSET or used.max() > limits.max or used.min() < limits.tiny)
+
+
+def _short(scale: np.ndarray) -> np.ndarray:
+    """Return scales rounded to float32, as float64, where float32 can hold them: they then take half of the bytes."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = scale.astype(np.float32).astype(np.float64)
+    limits = np.finfo(np.float32)
+    fits = (scale == 0) | ((scale < limits.max) & (scale > limits.tiny))
+    return rounded if fits.all() else scale
+
+
+def feature_ranges(X: np.ndarray | sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Return minimum and maximum of every feature, of its values that are not missing; NaN where all are."""
     if sparse.issparse(X):
-        return _sparse_statistics(X)
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(X), _BLOCK)]
-    low = np.min([X[block].min(axis=0) for block in blocks], axis=0)
-    high = np.max([X[block].max(axis=0) for block in blocks], axis=0)
-    mean = sum(X[block].astype(np.float32).sum(axis=0, dtype=np.float64) for block in blocks) / len(X)
-    variance = sum(np.square(X[block].astype(np.float32) - mean).sum(axis=0) for block in blocks) / len(X)
-    return low.astype(np.float32).astype(np.float64), high.astype(np.float32).astype(np.float64), mean, variance
+        low, high = (side.toarray().ravel() for side in (X.min(axis=0), X.max(axis=0)))
+        return low, high
+    if X.dtype.kind != "f":
+        return X.min(axis=0), X.max(axis=0)
+    # fmin and fmax prefer numbers to NaN
+    return np.fmin.reduce(X, axis=0), np.fmax.reduce(X, axis=0)
 
 
-def _sparse_statistics(X: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def feature_statistics(
+    X: np.ndarray | sparse.csr_array, wild: dict[int, tuple[float, float]] | None = None
+) -> FeatureStatistics:
+    """Return statistics of every feature in float64.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n_samples, n_features)
+    wild : dict of int to tuple of float, or None
+        Features with wild values, which do not count; see `wild_values`.
+
+    Returns
+    -------
+    FeatureStatistics
+    """
+    if sparse.issparse(X):
+        statistics = _sparse_statistics(X)
+    else:
+        statistics = _dense_statistics(X)
+    for feature, (low, high) in (wild or {}).items():
+        column = X[:, [feature]].toarray().ravel() if sparse.issparse(X) else X[:, feature]
+        values = column[(column >= low) & (column <= high)].astype(np.float64)
+        statistics.low[feature], statistics.high[feature] = low, high
+        statistics.mean[feature], statistics.variance[feature] = values.mean(), values.var()
+    return statistics
+
+
+def _dense_statistics(X: np.ndarray) -> FeatureStatistics:
+    low, high = (side.astype(np.float64) for side in feature_ranges(X))
+    blocks = [X[start : start + _BLOCK] for start in range(0, len(X), _BLOCK)]
+    if X.dtype.kind == "f" and any(np.isnan(block).any() for block in blocks):
+        return _statistics_of_present(blocks, low, high)
+    # A sum of values far from zero would lose the digits of their differences
+    base = np.where(np.abs(low) > _MAX_NARROW_OFFSET * (high - low), low, 0.0)
+    mean = base + sum((block - base).sum(axis=0) for block in blocks) / len(X)
+    variance = sum(np.square(block - mean).sum(axis=0) for block in blocks) / len(X)
+    return FeatureStatistics(low, high, mean, variance)
+
+
+def _statistics_of_present(blocks: list[np.ndarray], low: np.ndarray, high: np.ndarray) -> FeatureStatistics:
+    """Return statistics of rows with missing values."""
+    n_present = sum((~np.isnan(block)).sum(axis=0) for block in blocks).clip(1)
+    mean = low + sum(np.nansum(block - low, axis=0) for block in blocks) / n_present
+    variance = sum(np.nansum(np.square(block - mean), axis=0) for block in blocks) / n_present
+    nothing = np.isnan(low)
+    return FeatureStatistics(*(np.where(nothing, 0.0, part) for part in (low, high, mean, variance)))
+
+
+def _sparse_statistics(X: sparse.csr_array) -> FeatureStatistics:
     n_samples, n_features = X.shape
     columns = X.tocsc()
-    values = columns.data.astype(np.float32).astype(np.float64)
+    values = columns.data.astype(np.float64)
     stored = np.diff(columns.indptr)
     feature = np.repeat(np.arange(n_features), stored)
     # Zeros are not stored: extremes start from zero, unless all values of a feature are stored
@@ -144,4 +357,4 @@ def _sparse_statistics(X: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.
             extreme[full] = reduce.reduce(values[columns.indptr[full] : columns.indptr[full + 1]])
     mean = np.bincount(feature, values, minlength=n_features) / n_samples
     squares = np.bincount(feature, np.square(values - mean[feature]), minlength=n_features)
-    return low, high, mean, (squares + (n_samples - stored) * np.square(mean)) / n_samples
+    return FeatureStatistics(low, high, mean, (squares + (n_samples - stored) * np.square(mean)) / n_samples)

@@ -14,7 +14,7 @@ from distill.teachers import Predictions
 from distill.training.fidelity import fidelity
 from distill.training.loop import History, train
 from distill.training.losses import cross_entropy, squared_error
-from distill.training.perceptron import Perceptron, initial_network, scale_outputs
+from distill.training.perceptron import Perceptron, initial_network, outputs_fold_well, scale_outputs
 from distill.training.samples import DenseRows, JitteredRows, Rows, SparseRows, holdout, outputs_of, typical_gap
 from distill.training.scaling import InputScaling, fit_input_scaling
 from distill.utils.progress import Progress, Stage
@@ -128,12 +128,14 @@ def _standardized(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.
         n_outputs = _n_outputs(predictions)
         return predictions.values, np.zeros(n_outputs, np.float32), np.ones(n_outputs, np.float32)
     values = predictions.values.astype(np.float64)
-    mean, variance = values.mean(axis=0), values.var(axis=0)
+    # Differences from the first row: a sum of values far from zero would lose the digits of their differences
+    mean = values[0] + (values - values[0]).mean(axis=0)
+    variance = np.square(values - mean).mean(axis=0)
     if predictions.target == "transform":  # one unit for all columns keeps the distances in an embedding
         variance = np.full_like(variance, variance.mean())
     unit = np.sqrt(variance)
     unit[unit == 0] = 1
-    return ((values - mean) / unit).astype(np.float32), mean.astype(np.float32), unit.astype(np.float32)
+    return ((values - mean) / unit).astype(np.float32), mean, unit
 
 
 def _n_outputs(predictions: Predictions) -> int:
@@ -179,7 +181,14 @@ def _rows(
     chosen = torch.from_numpy(targets[positions]).to(device)
     if sparse.issparse(X):
         return SparseRows(X[positions], scaling, chosen, device=device)
-    return DenseRows(torch.from_numpy(scaling.apply(X[positions])).to(device), chosen)
+    scaled = scaling.apply(X[positions])
+    if not np.isfinite(scaled).all():
+        column = int(np.argwhere(~np.isfinite(scaled))[0, 1])
+        raise ValueError(
+            f"X has values in column {column} that are too large for float32, in which the student computes, with "
+            "this input_scaling; use input_scaling='auto' or scale X down"
+        )
+    return DenseRows(torch.from_numpy(scaled).to(device), chosen)
 
 
 def _trained_network(
@@ -192,7 +201,11 @@ def _trained_network(
 ) -> Network:
     """Return the network with the module's weights, in the units of the teacher's predictions."""
     weights, biases = module.arrays()
-    last = scale_outputs(weights[-1], biases[-1], mean, unit)
+    output_offset = output_scale = None
+    if outputs_fold_well(mean, unit):
+        last = scale_outputs(weights[-1], biases[-1], mean, unit)
+    else:
+        last, output_offset, output_scale = (weights[-1], biases[-1]), mean, unit
     return Network(
         weights=(*weights[:-1], last[0]),
         biases=(*biases[:-1], last[1]),
@@ -202,6 +215,10 @@ def _trained_network(
         classes=predictions.classes,
         offset=scaling.offset,
         scale=scaling.scale,
+        clip=scaling.clip,
+        fill=scaling.fill,
+        output_offset=output_offset,
+        output_scale=output_scale,
         squeeze=predictions.kind == "values" and predictions.squeeze,
     )
 

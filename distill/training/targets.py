@@ -11,6 +11,7 @@ from distill.network import Network
 from distill.runtime.forward import layer_outputs
 from distill.training.fidelity import fidelity
 from distill.training.samples import holdout
+from distill.training.scaling import feature_ranges
 from distill.utils.validation import LARGEST_SEED
 
 
@@ -94,9 +95,7 @@ def draw_calibration(
     drawn = np.sort(rng.permutation(X.shape[0])[:n_drawn])
     train, validation = holdout(None, n_drawn, validation_fraction, seed)
     # Over all samples: an input that is constant in the drawn ones may vary
-    low, high = X.min(axis=0), X.max(axis=0)
-    if sparse.issparse(X):
-        low, high = low.toarray().ravel(), high.toarray().ravel()
+    low, high = feature_ranges(X)
     rows = scaled_rows(X[drawn], network)
     return Calibration(rows[train], rows[validation], high > low, int(rng.integers(LARGEST_SEED)), X, y)
 
@@ -106,9 +105,9 @@ def targets_from_outputs(network: Network, calibration: Calibration) -> Targets:
 
     def targets(rows: np.ndarray) -> np.ndarray:
         outputs = layer_outputs(network, rows)[-1]
-        return outputs if network.output == "identity" else probabilities(outputs, network.output)
+        return probabilities(outputs, network.output) if network.gives_probabilities else outputs
 
-    kind = "regression" if network.output == "identity" else "classification"
+    kind = "classification" if network.gives_probabilities else "regression"
     train, validation = calibration.train, calibration.validation
     return Targets(kind, train, targets(train), validation, targets(validation))
 
@@ -139,7 +138,7 @@ def validation_fidelity(network: Network, targets: Targets) -> float:
 
 
 def encode_targets(y: Any, network: Network) -> np.ndarray:
-    """Return labels as their positions, shape (n_samples,), int64, or values as columns, float32.
+    """Return labels as their positions, shape (n_samples,), int64, or values as outputs of the last layer, float32.
 
     Raises
     ------
@@ -158,14 +157,16 @@ def encode_targets(y: Any, network: Network) -> np.ndarray:
                 f"labels are {', '.join(map(repr, network.classes[:10].tolist()))}"
             )
         return order[position].astype(np.int64)
-    values = check_array(y, ensure_2d=False, dtype=np.float32, input_name="y")
+    values = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
     values = values.reshape(len(values), -1)
     if values.shape[1] != network.layer_sizes[-1]:
         raise ValueError(
             f"y has {values.shape[1]} columns, and the wrapped network {network.layer_sizes[-1]} outputs; it must have "
             "one column for each output"
         )
-    return values
+    if network.output_offset is not None:
+        values = values - network.output_offset
+    return (values if network.output_scale is None else values / network.output_scale).astype(np.float32)
 
 
 def probabilities(outputs: np.ndarray, output: str) -> np.ndarray:
@@ -178,4 +179,11 @@ def probabilities(outputs: np.ndarray, output: str) -> np.ndarray:
 
 def scaled_rows(rows: Any, network: Network) -> np.ndarray:
     """Return the inputs of the network's first layer for dense or CSR rows, dense float32."""
-    return network.scale_inputs(rows.toarray() if sparse.issparse(rows) else rows)
+    scaled = network.scale_inputs(rows.toarray() if sparse.issparse(rows) else rows)
+    if not np.isfinite(scaled).all():
+        column = int(np.argwhere(~np.isfinite(scaled))[0, 1])
+        raise ValueError(
+            f"X has values in column {column} that are NaN or too large for float32 after scaling, and the network that "
+            "is compressed was fitted without missing values; replace them"
+        )
+    return scaled

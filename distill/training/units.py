@@ -162,8 +162,8 @@ def fit_standardization(
     """
     features = np.flatnonzero(varies)
     offset = scale = None
-    if network.offset is None and network.scale is None and len(features):
-        scaling = fit_input_scaling(rows[:, features])
+    if network.offset is None and network.scale is None and not network.has_wide_inputs and len(features):
+        scaling = fit_input_scaling(rows[:, features], narrow=True)
         features = features[scaling.varies]
         offset, scale = (_select(part, scaling.varies) for part in (scaling.offset, scaling.scale))
     n_outputs = network.layer_sizes[-1]

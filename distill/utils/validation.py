@@ -13,6 +13,8 @@ from sklearn.frozen import FrozenEstimator
 
 # Seeds are drawn below it and fit into 32-bit integers
 LARGEST_SEED = 2**31 - 1
+# Largest value of X: the square of a larger one, times the number of samples, may be infinite in float64
+LARGEST_VALUE = 1e150
 
 
 def check_choice(name: str, value: Any, choices: Sequence) -> None:
@@ -28,11 +30,16 @@ def check_finite(parameters: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
-def check_float32(X: np.ndarray | sparse.csr_array) -> None:
-    """Raise ValueError for values that become infinite in float32."""
+def check_magnitude(X: np.ndarray | sparse.csr_array) -> None:
+    """Raise ValueError for values whose variance may be infinite in float64; missing values are ignored."""
     values = X if isinstance(X, np.ndarray) else X.data
-    if values.dtype == np.float64 and values.size and max(values.max(), -values.min()) > np.finfo(np.float32).max:
-        raise ValueError("X has values too large for float32, in which the student computes; scale X down")
+    if values.dtype == np.float64 and values.size:
+        largest = np.fmax(np.fmax.reduce(values, axis=None), -np.fmin.reduce(values, axis=None))
+        if largest > LARGEST_VALUE:
+            raise ValueError(
+                f"X has values as large as {largest:.3g}, and those above {LARGEST_VALUE:g} have squares that are "
+                "infinite; scale X down"
+            )
 
 
 def check_length(y: Any, n_samples: int) -> None:

@@ -74,6 +74,49 @@ NETWORKS = {
     ),
     "integers-codebook": ((64, 32, 10), "relu", "predict", "softmax", {"classes": INTEGERS}),
     "integers-steps": ((6, 8, 10), "relu", "predict", "softmax", {"classes": INTEGERS}),
+    "wide-float32": (
+        (4, 6, 2),
+        "relu",
+        "transform",
+        "identity",
+        {
+            "offset": np.array([1e12, -0.1, 0.0, 450_000.0]),
+            "scale": np.array([0.5, 8.0, 1.0, 2.0]),
+            "clip": 3.5,
+            "fill": True,
+            "feature_names": ("time", "x", "y", "easting"),
+        },
+    ),
+    "shared-float16": (
+        (4, 6, 3),
+        "tanh",
+        "predict",
+        "softmax",
+        {"classes": np.arange(3), "offset": np.array(1e9 + 0.1), "scale": np.array(1.5e-45), "fill": True},
+    ),
+    "clipped-float32": ((4, 3), "relu", "transform", "softmax", {"clip": 0.75}),
+    "missing-float32": ((4, 5, 3), "relu", "transform", "relu", {"fill": True}),
+    "moved-float32": (
+        (4, 6, 2),
+        "relu",
+        "predict",
+        "identity",
+        {"output_offset": np.array([1.7e9, -1e-40]), "output_scale": np.array(12.5)},
+    ),
+    "threshold-float32": (
+        (4, 6, 1),
+        "relu",
+        "decision_function",
+        "identity",
+        {"classes": np.array([1, 0]), "output_offset": np.array(0.3), "squeeze": True},
+    ),
+    "scaled-float32": (
+        (4, 2),
+        "relu",
+        "predict",
+        "identity",
+        {"output_scale": np.array([1e-50, 1e50]), "scale": np.array([1.0, 2.0, 0.5, 1e-60])},
+    ),
     "regressor-grid": ((8, 12, 5, 2), "relu", "predict", "identity", {"offset": np.float32(0.5)}),
 }
 
@@ -151,11 +194,24 @@ def build(name: str) -> tuple[bytes, np.ndarray]:
     if coding == "steps":
         names = tuple(f"pixel {index}" for index in range(n_features))
         return container.with_steps(container.encode(network, "float16"), n_features, all_operations(), names), rows
+    if network.has_wide_inputs:
+        rows = wide_rows(network, rows)
     if coding == "codebook":
         return container.pack(network, [codebook.encode(layer) for layer in layers]), rows
     if coding == "grid":
         return container.pack(network, [grid.encode(layer) for layer in layers]), rows
     return container.encode(network, coding), rows
+
+
+def wide_rows(network: Network, rows: np.ndarray) -> np.ndarray:
+    """Return rows in the units of a network's inputs, some beyond the clipping or missing."""
+    offset, scale = (0 if value is None else value for value in (network.offset, network.scale))
+    rows = rows / np.where(scale, scale, 1) + offset if network.scale is not None else rows + offset
+    if network.clip is not None:
+        rows[1, 0], rows[2, 1] = 1e30, -99999
+    if network.fill:
+        rows[3, 2] = rows[4, 0] = np.nan
+    return rows
 
 
 def all_operations() -> list[Step]:
@@ -299,7 +355,9 @@ def main() -> None:
         known[name] = {"rows": rows.tolist(), "sums": [independent_reader.sums(network, row) for row in rows.tolist()]}
         if network["classes"]:
             known[name]["labels"] = [independent_reader.label(network, row) for row in rows.tolist()]
-        if network["output"] != "identity":
+        if not network["classes"] or network["target"] == "decision_function":
+            known[name]["values"] = [independent_reader.values(network, row) for row in rows.tolist()]
+        elif network["output"] != "identity":
             known[name]["probabilities"] = [independent_reader.probabilities(network, row) for row in rows.tolist()]
         if name not in NETWORKS:
             known[name]["digest"] = digest(data)

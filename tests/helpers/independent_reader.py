@@ -16,7 +16,7 @@ ACTIVATIONS = [
     lambda x: 1 / (1 + math.exp(-x)),
 ]
 TARGETS = ["predict", "predict_proba", "transform", "decision_function"]
-OUTPUTS = ["identity", "softmax", "logistic"]
+OUTPUTS = ["identity", "softmax", "logistic", "relu"]
 
 
 class Bytes:
@@ -76,6 +76,10 @@ def read(data):
         "names": None,
         "offset": None,
         "scale": None,
+        "clip": None,
+        "missing": False,
+        "output_offset": None,
+        "output_scale": None,
         "layers": [],
         "variances": [],
         "steps": [],
@@ -93,12 +97,23 @@ def read(data):
         elif kind == 2:
             network["names"] = read_names(section, n_features)
         elif kind == 3:
-            flags = section.byte()
-            for shared, name in ((1, "offset"), (4, "scale")):
+            flags = section.varint()
+            for shared, double, name in ((1, 128, "offset"), (4, 256, "scale")):
+                kind = "f8" if flags & double else "f4"
                 if flags & shared:
-                    network[name] = section.numbers("f4", 1) * sizes[0]
+                    network[name] = section.numbers(kind, 1) * sizes[0]
                 elif flags & 2 * shared:
-                    network[name] = section.numbers("f4", sizes[0])
+                    network[name] = section.numbers(kind, sizes[0])
+            if flags & 32:
+                network["clip"] = section.numbers("f4", 1)[0]
+            network["missing"] = bool(flags & 64)
+        elif kind == 4:
+            flags = section.byte()
+            for shared, name in ((1, "output_offset"), (4, "output_scale")):
+                if flags & shared:
+                    network[name] = section.numbers("f8", 1) * sizes[-1]
+                elif flags & 2 * shared:
+                    network[name] = section.numbers("f8", sizes[-1])
         else:
             index = len(network["layers"])
             if kind == 20:
@@ -402,7 +417,9 @@ def scaled(network, row):
         row = [x - offset for x, offset in zip(row, network["offset"])]
     if network["scale"]:
         row = [x * scale for x, scale in zip(row, network["scale"])]
-    return row
+    if network["clip"]:
+        row = [x if math.isnan(x) else min(max(x, -network["clip"]), network["clip"]) for x in row]
+    return [0.0 if math.isnan(x) else x for x in row] if network["missing"] else row
 
 
 def sums(network, row):
@@ -414,6 +431,20 @@ def sums(network, row):
         if index < len(network["layers"]) - 1:
             row = [activation(x) for x in row]
     return row
+
+
+def values(network, row):
+    """Return the values of one row: an embedding, a regression, decision values."""
+    outputs = sums(network, row)
+    if network["output"] == "softmax":
+        return probabilities(network, row)
+    if network["output"] == "relu":
+        outputs = [max(x, 0.0) for x in outputs]
+    if network["output_scale"]:
+        outputs = [x * scale for x, scale in zip(outputs, network["output_scale"])]
+    if network["output_offset"]:
+        outputs = [x + offset for x, offset in zip(outputs, network["output_offset"])]
+    return outputs
 
 
 def standard_deviations(network, row):

@@ -67,7 +67,10 @@ def test_predictions_are_those_expected(name):
     if student.network.classes is None or student.network.target == "decision_function":
         answer = getattr(student, student.network.target)(rows)
         assert answer.shape == ((len(rows),) if student.network.squeeze else sums.shape)
-        np.testing.assert_allclose(answer, sums.reshape(answer.shape), **tolerance)
+        # Files from before section 4 have no values besides the outputs of the last layer
+        values = np.array(known.get("values", sums)).reshape(answer.shape)
+        largest = max(1.0, np.abs(values).max())
+        np.testing.assert_allclose(answer, values, rtol=2e-6, atol=2e-5 * (largest if largest > 1e6 else 1))
 
 
 def test_arrays_are_bit_for_bit_those_expected(name):

@@ -178,7 +178,8 @@ def test_scaled_outputs():
 def test_feature_statistics(kind):
     values = (X * (random.random(X.shape) > 0.4)).astype(np.float32)
     values[:, 2] += 5
-    low, high, mean, variance = feature_statistics(kind(values))
+    found = feature_statistics(kind(values))
+    low, high, mean, variance = found.low, found.high, found.mean, found.variance
     np.testing.assert_array_equal(low, values.min(axis=0))
     np.testing.assert_array_equal(high, values.max(axis=0))
     np.testing.assert_allclose(mean, values.mean(axis=0, dtype=np.float64), rtol=1e-6)

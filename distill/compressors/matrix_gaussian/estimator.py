@@ -28,6 +28,7 @@ from distill.compressors.matrix_gaussian.training import (
     make_posterior,
 )
 from distill.network import Network
+from distill.runtime.forward import output_values
 from distill.runtime.moments import sample_outputs
 from distill.training.samples import StackedRows
 from distill.training.targets import Calibration, Targets, encode_targets, probabilities
@@ -367,7 +368,9 @@ class MatrixGaussianCompressor(Compressor):
             Regression values without noise, or probabilities of the labels.
         """
         draws = self._draw(X, n_draws, random_state)
-        return draws if self.network_.output == "identity" else probabilities(draws, self.network_.output)
+        if self.network_.classes is not None and self.network_.gives_probabilities:
+            return probabilities(draws, self.network_.output)
+        return output_values(self.network_, draws)
 
     def log_likelihood(self, X, y, n_draws: int = 100, random_state=0) -> float:
         """Return the mean log-likelihood of y.
@@ -397,8 +400,10 @@ class MatrixGaussianCompressor(Compressor):
             raise ValueError(f"X has {draws.shape[1]} samples and y has {len(targets)}; pass equally many")
         if self.network_.classes is None:
             # Files of a regression store the noise
-            return regression_log_likelihood(draws, targets, cast(np.ndarray, self.noise_), self.noise_degrees_)
-        if self.network_.output == "identity":
+            unit = 1.0 if self.network_.output_scale is None else self.network_.output_scale
+            noise = cast(np.ndarray, self.noise_)
+            return regression_log_likelihood(draws * unit, targets * unit, noise, self.noise_degrees_)
+        if not self.network_.gives_probabilities:
             raise ValueError("decision values have no probabilities; imitate predict or predict_proba instead")
         return classification_log_likelihood(probabilities(draws, self.network_.output), targets)
 
@@ -415,8 +420,10 @@ class MatrixGaussianCompressor(Compressor):
     @property
     def noise_(self) -> np.ndarray | None:
         """Standard deviation of the noise of a regression."""
-        variance = self._fitted_student("noise_").extras[-1].get("noise_variance")
-        return None if variance is None else np.sqrt(variance)
+        student = self._fitted_student("noise_")
+        variance, unit = student.extras[-1].get("noise_variance"), student.network.output_scale
+        noise = None if variance is None else np.sqrt(variance)
+        return noise if noise is None or unit is None else noise * unit
 
     @property
     def noise_degrees_(self) -> np.ndarray | None:

@@ -149,7 +149,7 @@ def first_layer_inputs(rows: np.ndarray, network: Network, compressed: Network) 
     -------
     ndarray of shape (n_samples, n_features), float32
     """
-    scaled = network.offset is not None or network.scale is not None
+    scaled = network.offset is not None or network.scale is not None or network.has_wide_inputs
     return rows.astype(np.float32) if scaled else compressed.scale_inputs(rows)
 
 

@@ -29,6 +29,7 @@ from distill.compressors.spike_slab.pruned import (
 )
 from distill.compressors.spike_slab.training import TrainingSettings, train_posterior
 from distill.network import Network
+from distill.runtime.forward import output_values
 from distill.training.targets import Calibration, probabilities, scaled_rows
 from distill.training.units import Task, make_task
 from distill.utils.deprecation import DEPRECATED, renamed
@@ -399,7 +400,9 @@ class SpikeSlabCompressor(Compressor):
         rows = self._pruned.standardization.transform(scaled_rows(rows, self.network_))
         rng = np.random.default_rng(check_random_state(random_state).randint(LARGEST_SEED))
         draws = np.stack([self._pruned.draw(rows, rng) for _ in range(n_draws)])
-        return draws if self.network_.output == "identity" else probabilities(draws, self.network_.output)
+        if self.network_.classes is not None and self.network_.gives_probabilities:
+            return probabilities(draws, self.network_.output)
+        return output_values(self.network_, draws)
 
     def get_support(self, indices: bool = False) -> np.ndarray:
         """Return a mask or the positions of the used inputs.
@@ -476,7 +479,9 @@ class SpikeSlabCompressor(Compressor):
             "kept_weights_": kept_weights(pruned, network),
             "n_iter_": trained.n_iter + n_tuned,
             "kl_weight_": kl_weight,
-            "noise_": None if noise is None else noise * units.unit,
+            "noise_": None
+            if noise is None
+            else noise * units.unit * (network.output_scale if network.output_scale is not None else 1),
             "_pruned": pruned,
             "_from_y": from_y,
         }
@@ -530,7 +535,7 @@ class SpikeSlabCompressor(Compressor):
 
     def _std(self, X, predictions: np.ndarray) -> np.ndarray:
         """Return the standard deviations of predictions of a regression."""
-        if self.network_.output != "identity" or self.network_.classes is not None:
+        if self.network_.classes is not None:
             raise ValueError(
                 "return_std=True is for a regression, and labels are predicted here; use predict_proba or sample"
             )
