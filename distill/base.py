@@ -315,9 +315,10 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
                 return output(X)
             except ValueError:
                 pass  # scikit-learn's message is raised below
-        # Missing values are for the student to accept or to refuse
-        finite = "allow-nan" if self._student.network.fill else True
-        return output(validate_data(self, X, reset=False, accept_sparse="csr", ensure_all_finite=finite))
+        network = self._student.network
+        dtype = np.float64 if network.has_wide_inputs else np.float32
+        finite = "allow-nan" if network.fill else True
+        return output(validate_data(self, X, reset=False, accept_sparse="csr", dtype=dtype, ensure_all_finite=finite))
 
     def _methods(self) -> set[str]:
         """Return the names of the prediction methods that exist, or will exist after fit."""
