@@ -25,10 +25,11 @@ from distill.base import StudentMixin, all_or_nothing, student_attributes
 from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
 from distill.training.device import one_thread
+from distill.training.perceptron import outputs_fold_well
 from distill.training.targets import Calibration, Targets, draw_calibration, targets_from_outputs, targets_from_y
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, Stage, with_callbacks
-from distill.utils.validation import LARGEST_SEED, check_finite, check_magnitude, check_length, routes, seeded
+from distill.utils.validation import LARGEST_SEED, check_finite, check_length, check_magnitude, routes, seeded
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,12 +391,18 @@ def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:
             )
     else:
         squeeze = estimator.n_outputs_ == 1
+    *biases, last = estimator.intercepts_
+    output_offset = None
+    if classes is None and not outputs_fold_well(last, np.linalg.norm(estimator.coefs_[-1], axis=0)):
+        # A bias that would use up the digits of float32 becomes an offset in float64
+        last, output_offset = np.zeros_like(last), np.asarray(last, np.float64)
     return Network(
         weights=tuple(np.ascontiguousarray(weight, dtype=np.float32) for weight in estimator.coefs_),
-        biases=tuple(np.asarray(bias, dtype=np.float32) for bias in estimator.intercepts_),
+        biases=tuple(np.asarray(bias, dtype=np.float32) for bias in (*biases, last)),
         activation=estimator.activation,
         target="predict" if classes is None else "predict_proba",
         output=output,
         classes=classes,
         squeeze=squeeze,
+        output_offset=output_offset,
     )

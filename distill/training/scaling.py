@@ -1,6 +1,7 @@
 """Scaling of inputs of any unit to the range a network is trained on, with as few parameters as possible."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -9,8 +10,8 @@ from distill.network import scale_inputs
 
 INPUT_SCALINGS = ("auto", "common", "per-feature", None)
 
-# Features whose ranges and means are within this factor have one unit: pixels and one-hot codes do, ages and incomes
-# do not. Chosen by hand
+# Features whose ranges are within this factor have one unit: pixels and one-hot codes do, ages and incomes do not.
+# Chosen by hand
 _SAME_UNIT = 10.0
 # Largest scaled value of a training row: larger ones would give rarely varying features large weights. Chosen by hand
 _MAX_SCALED = 100.0
@@ -26,8 +27,8 @@ _RESOLUTION_OF_FLOAT64 = 1e-15
 # Wild values: at most this fraction of a feature's values on either side, beyond a gap of `_GAP` times the range of the
 # others, or `_GAP_OF_RARE` times where 90 % of the values are equal. Chosen by hand
 _MAX_WILD, _GAP, _GAP_OF_RARE = 0.05, 10.0, 1000.0
-# Rows from which the features that may have wild values are found. Chosen by hand
-_SAMPLE = 2000
+# Rows from which the features that may have wild values are found, and their values, 128 MB in float64. Chosen by hand
+_SAMPLE, _SAMPLE_VALUES = 2000, 2**24
 # Distance of the clipping from the range of the other values, in its own units: wild values stay apart from them
 _CLIP_MARGIN = 2.0
 
@@ -78,7 +79,7 @@ class FeatureStatistics:
 
 
 def fit_input_scaling(
-    X: np.ndarray | sparse.csr_array, mode: str | None = "auto", narrow: bool = False
+    X: np.ndarray | sparse.csr_array, mode: str | None = "auto", narrow: bool = False, bounded: bool = False
 ) -> InputScaling:
     """Choose offset and scale from training rows.
 
@@ -97,6 +98,9 @@ def fit_input_scaling(
     narrow : bool
         Whether offset and scale must be float32 and nothing may be clipped, so that the scaling can be folded into a
         layer. Otherwise they are float64 where an offset is more than 1000 standard deviations.
+
+    bounded : bool
+        Whether inputs are clipped also without wild values.
 
     Returns
     -------
@@ -125,7 +129,8 @@ def fit_input_scaling(
     resolution = _RESOLUTION.get(X.dtype, _RESOLUTION_OF_FLOAT64)
     varies = (high > low) & (np.sqrt(variance) > resolution * np.abs(mean))
     if mode is None or not varies.any():
-        return InputScaling(None, None, varies, fill=fill)
+        clip = _clip(low, high, 0.0, 1.0, varies) if bounded and varies.any() else None
+        return InputScaling(None, None, varies, clip, fill)
     if mode == "auto":
         is_common = not fill and have_one_unit(low[varies], high[varies], mean[varies])
         mode = "common" if is_common else "per-feature"
@@ -137,16 +142,19 @@ def fit_input_scaling(
         std = np.maximum(np.sqrt(variance), (high - low) / _MAX_SCALED)
         scale = np.divide(1, std, out=np.zeros_like(std), where=varies)
         offset = np.where(varies, mean, 0)
-    clip = None
-    if wild:
-        largest = np.maximum(np.abs(low - offset), np.abs(high - offset)) * scale
-        clip = float(np.float32(_CLIP_MARGIN * largest[varies].max()))
+    clip = _clip(low, high, offset, scale, varies) if wild or bounded else None
     offset, scale = np.asarray(offset), np.asarray(scale)
     if narrow or not _needs_float64(offset, scale):
         offset, scale = offset.astype(np.float32), scale.astype(np.float32)
     else:
         scale = _short(scale)
     return InputScaling(offset, scale, varies, clip, fill)
+
+
+def _clip(low: np.ndarray, high: np.ndarray, offset: Any, scale: Any, varies: np.ndarray) -> float:
+    """Return the limit of scaled values, a float32: a margin beyond all values that are not wild."""
+    largest = np.maximum(np.abs(low - offset), np.abs(high - offset)) * scale
+    return float(np.float32(_CLIP_MARGIN * largest[varies].max()))
 
 
 def have_one_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:
@@ -161,9 +169,10 @@ def have_one_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:
     -------
     bool
         True where, with m the median of the features' ranges (high - low), no range is above 10 m, at most one feature
-        in ten has a range below m / 10 (rarely inked pixels do), and no feature's mean is further than 10 m from the
-        mean of them all. Ranges are compared and not standard deviations: those of pixels differ by a factor of a
-        hundred between the middle and the border of an image, and their ranges hardly.
+        in ten has a range below m / 10 (rarely inked pixels do), and no feature's mean is further than m from the mean
+        of them all: with a common offset, the differences between latitudes or between longitudes would be small next
+        to that between latitude and longitude. Ranges are compared and not standard deviations: those of pixels differ
+        by a factor of a hundred between the middle and the border of an image, and their ranges hardly.
 
     Examples
     --------
@@ -177,7 +186,7 @@ def have_one_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:
     return bool(
         ranges.max() <= _SAME_UNIT * middle
         and np.mean(ranges < middle / _SAME_UNIT) <= 0.1
-        and np.abs(mean - mean.mean()).max() <= _SAME_UNIT * middle
+        and np.abs(mean - mean.mean()).max() <= middle
     )
 
 
@@ -204,22 +213,20 @@ def wild_values(X: np.ndarray | sparse.csr_array) -> dict[int, tuple[float, floa
     """
     low, high = feature_ranges(X)
     # Evenly spaced rows show which features may have such values, at a small part of the cost of sorting them all
-    sample = np.unique(np.linspace(0, X.shape[0] - 1, _SAMPLE).astype(int))
-    rows = X[sample].toarray() if sparse.issparse(X) else np.asarray(X[sample])
+    n_rows = max(_SAMPLE // 100, min(_SAMPLE, _SAMPLE_VALUES // X.shape[1]))
+    sample = np.unique(np.linspace(0, X.shape[0] - 1, n_rows).astype(int))
+    rows = np.sort(dense(X[sample]).astype(np.float64), axis=0)[_middle(len(sample))]
     with np.errstate(invalid="ignore"):
-        ranges = np.ptp(np.nan_to_num(np.sort(rows.astype(np.float64), axis=0)[_middle(len(sample))]), axis=0)
-        candidates = np.flatnonzero(high - low > _GAP * ranges)
-    if sparse.issparse(X) and len(candidates):
-        X = X.tocsc()
+        candidates = np.flatnonzero(high - low > _GAP * np.ptp(np.nan_to_num(rows), axis=0))
+    columns = X if isinstance(X, np.ndarray) or not len(candidates) else X.tocsc()
     found: dict[int, tuple[float, float]] = {}
     # A gap says less where nine in ten values are equal, as of a pixel with ink in few images: such a feature has wild
     # values only if another one has, since it is whole rows that were not measured
     for rare in (False, True):
         for feature in candidates:
-            column = X[:, [feature]].toarray() if sparse.issparse(X) else X[:, feature]
-            bounds = _others(np.asarray(column, np.float64).ravel(), rare) if feature not in found else None
-            if bounds is not None:
-                found[int(feature)] = bounds
+            if feature not in found:
+                bounds = _others(dense(columns[:, [feature]]).astype(np.float64).ravel(), rare)
+                found |= {} if bounds is None else {int(feature): bounds}
         if not found:
             break
     return found
@@ -282,11 +289,15 @@ def _short(scale: np.ndarray) -> np.ndarray:
     return rounded if fits.all() else scale
 
 
+def dense(X: np.ndarray | sparse.csr_array) -> np.ndarray:
+    """Return rows as a dense array."""
+    return X if isinstance(X, np.ndarray) else X.toarray()
+
+
 def feature_ranges(X: np.ndarray | sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Return minimum and maximum of every feature, of its values that are not missing; NaN where all are."""
-    if sparse.issparse(X):
-        low, high = (side.toarray().ravel() for side in (X.min(axis=0), X.max(axis=0)))
-        return low, high
+    if not isinstance(X, np.ndarray):
+        return dense(X.nanmin(axis=0)).ravel(), dense(X.nanmax(axis=0)).ravel()
     if X.dtype.kind != "f":
         return X.min(axis=0), X.max(axis=0)
     # fmin and fmax prefer numbers to NaN
@@ -308,12 +319,9 @@ def feature_statistics(
     -------
     FeatureStatistics
     """
-    if sparse.issparse(X):
-        statistics = _sparse_statistics(X)
-    else:
-        statistics = _dense_statistics(X)
+    statistics = _dense_statistics(X) if isinstance(X, np.ndarray) else _sparse_statistics(X)
     for feature, (low, high) in (wild or {}).items():
-        column = X[:, [feature]].toarray().ravel() if sparse.issparse(X) else X[:, feature]
+        column = dense(X[:, [feature]]).ravel()
         values = column[(column >= low) & (column <= high)].astype(np.float64)
         statistics.low[feature], statistics.high[feature] = low, high
         statistics.mean[feature], statistics.variance[feature] = values.mean(), values.var()
@@ -344,17 +352,16 @@ def _statistics_of_present(blocks: list[np.ndarray], low: np.ndarray, high: np.n
 def _sparse_statistics(X: sparse.csr_array) -> FeatureStatistics:
     n_samples, n_features = X.shape
     columns = X.tocsc()
-    values = columns.data.astype(np.float64)
-    stored = np.diff(columns.indptr)
-    feature = np.repeat(np.arange(n_features), stored)
+    feature = np.repeat(np.arange(n_features), np.diff(columns.indptr))
+    values, missing = columns.data.astype(np.float64), np.isnan(columns.data)
+    n_present = (n_samples - np.bincount(feature[missing], minlength=n_features)).clip(1)
+    feature, values = feature[~missing], values[~missing]
+    stored = np.bincount(feature, minlength=n_features)
     # Zeros are not stored: extremes start from zero, unless all values of a feature are stored
-    low = np.zeros(n_features)
-    high = np.zeros(n_features)
+    low, high = np.zeros(n_features), np.zeros(n_features)
+    low[(stored == n_present) & (stored > 0)], high[(stored == n_present) & (stored > 0)] = np.inf, -np.inf
     np.minimum.at(low, feature, values)
     np.maximum.at(high, feature, values)
-    for extreme, reduce in ((low, np.minimum), (high, np.maximum)):
-        for full in np.flatnonzero(stored == n_samples):
-            extreme[full] = reduce.reduce(values[columns.indptr[full] : columns.indptr[full + 1]])
-    mean = np.bincount(feature, values, minlength=n_features) / n_samples
+    mean = np.bincount(feature, values, minlength=n_features) / n_present
     squares = np.bincount(feature, np.square(values - mean[feature]), minlength=n_features)
-    return FeatureStatistics(low, high, mean, (squares + (n_samples - stored) * np.square(mean)) / n_samples)
+    return FeatureStatistics(low, high, mean, (squares + (n_present - stored) * np.square(mean)) / n_present)

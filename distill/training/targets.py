@@ -183,7 +183,7 @@ def scaled_rows(rows: Any, network: Network) -> np.ndarray:
     if not np.isfinite(scaled).all():
         column = int(np.argwhere(~np.isfinite(scaled))[0, 1])
         raise ValueError(
-            f"X has values in column {column} that are NaN or too large for float32 after scaling, and the network that "
-            "is compressed was fitted without missing values; replace them"
+            f"X has values in column {column} that are NaN or too large for float32 after scaling, and the compressed "
+            "network was fitted without missing values; replace them"
         )
     return scaled
