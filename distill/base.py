@@ -1,21 +1,22 @@
 """Mixin of all fitted estimators: predictions always come from the encoded student file."""
 
 import os
+import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import ClassifierTags, RegressorTags, Tags, TransformerTags, get_tags
+from sklearn.utils import ClassifierTags, RegressorTags, Tags, TransformerTags, check_array, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from distill.codecs import container
 from distill.network import Network
-from distill.runtime import Student
+from distill.runtime import Student, columns
 from distill.teachers import predicts_values, resolve_target, teacher_type
 from distill.training.fidelity import fidelity, label_positions
 
@@ -32,6 +33,86 @@ _OFFERED = (
     "fit_predict",
     "get_feature_names_out",
 )
+
+
+def with_columns(X: Any) -> Any:
+    """Return X in a form whose names of columns are not lost, for the fit of an estimator.
+
+    Data frames that scikit-learn knows, arrays, sparse matrices and lists are returned as they are. All other
+    containers with named columns (record batches, dask's data frames, duckdb's relations, dicts of columns, ...) are
+    read once and returned as a structured array.
+    """
+    return columns.structured(X) if _names_unknown_to_sklearn(X) is not None else X
+
+
+def without_columns(X: Any) -> Any:
+    """Return X in a form that scikit-learn reads: what `with_columns` would make a structured array, as an array."""
+    if isinstance(X, np.ma.MaskedArray) or _names_unknown_to_sklearn(X) is not None:
+        return columns.matrix(X)
+    return X
+
+
+def validated(estimator: BaseEstimator, X: Any, *, reset: bool = False, **check_params) -> Any:
+    """Validate X as scikit-learn's `validate_data` does, with the names of columns of any container.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its `n_features_in_` and `feature_names_in_` are set or checked.
+    X : {array-like, container of columns, sparse matrix} of shape (n_samples, n_features)
+    reset : bool, default=False
+        Whether this is a fit.
+    **check_params
+        See `sklearn.utils.check_array`.
+
+    Returns
+    -------
+    ndarray or CSR
+
+    Raises
+    ------
+    ValueError
+        If X is invalid, or has other columns than in the fit, or in another order.
+    """
+    names = _names_unknown_to_sklearn(X)
+    if names is not None or isinstance(X, np.ma.MaskedArray):
+        X = columns.matrix(X)
+    fitted = vars(estimator).get("feature_names_in_")
+    if names is None or (fitted is None and not reset):
+        if names is not None:
+            warnings.warn(
+                f"X has feature names, but {type(estimator).__name__} was fitted without feature names", stacklevel=4
+            )
+        return validate_data(estimator, X, reset=reset, **check_params)
+    if reset:
+        rows = validate_data(estimator, X, reset=True, **check_params)
+        estimator.feature_names_in_ = np.array(names, dtype=object)
+        return rows
+    if list(names) != list(fitted):
+        missing, unseen = (
+            [name for name in one if name not in other] for one, other in ((fitted, names), (names, fitted))
+        )
+        details = [
+            *([f"Feature names unseen at fit time: {unseen[:5]}."] if unseen else []),
+            *([f"Feature names seen at fit time, yet now missing: {missing[:5]}."] if missing else []),
+        ] or ["Feature names must be in the same order as they were in fit."]
+        raise ValueError(f"The feature names should match those that were passed during fit. {' '.join(details)}")
+    return check_array(X, input_name="X", estimator=estimator, **check_params)
+
+
+def _names_unknown_to_sklearn(X: Any) -> tuple[str, ...] | None:
+    """Return the names of columns that scikit-learn does not see, None where it sees them or there are none."""
+    if isinstance(X, np.ndarray) and X.dtype.names is None:
+        return None
+    names = columns.column_names(X)
+    if names is None:
+        return None
+    seen = BaseEstimator()
+    try:
+        validate_data(seen, X, skip_check_array=True)
+    except Exception:  # it asks X for row 0 to count the features, and X may raise anything
+        pass
+    return None if hasattr(seen, "feature_names_in_") else names
 
 
 def all_or_nothing(fit: Callable) -> Callable:
@@ -172,6 +253,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         -------
         ndarray of shape (n_samples, n_components), float32
         """
+        X = with_columns(X)
         return self.fit(X, y, **fit_params).transform(X)
 
     def fit_predict(self, X, y=None, **fit_params) -> np.ndarray:
@@ -188,6 +270,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         -------
         ndarray of shape (n_samples,)
         """
+        X = with_columns(X)
         return self.fit(X, y, **fit_params).predict(X)
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
@@ -227,6 +310,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
             If y is not given and the teacher predicts for the rows of its fit only, as DBSCAN and TSNE do.
         """
         check_is_fitted(self)
+        X = with_columns(X)
         target, classes = self.network_.target, self.network_.classes
         if y is not None and target == "transform":
             y = np.asarray(y)
@@ -247,12 +331,12 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         check_is_fitted(self)
         return self._data
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike | BinaryIO) -> None:
         """Write the student file, which `distill.load` reads; an existing file is replaced atomically.
 
         Parameters
         ----------
-        path : str or path
+        path : str, path or open binary file
         """
         container.save(self.to_bytes(), path)
 
@@ -318,7 +402,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         network = self._student.network
         dtype = np.float64 if network.has_wide_inputs else np.float32
         finite = "allow-nan" if network.fill else True
-        return output(validate_data(self, X, reset=False, accept_sparse="csr", dtype=dtype, ensure_all_finite=finite))
+        return output(validated(self, X, accept_sparse="csr", dtype=dtype, ensure_all_finite=finite))
 
     def _methods(self) -> set[str]:
         """Return the names of the prediction methods that exist, or will exist after fit."""

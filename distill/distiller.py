@@ -16,10 +16,9 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
-from sklearn.utils.validation import validate_data
 
 from distill import teachers
-from distill.base import StudentMixin, all_or_nothing, student_attributes
+from distill.base import StudentMixin, all_or_nothing, student_attributes, validated, with_columns, without_columns
 from distill.codecs import container
 from distill.network import ACTIVATIONS, Network
 from distill.teachers import Predictions
@@ -243,10 +242,12 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self._validate_params()
         target = self.imitated_method()
         settings, teacher = self._draw_settings()
+        X = with_columns(X)
         # Missing values are for the teacher to accept or to refuse
-        rows = validate_data(
+        rows = validated(
             self,
             X,
+            reset=True,
             accept_sparse="csr",
             dtype=[np.float32, np.float64],
             ensure_min_samples=2,
@@ -255,7 +256,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         check_magnitude(rows)
         routed = process_routing(self, "fit", **fit_params).teacher.fit if routes(fit_params) else fit_params
         progress = Progress(self, 2, X, y, self._reconstruct)
-        seen = X if hasattr(self, "feature_names_in_") else rows
+        seen = without_columns(X) if hasattr(self, "feature_names_in_") else rows
         given = (teacher, seen, y, target, routed)
         self._teacher_key = None if self.memory is None else call_key(_fit_teacher, *given)
         self.teacher_, predictions = cached_call(self.memory, _fit_teacher, *given, progress=progress)
@@ -287,10 +288,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     def predict_imitated(self, X) -> np.ndarray:
         """Return the predictions of the fitted teacher for rows X, from the cache if there is one."""
         rows = (
-            X
+            without_columns(X)
             if hasattr(self, "feature_names_in_")
-            else validate_data(
-                self, X, reset=False, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_all_finite="allow-nan"
+            else validated(
+                self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_all_finite="allow-nan"
             )
         )
         given = (rows, self.network_.target)

@@ -6,7 +6,7 @@ Only operators of the default domain in opset 17 are used, which all builds of o
 import json
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,14 +30,14 @@ _MAX_NARROW_OFFSET = 1000.0
 _OUTPUT_NAMES = {"predict": "prediction", "transform": "embedding", "decision_function": "decision"}
 
 
-def to_onnx(estimator_or_student: Any, path: str | os.PathLike | None = None) -> "onnx.ModelProto":
+def to_onnx(estimator_or_student: Any, path: str | os.PathLike | BinaryIO | None = None) -> "onnx.ModelProto":
     """Export a student as an ONNX model, opset 17.
 
     Parameters
     ----------
     estimator_or_student : Student, or a fitted Distiller or compressor, or a Pipeline that ends in one
         For the steps that a Pipeline may have see `distill.pipeline.to_bytes`.
-    path : str, path or None
+    path : str, path, open binary file or None
         File to write the model to, atomically.
 
     Returns

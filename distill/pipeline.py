@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -21,15 +21,16 @@ _DTYPES = ("float64", "float32")
 _NEGLIGIBLE_MEAN = 1e-9
 
 
-def save(estimator: BaseEstimator, path: str | os.PathLike, *, dtype: str = "float64") -> None:
+def save(estimator: BaseEstimator, path: str | os.PathLike | BinaryIO, *, dtype: str = "float64") -> None:
     """Write the student file of a fitted estimator or Pipeline, for `distill.load`.
 
     Parameters
     ----------
     estimator : Distiller, compressor, or Pipeline that ends in one
         Fitted; see `to_bytes`.
-    path : str or path
-        An existing file is replaced atomically.
+    path : str, path or open binary file
+        An existing file is replaced atomically; a named pipe or a device is written to. An open file, `io.BytesIO` or
+        anything else with a method `write` for bytes is written from its present position and stays open.
     dtype : {"float64", "float32"}, default="float64"
         See `to_bytes`.
 

@@ -12,10 +12,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state, metadata_routing
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from mbn import accelerator, layers, output
 from mbn.checkpoint import Checkpoint
+from mbn.columns import validate_rows
 from mbn.metrics import Matrix
 from mbn.parallel import run
 from mbn.rows import Rows, fit_preparation
@@ -333,7 +334,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _fit(self, X: Any) -> tuple[Matrix, np.ndarray]:
         """Fit, and return the validated samples and the top layer's codes of those that may become centroids."""
         self._validate_params()
-        X = validate_data(self, X, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
+        X = validate_rows(self, X, reset=True, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
         n_samples, n_features = X.shape
         if n_samples < 1.5 * self.n_clusters:
             raise ValueError(
@@ -478,7 +479,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _check(self, X: Any) -> Matrix:
         """Validate samples to be transformed."""
         check_is_fitted(self)
-        return validate_data(self, X, accept_sparse="csr", dtype="numeric", reset=False)
+        return validate_rows(self, X, reset=False, accept_sparse="csr", dtype="numeric")
 
     def _kind(self) -> str:
         """Return the kind of output of `transform`: "one-hot" or "components"."""

@@ -73,6 +73,7 @@ ROOMS = [
     Room(0, "mbn.parallel", "", "numpy scipy joblib threadpoolctl"),
     Room(0, "mbn.schedule", "", "numpy"),
     Room(0, "mbn.metrics", "", "numpy scipy"),
+    Room(0, "mbn.columns", "", "numpy scipy sklearn"),
     Room(1, "mbn.upper", "mbn.parallel", "numpy numba"),
     Room(1, "mbn.neighbors", "mbn.metrics mbn.parallel", "numpy scipy numba"),
     Room(1, "mbn.output", "mbn.parallel", "numpy scipy numba sklearn threadpoolctl"),
@@ -92,7 +93,8 @@ ROOMS = [
     Room(
         6,
         "mbn.estimator",
-        "mbn.parallel mbn.schedule mbn.metrics mbn.rows mbn.checkpoint mbn.output mbn.accelerator mbn.layers",
+        "mbn.parallel mbn.schedule mbn.metrics mbn.rows mbn.columns mbn.checkpoint mbn.output "
+        "mbn.accelerator mbn.layers",
         "numpy sklearn",
     ),
     Room(7, "mbn.__init__", "mbn"),

@@ -9,11 +9,11 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from distill.codecs import dense, labels, preprocessing, sections
+from distill.codecs import dense, files, labels, preprocessing, sections
 from distill.codecs.preprocessing import Step
 from distill.codecs.reader import Reader, StudentFileError, varint
 from distill.codecs.sections import Layer, Section
@@ -306,41 +306,21 @@ def summarize(contents: Contents) -> dict:
     }
 
 
-def save(data: bytes, path: str | os.PathLike) -> None:
-    """Write bytes to a file atomically.
+def save(data: bytes, path: str | os.PathLike | BinaryIO) -> None:
+    """Write bytes to a file atomically, or to an open binary file.
 
     Parameters
     ----------
     data : bytes
-    path : str or path
-        It holds either the old or the new bytes at any time. If the process is killed while writing, the old file is
-        unchanged, and a file whose name begins with a dot and ends with ".part" may exist beside it.
+    path : str, path or open binary file
+        A path holds either the old or the new bytes at any time; see `distill.codecs.files.write_bytes`.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     """
-    # A symbolic link stays; the file that it points to is replaced
-    folder, name = os.path.split(os.path.realpath(path))
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}-{os.urandom(4).hex()}.part")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, os.path.join(folder, name))
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    # The rename itself is durable only after its directory has been synchronized
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    files.write_bytes(data, path)
 
 
 class _Partial:

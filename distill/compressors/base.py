@@ -17,11 +17,11 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from distill import teachers
-from distill.base import StudentMixin, all_or_nothing, student_attributes
+from distill.base import StudentMixin, all_or_nothing, student_attributes, validated, with_columns, without_columns
 from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
 from distill.training.device import one_thread
@@ -162,6 +162,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         TypeError
             If `estimator` is of a type that cannot be compressed.
         """
+        X = with_columns(X)
         rows, inner_seed, seed = self._admit(X, y)
         progress = Progress(self, self._N_STAGES, X, y, self._reconstruct)
         # A data frame goes to the wrapped estimator with its names
@@ -187,9 +188,10 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         self._check_parameters()
         inner_seed, seed = check_random_state(self.random_state).randint(LARGEST_SEED, size=2).tolist()
         # Missing values are for the wrapped estimator to accept or to refuse
-        rows = validate_data(
+        rows = validated(
             self,
             X,
+            reset=True,
             accept_sparse="csr",
             dtype=[np.float32, np.float64],
             ensure_min_samples=2,
@@ -356,7 +358,8 @@ def _fit_wrapped(
 ) -> StudentMixin | MLPClassifier | MLPRegressor:
     """Fit the wrapped estimator, a clone, and return it."""
     with progress.stage("estimator") as stage, stage.inside(estimator):
-        estimator.fit(X, *(() if y is None else (y,)), **fit_params)
+        readable = X if isinstance(estimator, StudentMixin) else without_columns(X)
+        estimator.fit(readable, *(() if y is None else (y,)), **fit_params)
         stage.log("done")
     return estimator
 
@@ -365,7 +368,9 @@ def _predict_with_wrapped(
     key: str, X: Any, target: str, wrapped: StudentMixin | MLPClassifier | MLPRegressor
 ) -> np.ndarray:
     """Return the predictions that a wrapped student imitates, or those of an MLP; `key` identifies the fit."""
-    return wrapped.predict_imitated(X) if isinstance(wrapped, StudentMixin) else teachers.predict(wrapped, X, target)
+    if isinstance(wrapped, StudentMixin):
+        return wrapped.predict_imitated(X)
+    return teachers.predict(wrapped, without_columns(X), target)
 
 
 def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:

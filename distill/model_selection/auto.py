@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_method_params
 
 from distill import teachers
-from distill.base import all_or_nothing
+from distill.base import all_or_nothing, with_columns
 from distill.compressors import COMPRESSORS
 from distill.compressors.base import Compressor
 from distill.model_selection.search import (
@@ -173,6 +173,7 @@ class AutoCompressor(Compressor):
         TypeError
             If `estimator` is of a type that cannot be compressed.
         """
+        X = with_columns(X)
         rows, inner_seed, seed = self._admit(X, y)
         progress = Progress(self, 4, X, y, self._reconstruct)
         seen = X if hasattr(self, "feature_names_in_") else rows

@@ -15,13 +15,14 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from types import MethodType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy import ndarray
 
-from distill.codecs import container
+from distill.codecs import container, files
 from distill.network import Network
+from distill.runtime import columns
 from distill.runtime.forward import Forward, logistic, output_values, softmax
 from distill.runtime.preprocessing import Preprocessing
 from distill.runtime.single_row import SingleRowClassifier
@@ -37,12 +38,14 @@ _MOMENT_ROWS = 4096
 _METHODS = {"predict", "predict_proba", "transform", "decision_function"}
 
 
-def load(source: str | os.PathLike | bytes) -> "Student":
+def load(source: str | os.PathLike | BinaryIO | bytes) -> "Student":
     """Read a student from a student file or its bytes.
 
     Parameters
     ----------
-    source : str, path or bytes-like
+    source : str, path, open binary file or bytes-like
+        A file opened with mode "rb", `io.BytesIO`, or anything else whose `read` returns bytes is read from its present
+        position to its end.
 
     Returns
     -------
@@ -52,15 +55,12 @@ def load(source: str | os.PathLike | bytes) -> "Student":
     ------
     StudentFileError
         If the file is damaged, of another format version, or no student file.
+    TypeError
+        If the source is none of these, or a file opened as text.
     OSError
         If there is no such file.
     """
-    if isinstance(source, bytes | bytearray | memoryview):
-        return Student.from_bytes(source)
-    if isinstance(source, int):  # open would take it for the number of an open file, and close that
-        raise TypeError(f"the source must be a path or the bytes of a student file, got {source!r}")
-    with open(source, "rb") as file:
-        return Student.from_bytes(file.read())
+    return Student.from_bytes(files.read_bytes(source))
 
 
 class _Available:
@@ -113,8 +113,9 @@ class Student:
 
     Notes
     -----
-    X is checked: two dimensions, the right number of features, finite values, and, if the file stores feature names and
-    X has column names, the same names in the same order. Computation is in float32, and in float64 for preprocessing.
+    X is checked: two dimensions, the right number of features, finite values. If the file stores feature names and X
+    has names, of whatever library, its columns are taken by name, in any order; one that is missing or unknown is an
+    error. Computation is in float32, and in float64 for preprocessing.
     An X without rows gives predictions without rows.
     """
 
@@ -381,18 +382,11 @@ class Student:
 
     def _matrix(self, X: Any) -> Any:
         """Return X as a numeric array or CSR matrix of two dimensions and the right width, or raise ValueError."""
-        if type(X) is not np.ndarray:
-            if self.network.feature_names is not None:
-                _check_columns(X, self.network.feature_names)
-            if hasattr(X, "tocsr"):
-                X = X.tocsr()
-            else:
-                try:
-                    X = np.asarray(X)
-                except ValueError as error:
-                    raise ValueError(f"X must be an array of numbers with rows of equal length: {error}") from error
+        given = X
+        if type(X) is not np.ndarray or X.dtype.names is not None:
+            X = columns.matrix(X, self.network.feature_names)
         if X.ndim != 2:
-            hint = "X[None] is a single row" if X.ndim == 1 else "it needs a row per sample"
+            hint = columns.single_row(given, self.n_features_in_) if X.ndim == 1 else "it needs a row per sample"
             raise ValueError(f"X must have two dimensions, and its shape is {X.shape}; {hint}")
         if X.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {X.shape[1]} features, and the student was fitted with {self.n_features_in_}")
@@ -436,26 +430,6 @@ def _finite_rows(X: Any, dtype: type = np.float32, name: str = "X", may_be_missi
 def _without_scaling(network: Network) -> Network:
     """Return the network that takes scaled inputs."""
     return replace(network, offset=None, scale=None, clip=None, fill=False)
-
-
-def _check_columns(X: Any, names: tuple[str, ...]) -> None:
-    """Raise ValueError if X has column names other than these, or in another order."""
-    columns = getattr(X, "columns", None)
-    if columns is None or callable(columns):
-        return
-    columns = list(columns)
-    if columns == list(names) or not all(isinstance(column, str) for column in columns):
-        return
-    missing, unexpected = (
-        [name for name in names if name not in columns],
-        [name for name in columns if name not in names],
-    )
-    if missing or unexpected:
-        raise ValueError(
-            f"X must have the columns the student was fitted with: {len(missing)} are missing {missing[:5]}, "
-            f"{len(unexpected)} are unknown {unexpected[:5]}"
-        )
-    raise ValueError("X has its columns in another order than the student; use X[student.feature_names_in_]")
 
 
 def _available_methods(network: Network) -> set[str]:

@@ -9,8 +9,9 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
+from sklearn.utils.validation import check_is_fitted, check_scalar
 
+from distill.base import validated
 from distill.codecs import container
 from distill.compressors.base import Compressed, Compressor, compression_targets, learns_from_y
 from distill.compressors.matrix_gaussian import quantization
@@ -515,7 +516,7 @@ class MatrixGaussianCompressor(Compressor):
     def _validated(self, X):
         """Return samples of a fitted estimator as float32."""
         check_is_fitted(self)
-        return validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float32)
+        return validated(self, X, accept_sparse="csr", dtype=np.float32)
 
     def _std(self, method: str, X) -> np.ndarray:
         """Return the standard deviations of `predict` or `transform`."""

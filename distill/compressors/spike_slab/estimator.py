@@ -10,8 +10,9 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, check_scalar, validate_data
+from sklearn.utils.validation import check_is_fitted, check_scalar
 
+from distill.base import validated
 from distill.codecs import container
 from distill.compressors.base import Compressed, Compressor, compression_targets, learns_from_y
 from distill.compressors.pruning import count, keep_largest
@@ -396,7 +397,7 @@ class SpikeSlabCompressor(Compressor):
         """
         check_is_fitted(self)
         check_scalar(n_draws, "n_draws", Integral, min_val=1)
-        rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float32)
+        rows = validated(self, X, accept_sparse="csr", dtype=np.float32)
         rows = self._pruned.standardization.transform(scaled_rows(rows, self.network_))
         rng = np.random.default_rng(check_random_state(random_state).randint(LARGEST_SEED))
         draws = np.stack([self._pruned.draw(rows, rng) for _ in range(n_draws)])

@@ -1,0 +1,281 @@
+"""Columns by name, out of data frames and all other containers that name theirs.
+
+Containers are recognized by what they offer, so that no library is imported: data frames of pandas, polars (lazy ones
+as well), dask, pyarrow (tables and record batches), duckdb's relations, NumPy's structured arrays, dicts of columns,
+lists of dicts or of named tuples, data sets of xarray and arrays of xarray with names along the second dimension.
+
+>>> import numpy as np
+>>> table = {"height": [1.5, 2.0], "width": [3, 4]}
+>>> column_names(table)
+('height', 'width')
+>>> matrix(table, ("width", "height"))
+array([[3. , 1.5],
+       [4. , 2. ]])
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["column_names", "matrix", "single_row", "structured"]
+
+# Kinds of the dtypes of real numbers, and what the others are called
+_NUMERIC = "fiub"
+_KINDS = {"M": "dates", "m": "time spans", "c": "complex numbers", "U": "text", "S": "bytes", "V": "several values"}
+
+
+def column_names(X: Any) -> tuple[str, ...] | None:
+    """Return the names of the columns of X, or None if it has none, or some that are no strings.
+
+    Parameters
+    ----------
+    X : object
+        Any container of rows.
+
+    Returns
+    -------
+    tuple of str or None
+    """
+    keys = _keys(X)
+    return tuple(map(str, keys)) if keys and all(isinstance(key, str) for key in keys) else None
+
+
+def matrix(X: Any, names: Sequence[str] | None = None) -> Any:
+    """Return X as an array or a CSR matrix, its columns by name.
+
+    Parameters
+    ----------
+    X : {array-like, container of columns, sparse matrix} of shape (n_samples, n_features)
+    names : sequence of str or None
+        Columns to return, in this order. An X without names is returned as it is.
+
+    Returns
+    -------
+    ndarray or CSR
+        Columns of a container in their common type; missing values are NaN.
+
+    Raises
+    ------
+    ValueError
+        If a name is missing or found twice, X has other columns as well, or a column does not hold one real number for
+        each row.
+
+    Examples
+    --------
+    >>> matrix([{"b": 2, "a": 1}, {"a": 3, "b": 4}], ("a", "b"))
+    array([[1, 2],
+           [3, 4]])
+    """
+    if hasattr(X, "tocsr"):
+        return X.tocsr()
+    keys = _keys(X)
+    if not keys:
+        return _plain(X)
+    order: Sequence | None = None
+    if names is not None and all(isinstance(key, str) for key in keys) and list(keys) != list(names):
+        _check_names(X, keys, names)
+        order = names
+    X = _loaded(X)
+    if not isinstance(X, Mapping | list | tuple) and (hasattr(X, "__array__") or hasattr(X, "coords")):
+        whole = _whole(X, keys)
+        if whole is not None:
+            return whole if order is None else whole[:, [keys.index(name) for name in order]]
+        if len(set(keys)) < len(keys):  # then single columns cannot be had by their names
+            return _plain(X)
+    return _side_by_side(X, keys if order is None else order)
+
+
+def structured(X: Any) -> np.ndarray:
+    """Return a container of named columns as a structured array, in memory and of one type.
+
+    Raises
+    ------
+    ValueError
+        If a name is found twice, or a column does not hold one real number for each row.
+
+    Examples
+    --------
+    >>> structured({"a": [1, 2], "b": [3, 4]})
+    array([(1, 3), (2, 4)], dtype=[('a', '<i8'), ('b', '<i8')])
+    """
+    names = column_names(X) or ()
+    _check_twice(names, names)
+    values = np.ascontiguousarray(matrix(X))
+    return values.view([(name, values.dtype) for name in names]).reshape(len(values))
+
+
+def single_row(X: Any, n_features: int) -> str:
+    """Return the advice to write a vector as rows: as one row, or as one feature where that is all there is."""
+    n_values = len(X) if hasattr(X, "__len__") else 0
+    column = n_features == 1 and n_values > 1
+    if type(X) is np.ndarray:
+        return "X[:, None] has a row for each value" if column else "X[None] is a single row"
+    if isinstance(X, list | tuple):
+        return "[[value] for value in X] has a row for each value" if column else "[X] is a single row"
+    if hasattr(X, "to_frame") and column:
+        return "X.to_frame() has a row for each value"
+    if hasattr(X, "to_frame") and hasattr(X, "index"):
+        return "X.to_frame().T is a single row"
+    return "numpy.asarray(X)[:, None] has a row for each value" if column else "numpy.asarray(X)[None] is a single row"
+
+
+def _keys(X: Any) -> list | None:
+    """Return the names of the columns, which need not be strings, or None."""
+    if isinstance(X, np.ndarray):
+        return None if X.dtype.names is None else list(X.dtype.names)
+    if isinstance(X, list | tuple):
+        row = X[0] if len(X) else None
+        return list(row) if isinstance(row, Mapping) else list(getattr(row, "_fields", ())) or None
+    if hasattr(X, "collect_schema"):  # of polars: to ask a lazy frame for its columns gives a warning
+        return list(X.collect_schema().names())
+    if isinstance(X, Mapping):  # dicts, data sets of xarray, files of NumPy with several arrays
+        return list(X)
+    for attribute in ("column_names", "columns"):  # in pyarrow, `columns` are the values
+        found = getattr(X, attribute, None)
+        if found is not None and not callable(found):
+            return list(found)
+    if hasattr(X, "coords") and hasattr(X, "dims") and len(X.dims) == 2 and X.dims[1] in X.coords:  # of xarray
+        return np.asarray(X.coords[X.dims[1]]).tolist()
+    return None
+
+
+def _loaded(X: Any) -> Any:
+    """Return a lazy container in memory, computed once, and any other as it is."""
+    if hasattr(X, "collect_schema") and hasattr(X, "collect"):  # polars
+        return X.collect()
+    if getattr(X, "__dask_graph__", None) is not None:
+        return X.compute()
+    if hasattr(X, "fetchnumpy"):  # duckdb
+        return X.fetchnumpy()
+    if hasattr(X, "toPandas"):  # Spark
+        return X.toPandas()
+    return X
+
+
+def _plain(X: Any) -> np.ndarray:
+    """Return a container without names of columns as an array."""
+    try:
+        if isinstance(X, np.ma.MaskedArray):  # as an array it would show what is behind the mask
+            return X.astype(np.float64).filled(np.nan)
+        return np.asarray(X)
+    except ValueError as error:
+        raise ValueError(f"X must be an array of numbers with rows of equal length: {error}") from error
+
+
+def _check_names(X: Any, keys: list, names: Sequence[str]) -> None:
+    """Raise ValueError unless the columns are the names, in any order."""
+    found, wanted = set(keys), set(names)
+    missing, unknown = [name for name in names if name not in found], [key for key in keys if key not in wanted]
+    if missing:
+        raise ValueError(
+            f"X must have the columns the student was fitted with: {len(missing)} are missing {missing[:5]}, "
+            f"{len(unknown)} are unknown {unknown[:5]}"
+        )
+    if unknown:
+        raise ValueError(
+            f"X has columns that the student was not fitted with, {len(unknown)} are unknown {unknown[:5]}; use "
+            f"{_selection(X)}"
+        )
+    _check_twice(keys, names)
+
+
+def _check_twice(keys: Sequence, names: Sequence[str]) -> None:
+    """Raise ValueError if a column that is taken by its name is there twice."""
+    if len(set(keys)) < len(keys):
+        twice = next(name for name in names if list(keys).count(name) > 1)
+        raise ValueError(f"X has the column {twice!r} more than once; rename one of them")
+
+
+def _selection(X: Any) -> str:
+    """Return the code that selects the student's columns."""
+    if isinstance(X, Mapping):
+        return "{name: X[name] for name in student.feature_names_in_}"
+    if isinstance(X, list | tuple):
+        return "[{name: row[name] for name in student.feature_names_in_} for row in X]"
+    if hasattr(X, "fetchnumpy"):
+        return "X.select(*student.feature_names_in_)"
+    names = "list(student.feature_names_in_)"
+    return f"X.select({names})" if hasattr(X, "select") else f"X[{names}]"
+
+
+def _whole(X: Any, keys: list) -> np.ndarray | None:
+    """Return all columns at once, which is faster, or None where they are not numbers or not of one type."""
+    if isinstance(X, np.ndarray) and X.dtype.names is not None:
+        dtypes = {X.dtype.fields[name][0] for name in keys}
+        dtype = dtypes.pop()
+        packed = not dtypes and dtype.subdtype is None and X.dtype.itemsize == dtype.itemsize * len(keys)
+        if not (packed and X.ndim == 1 and X.flags.c_contiguous and not isinstance(X, np.ma.MaskedArray)):
+            return None
+        whole = np.asarray(X).view(dtype).reshape(len(X), len(keys))
+    else:
+        whole = np.asarray(X)
+    numeric = whole.ndim == 2 and whole.shape[1] == len(keys) and whole.dtype.kind in _NUMERIC
+    return whole if numeric else None
+
+
+def _side_by_side(X: Any, names: Sequence) -> np.ndarray:
+    """Return single columns as a matrix of their common type."""
+    if isinstance(X, list | tuple):
+        X = _transposed(X, names)
+    elif hasattr(X, "coords") and hasattr(X, "dims") and not isinstance(X, Mapping):
+        X = dict(zip(names, np.asarray(X).T))
+    columns = [_numbers(X[name], name) for name in names]
+    for name, column in zip(names, columns):
+        if len(column) != len(columns[0]):
+            raise ValueError(
+                f"column {name!r} of X has {len(column)} values, and column {names[0]!r} has {len(columns[0])}; all "
+                "columns must be of one length"
+            )
+    return np.column_stack(columns)
+
+
+def _transposed(X: Sequence, names: Sequence) -> dict[Any, list]:
+    """Return rows that name their values as a dict of columns."""
+    columns: dict[Any, list] = {name: [] for name in names}
+    for index, row in enumerate(X):
+        values = row if isinstance(row, Mapping) else dict(zip(getattr(row, "_fields", ()), row))
+        if values.keys() != columns.keys() and set(names) - set(values):
+            lacking = [name for name in names if name not in values]
+            raise ValueError(f"row {index} of X lacks the values {lacking[:5]}")
+        for name in names:
+            columns[name].append(values[name])
+    return columns
+
+
+def _numbers(column: Any, name: Any) -> np.ndarray:
+    """Return the values of a column as real numbers, missing ones as NaN."""
+    where = f"column {name!r} of X"
+    values = column if isinstance(column, np.ma.MaskedArray) else np.asarray(column)
+    if values.ndim != 1:
+        # pandas returns a frame for a name that it has twice
+        raise ValueError(
+            f"{where} has the shape {values.shape}; it needs one number for each row"
+            + ("; of a single row it is [value]" if values.ndim == 0 else "")
+        )
+    if isinstance(values, np.ma.MaskedArray):
+        values = values.astype(np.float64).filled(np.nan) if values.dtype.kind in _NUMERIC else values.filled()
+    if values.dtype.kind == "O":
+        values = _from_objects(column, values, where)
+    if values.dtype.kind not in _NUMERIC:
+        kind = _KINDS.get(values.dtype.kind, "values")
+        shown = f", such as {values[0]!s}" if len(values) else ""
+        raise ValueError(f"{where} holds {kind}{shown}; give numbers, made as for the fit")
+    return values
+
+
+def _from_objects(column: Any, values: np.ndarray, where: str) -> np.ndarray:
+    """Return Python objects as float64."""
+    try:
+        if hasattr(column, "to_numpy") and hasattr(column, "isna"):  # pandas: it knows its missing values
+            return column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return values.astype(np.float64)
+    except (TypeError, ValueError):
+        pass
+    for value in values:
+        try:
+            np.array([value], object).astype(np.float64)
+        except (TypeError, ValueError):
+            kind = "text" if isinstance(value, str) else "values that are no numbers"
+            raise ValueError(f"{where} holds {kind}, such as {value!r}; give numbers, made as for the fit") from None
+    raise ValueError(f"{where} holds no numbers")
