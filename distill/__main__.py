@@ -1,20 +1,23 @@
 """Command line: report the contents of a student file, or predict with it.
 
 python -m distill info FILE
-python -m distill predict FILE data.npy|data.csv [-o predictions.npy|predictions.csv] [--method METHOD]
+python -m distill predict FILE data.npy|data.csv|data.tsv|data.parquet|- [-o predictions.npy|predictions.csv]
+                          [--method METHOD]
 """
 
 import argparse
 import csv
+import io
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import TextIO, cast
 
 import numpy as np
 
+from distill.codecs.files import write_bytes
 from distill.runtime import Student, load
+from distill.tables import Wanted, read_rows
 
 _METHODS = ("predict", "predict_proba", "transform", "decision_function")
 
@@ -39,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict = commands.add_parser("predict", help="predict for the rows of a file")
     predict.add_argument("file", help="student file")
     predict.add_argument(
-        "data", help="samples as .npy or .csv; a first line of .csv that is not numeric holds column names"
+        "data",
+        help="samples as .npy, .csv, .tsv or .parquet, or - for standard input; a first line of text that is not "
+        "numeric holds column names",
     )
     predict.add_argument("-o", "--output", help=".npy or .csv to write; without it predictions are printed as CSV")
     predict.add_argument(
@@ -52,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(describe(student))
         else:
             _predict(student, options.data, options.output, options.method)
-    except (OSError, ValueError, AttributeError) as error:
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        # The interpreter flushes the standard output at its end, which must not fail then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, ValueError, AttributeError, ImportError) as error:
         print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
         return 2
     return 0
@@ -90,74 +99,38 @@ def _shortened(values: Sequence[str]) -> str:
 
 def _predict(student: Student, data: str, output: str | None, method: str | None) -> None:
     """Predict for the rows of a file and print or write the result, atomically."""
-    if output is not None and not output.endswith((".npy", ".csv")):
+    # A named pipe or a device gets CSV, whatever its name is
+    special = output is not None and os.path.exists(output) and not os.path.isfile(output)
+    if output is not None and not output.endswith((".npy", ".csv")) and not special:
         raise ValueError(f"the output must end with .npy or .csv, got {output!r}")
-    predictions = getattr(student, method or _usual_method(student))(_read(data, student))
+    if output is not None and not os.path.isdir(os.path.dirname(os.path.abspath(output))):
+        write_bytes(b"", output)  # raises before the work is done
+    predict = getattr(student, method or _usual_method(student))
+    fills = getattr(student.network, "fill", None) is not None
+    wanted = Wanted(student.n_features_in_, student.network.feature_names, fills, _note)
+    predictions = predict(read_rows(data, wanted))
     if output is None:
         _write_csv(sys.stdout, predictions)
-        return
-    # A file that appears under its name only when it is complete
-    temporary = f"{output}.{os.getpid()}.part"
-    try:
-        if output.endswith(".npy"):
-            with open(temporary, "wb") as file:
-                np.save(file, predictions.astype(str) if predictions.dtype == object else predictions)
-        else:
-            with open(temporary, "w", newline="") as file:
-                _write_csv(file, predictions)
-        os.replace(temporary, output)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+        sys.stdout.flush()
+    elif output.endswith(".npy"):
+        buffer = io.BytesIO()
+        np.save(buffer, predictions.astype(str) if predictions.dtype == object else predictions)
+        write_bytes(buffer.getvalue(), output)
+    else:
+        text = io.StringIO(newline="")
+        _write_csv(text, predictions)
+        write_bytes(text.getvalue().encode(), output)
+
+
+def _note(text: str) -> None:
+    """Print a remark to stderr."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _usual_method(student: Student) -> str:
     """Return the method that the student was trained for, labels before probabilities."""
     target = student.network.target
     return "predict" if target == "predict_proba" else target
-
-
-def _read(path: str, student: Student) -> np.ndarray:
-    """Return the rows of a .npy or .csv file, columns in the order of the student's features.
-
-    Raises
-    ------
-    ValueError
-        If the file has another extension, lacks a named feature, or is not a numeric table.
-    """
-    if path.endswith(".npy"):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    if not path.endswith(".csv"):
-        raise ValueError(f"the data must end with .npy or .csv, got {path!r}")
-    with open(path, newline="") as file:
-        header = next(csv.reader(file), [])
-    names = student.network.feature_names
-    # Preprocessing is in float64, the network in float32
-    dtype = np.float32 if student.preprocessing is None else np.float64
-    named = not all(_is_numeric(cell) for cell in header)
-    order: slice | list[int] = slice(None)
-    if named and names is not None and header != list(names):
-        missing = [name for name in names if name not in header]
-        if missing:
-            raise ValueError(f"{path} lacks the columns {missing[:5]} that the student was fitted with")
-        order = [header.index(name) for name in names]
-    # loadtxt only warns about a file without rows
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            return np.loadtxt(path, dtype, delimiter=",", skiprows=int(named), ndmin=2, quotechar='"')[:, order]
-        except (ValueError, UserWarning) as error:
-            raise ValueError(f"{path} is no numeric table: {error}") from error
-
-
-def _is_numeric(cell: str) -> bool:
-    """Return whether a cell is a number."""
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _write_csv(file: TextIO, predictions: np.ndarray) -> None:

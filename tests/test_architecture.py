@@ -35,7 +35,8 @@ ROOMS = [
     Room(0, "distill.utils", "", "numpy scipy sklearn joblib filelock"),
     Room(1, "distill.codecs", "distill.network", "numpy"),
     Room(2, "distill.runtime", "distill.network distill.codecs", "numpy"),
-    Room(3, "distill.__main__", "distill.runtime", "numpy"),
+    Room(3, "distill.tables", "distill.runtime", "numpy"),
+    Room(4, "distill.__main__", "distill.codecs.files distill.runtime distill.tables", "numpy"),
     Room(3, "distill.teachers", "distill.network", "numpy scipy sklearn"),
     Room(
         4,
