@@ -103,8 +103,6 @@ def _predict(student: Student, data: str, output: str | None, method: str | None
     special = output is not None and os.path.exists(output) and not os.path.isfile(output)
     if output is not None and not output.endswith((".npy", ".csv")) and not special:
         raise ValueError(f"the output must end with .npy or .csv, got {output!r}")
-    if output is not None and not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        write_bytes(b"", output)  # raises before the work is done
     predict = getattr(student, method or _usual_method(student))
     fills = getattr(student.network, "fill", None) is not None
     wanted = Wanted(student.n_features_in_, student.network.feature_names, fills, _note)

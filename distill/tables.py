@@ -80,10 +80,10 @@ def read_rows(path: str, wanted: Wanted) -> Any:
     """
     try:
         return _read_rows(path, wanted)
-    except UnicodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
-    except (csv.Error, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or no table: {error}") from error
+    except (UnicodeError, csv.Error, EOFError, zlib.error) as error:
+        name = "standard input" if path == "-" else path
+        advice = "; save it as UTF-8" if isinstance(error, UnicodeError) else ""
+        raise ValueError(f"{name} is damaged or no table: {error}{advice}") from error
 
 
 def _read_rows(path: str, wanted: Wanted) -> Any:
@@ -135,9 +135,9 @@ def _by_name(table: Any, path: str, wanted: Wanted) -> Any:
     if found is None or wanted.names is None:
         return table
     _check_names(list(found), path, wanted)
-    return matrix(
-        table if set(found) == set(wanted.names) else {name: table[name] for name in wanted.names}, wanted.names
-    )
+    if set(found) != set(wanted.names):
+        table = {name: table[name] for name in wanted.names}
+    return matrix(table, wanted.names)
 
 
 def _check_names(found: list[str], path: str, wanted: Wanted) -> None:
@@ -174,7 +174,8 @@ class _Text:
         file = file if hasattr(file, "peek") else io.BufferedReader(file)
         start = file.peek(3)[:3]
         encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
-        return self._rows(io.TextIOWrapper(file, encoding, newline=""))
+        with io.TextIOWrapper(file, encoding, newline="") as text:
+            return self._rows(text)
 
     def _rows(self, text: io.TextIOBase) -> np.ndarray:
         lines = list(islice(text, _SAMPLE))

@@ -87,7 +87,7 @@ def test_errors_are_printed_in_one_line(student, rows, tmp_path, capsys):
         (["predict", str(student), str(tmp_path / "other.csv")], "lacks the columns"),
         (["predict", str(student), str(tmp_path / "broken.csv")], "could not convert string 'x'"),
         (["predict", str(student), str(tmp_path / "empty.csv")], "empty.csv is no numeric table"),
-        (["predict", str(student), "rows.txt"], "must end with .npy or .csv, got 'rows.txt'"),
+        (["predict", str(student), "rows.txt"], "must end with .npy or .csv, or .tsv or .parquet, or be - for"),
         (["predict", str(student), good, "-o", "out.txt"], "must end with .npy or .csv, got 'out.txt'"),
         (["predict", str(student), good, "--method", "transform"], "this student has no transform"),
     ]:
