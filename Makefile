@@ -71,10 +71,9 @@ release-check:  ## build sdist and wheel, check both, test the wheel in empty en
 	.venv-release/$(SCRIPTS)/python -m build --outdir dist .
 	.venv-release/$(SCRIPTS)/python -m twine check --strict dist/*
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/$(SCRIPTS)/python -m pip install --quiet numpy
-	.venv-wheel/$(SCRIPTS)/python -m pip install --quiet --no-deps dist/*.whl
+	.venv-wheel/$(SCRIPTS)/python -m pip install --quiet dist/*.whl
 	.venv-wheel/$(SCRIPTS)/python -I tests/smoke_installed.py --numpy-only
-	.venv-wheel/$(SCRIPTS)/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	.venv-wheel/$(SCRIPTS)/python -m pip install --quiet --constraint constraints.txt "$$(echo dist/*.whl)[train]"
 	.venv-wheel/$(SCRIPTS)/python -I tests/smoke_installed.py
 
 bench-mnist: $(READY)  ## MNIST: accuracy, speed and memory of teacher and student (DATA=folder)

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from distill.compressors import COMPRESSORS
+from distill.utils.extras import training_needed
 
 if TYPE_CHECKING:
     from distill.codecs.container import StudentFileError as StudentFileError
@@ -34,7 +35,8 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     # torch and scikit-learn are imported on first use, so that a student runs with NumPy alone
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        with training_needed(f"distill.{name}"):
+            return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'distill' has no attribute {name!r}")
 
 

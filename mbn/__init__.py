@@ -16,7 +16,14 @@ _MODULES = {"MultilayerBootstrapNetwork": "mbn.estimator", "in_blocks": "mbn.row
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        try:
+            return getattr(import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "mbn").split(".")[0] == "mbn":
+                raise
+            raise ImportError(
+                f"mbn.{name} needs {error.name}, which is not installed: pip install 'mbn-distill[train]'"
+            ) from error
     if name == "__version__":  # of the distribution, which is written in `distill`
         return version("mbn-distill")
     raise AttributeError(f"module 'mbn' has no attribute {name!r}")

@@ -35,9 +35,18 @@ def installed():
 
 
 def numpy_only(distill):
-    """Check that a golden student file predicts without torch and scikit-learn."""
+    """Check that a golden student file predicts without torch and scikit-learn, which a fit asks for."""
     for name in ("torch", "sklearn", "scipy"):
         check(importlib.util.find_spec(name) is None, f"{name} is installed")
+    import mbn
+
+    for package, name in ((distill, "Distiller"), (distill, "save"), (mbn, "MultilayerBootstrapNetwork")):
+        try:
+            getattr(package, name)
+        except ImportError as error:
+            check("pip install 'mbn-distill[train]'" in str(error), f"advice for {name}: {error}")
+        else:
+            check(False, f"{name} is there without scikit-learn")
     golden = next(TESTS.rglob("expected.json"))
     cases = json.loads(golden.read_text(encoding="utf-8"))
     check(cases, "no golden files")

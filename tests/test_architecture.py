@@ -62,7 +62,7 @@ ROOMS = [
         "numpy scipy torch numba sklearn joblib",
     ),
     # The registry: names, imported on demand.
-    Room(9, "distill.compressors.__init__", "distill.compressors"),
+    Room(9, "distill.compressors.__init__", "distill.compressors distill.utils.extras"),
     Room(
         10,
         "distill.model_selection",

@@ -7,6 +7,8 @@ pages are all made from this table. A new compressor has a line in `COMPRESSORS`
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from distill.utils.extras import training_needed
+
 if TYPE_CHECKING:
     from distill.compressors.codebook import CodebookCompressor as CodebookCompressor
     from distill.compressors.matrix_gaussian import MatrixGaussianCompressor as MatrixGaussianCompressor
@@ -24,7 +26,8 @@ COMPRESSORS = {
 
 def compressor_class(method: str) -> Any:
     """Return the class of a method; the import of its folder, and of torch, happens here."""
-    return getattr(import_module(f"{__name__}.{method}"), COMPRESSORS[method])
+    with training_needed(f"distill.{COMPRESSORS[method]}"):
+        return getattr(import_module(f"{__name__}.{method}"), COMPRESSORS[method])
 
 
 def __getattr__(name: str) -> Any:
