@@ -77,7 +77,8 @@ def matrix(X: Any, names: Sequence[str] | None = None) -> Any:
         _check_names(X, keys, names)
         order = names
     X = _loaded(X)
-    if not isinstance(X, Mapping | list | tuple) and (hasattr(X, "__array__") or hasattr(X, "coords")):
+    # Not of polars and pyarrow, which make numbers of dates
+    if isinstance(X, np.ndarray) or hasattr(X, "iloc") or (hasattr(X, "coords") and not isinstance(X, Mapping)):
         whole = _whole(X, keys)
         if whole is not None:
             return whole if order is None else whole[:, [keys.index(name) for name in order]]
@@ -274,7 +275,8 @@ def _from_objects(column: Any, values: np.ndarray, where: str) -> np.ndarray:
         pass
     for value in values:
         try:
-            np.array([value], object).astype(np.float64)
+            if value is not None:
+                float(value)
         except (TypeError, ValueError):
             kind = "text" if isinstance(value, str) else "values that are no numbers"
             raise ValueError(f"{where} holds {kind}, such as {value!r}; give numbers, made as for the fit") from None
