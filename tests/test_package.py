@@ -4,11 +4,15 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import resources
 from pathlib import Path
 
+from fresh_process import run_python
+
 import distill
 import mbn
+from distill.utils import extras
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,6 +39,53 @@ def test_type_checkers_use_the_annotations():
 def test_import_of_the_package_loads_neither_torch_nor_scikit_learn():
     code = "import sys, distill; print({'torch', 'sklearn', 'scipy'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_default_installation_runs_students_and_an_extra_makes_them():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {
+        name: [re.match(r"[\w.-]+", line)[0] for line in lines]
+        for name, lines in project["optional-dependencies"].items()
+    }
+    assert [re.match(r"[\w.-]+", line)[0] for line in project["dependencies"]] == ["numpy"]
+    assert [{"scikit-learn": "sklearn"}.get(name, name) for name in names["train"]] == list(extras.TRAINING)
+    # Whoever installs another extra can fit
+    for name in ("dask", "docs", "onnx", "plot", "test"):
+        assert "mbn-distill" in names[name]
+
+
+MISSING = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"scipy", "sklearn", "torch", "joblib", "filelock", "numba", "threadpoolctl"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import distill, mbn
+for statement in sys.argv[1:]:
+    try:
+        exec(statement)
+    except ImportError as error:
+        assert "pip install 'mbn-distill[train]'" in str(error), error
+    else:
+        raise AssertionError(statement)
+assert distill.load and distill.Student and distill.StudentFileError
+"""
+
+
+def test_what_needs_the_extra_says_how_to_install_it():
+    run_python(
+        MISSING,
+        "from distill import Distiller",
+        "from distill import save",
+        "from distill.compressors import SpikeSlabCompressor",
+        "distill.CodebookCompressor",
+        "from distill.model_selection import fidelity_scorer",
+        "from mbn import MultilayerBootstrapNetwork",
+        "mbn.in_blocks",
+    )
 
 
 def test_links_of_the_readme_exist():

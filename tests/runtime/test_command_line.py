@@ -1,14 +1,20 @@
 """python -m distill: info and predict."""
 
+import gzip
+import io
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from fresh_process import environment
 from some_students import labelled, make_network, make_rows
 
+from distill import tables
 from distill.__main__ import main
 from distill.codecs import container
 from distill.runtime import load
@@ -105,3 +111,202 @@ def test_runs_as_a_module(student):
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
     assert "labels" not in printed
     assert "4 - 8 - 3" in printed
+
+
+# tables of all kinds
+
+
+@pytest.fixture
+def table(rows):
+    """The rows with their names, in another order and with a column that the student does not take."""
+    frame = pd.DataFrame(rows, columns=list(NAMES)).assign(id=[f"no {index}_0" for index in range(30)])
+    return frame[["id", *NAMES[::-1]]]
+
+
+def predict(student, path, capsys):
+    """Return the printed labels, and what was noted."""
+    assert main(["predict", str(student), str(path)]) == 0
+    captured = capsys.readouterr()
+    return captured.out.splitlines(), captured.err
+
+
+def refuse(student, path, capsys):
+    """Return the error of a prediction, one line."""
+    assert main(["predict", str(student), str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("separator", "word"), [(",", ""), (";", "semicolons"), ("\t", "tabs")])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_of_all_kinds(student, table, encoding, separator, word, end, tmp_path, capsys):
+    """Byte order marks as Excel writes them (orange3 #7000), separators of other languages, ends of lines."""
+    expected = load(student).predict(table[list(NAMES)].to_numpy()).tolist()
+    path = tmp_path / "table.csv"
+    table.to_csv(path, index=False, sep=separator, encoding=encoding, lineterminator=end)
+    labels, noted = predict(student, path, capsys)
+    assert labels == expected
+    assert "ignored: ['id']" in noted
+    assert (f"{path} is read with {word} between its cells" in noted) == bool(word)
+    # Without names, in the student's order
+    table[list(NAMES)].to_csv(path, index=False, header=False, sep=separator, encoding=encoding, lineterminator=end)
+    labels, noted = predict(student, path, capsys)
+    assert labels == expected
+    assert (f"{path} is read with {word} between its cells" in noted) == bool(word)
+
+
+def test_blanks_between_cells_and_names_behind_a_hash(student, rows, tmp_path, capsys):
+    """As numpy.savetxt writes them without arguments."""
+    np.savetxt(tmp_path / "blanks.csv", rows)
+    labels, noted = predict(student, tmp_path / "blanks.csv", capsys)
+    assert labels == load(student).predict(rows).tolist()
+    assert "read with blanks" in noted
+    header = 'c,"with ""quotes"", and comma",a,b'
+    np.savetxt(tmp_path / "hash.csv", np.roll(rows, 2, axis=1), delimiter=",", header=header)
+    assert predict(student, tmp_path / "hash.csv", capsys)[0] == labels
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.pq", "t.tsv", "t.csv.gz", "T.CSV", "t.npy"])
+def test_suffixes(student, table, name, tmp_path, capsys):
+    path = str(tmp_path / name)
+    if name.endswith(("parquet", "pq")):
+        table.to_parquet(path)
+    elif name.endswith("npy"):
+        np.save(path, np.rec.fromarrays([table[column].to_numpy() for column in NAMES[::-1]], names=list(NAMES[::-1])))
+    else:
+        table.to_csv(path, index=False, sep="\t" if name.endswith("tsv") else ",")
+    labels, noted = predict(student, path, capsys)
+    assert labels == load(student).predict(table[list(NAMES)].to_numpy()).tolist()
+    assert ("ignored: ['id']" in noted) == (not name.endswith("npy"))
+
+
+@pytest.mark.parametrize("n_missing", range(4))
+def test_parquet_needs_a_library(student, table, n_missing, tmp_path, capsys, monkeypatch):
+    """pandas reads it with pyarrow, which is installed here."""
+    table.to_parquet(tmp_path / "t.parquet")
+    real, missing = tables.import_module, ("pyarrow.parquet", "polars", "pandas")[:n_missing]
+
+    def import_module(name):
+        if name in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name)
+
+    monkeypatch.setattr(tables, "import_module", import_module)
+    if n_missing == 3:
+        assert "pip install pyarrow" in refuse(student, tmp_path / "t.parquet", capsys)
+    else:
+        expected = load(student).predict(table[list(NAMES)].to_numpy()).tolist()
+        assert predict(student, tmp_path / "t.parquet", capsys)[0] == expected
+
+
+@pytest.mark.parametrize("kind", ["csv", "semicolons", "npy", "parquet", "gzip"])
+def test_standard_input_and_pipes(student, table, kind, tmp_path, capsys, monkeypatch):
+    stream = io.BytesIO()
+    if kind == "npy":
+        np.save(stream, table[list(NAMES)].to_numpy())
+    elif kind == "parquet":
+        pl.from_pandas(table).write_parquet(stream)
+    else:
+        text = table.to_csv(index=False, sep=";" if kind == "semicolons" else ",").encode()
+        stream.write(gzip.compress(text) if kind == "gzip" else text)
+    expected = load(student).predict(table[list(NAMES)].to_numpy()).tolist()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream.getvalue())))
+    labels, noted = predict(student, "-", capsys)
+    assert labels == expected
+    assert ("standard input is read with semicolons" in noted) == (kind == "semicolons")
+    if os.name == "posix":
+        os.mkfifo(tmp_path / "pipe")
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(stream.getvalue(),))
+        writer.start()
+        assert predict(student, tmp_path / "pipe", capsys)[0] == expected
+        writer.join()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1;2;3;4\n1;2;3,5;4\n", "convert string '3,5' in line 2, column 3; it has a decimal comma"),
+        ("1\t2\t3\t4\n1\t2\t3\t1,5\n", "convert string '1,5' in line 2, column 4; it has a decimal comma"),
+        ("{}\n1,2,3,4\n\n1,2,x,4\n", "convert string 'x' in line 4, column 'c'"),
+        ("1,2,3,4\n1,2_0,3,4\n", "convert string '2_0' in line 2, column 2"),
+        ("{}\n1,2,3,4\n1,,3,4\n", "has no value in line 3, column 'b'"),
+        ("1,2,3,4\n1,2,NA,4\n", "has no value in line 2, column 3"),
+        ("1,2,,4\n1,2,3,4\n", "has no value in line 1, column 3"),
+        ("1,2,x,4\n1,2,3,4\n", "line 1 has numbers, and 'x' in column 3"),
+        ("1,2,3,4\n1,2,3,4,5\n", "line 2 has 5 cells, and the first has 4"),
+        ("id,{}\nSmith, J,1,2,3,4\n", "line 2 has 6 cells, and the first has 5"),
+        ("a,{}\n1,1,2,3,4\n", "has the columns ['a'] more than once"),
+        ("a,b,c\n1,2,3\n", "lacks the columns ['with"),
+        ("1,2,3\n", "X has 3 features"),
+        ("", "it is empty"),
+        ("\n \n", "it is empty"),
+        ("{}\n", "it has no rows"),
+        ('1,2,3,"4\n1,2,3,4\n', "convert string '4"),
+    ],
+)
+def test_bad_cells_are_named(student, text, message, tmp_path, capsys):
+    path = tmp_path / "bad.csv"
+    path.write_text(text.replace("{}", 'a,b,c,"with ""quotes"", and comma"'))
+    error = refuse(student, path, capsys)
+    assert message in error
+    assert "bad.csv" in error or "X has" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("latin.csv", "Größe,b,c,d\n1,2,3,4\n".encode("latin-1")),
+        ("cut.csv.gz", gzip.compress(b"1,2,3,4\n" * 1000)[:-20]),
+        ("none.csv.gz", b"no gzip"),
+        ("none.parquet", b"PAR1 and no more"),
+        ("none.npy", b""),
+        ("huge.csv", b"1,2,3," + b"4" * 200_000),
+    ],
+)
+def test_damaged_files_are_one_line(student, name, data, tmp_path, capsys):
+    (tmp_path / name).write_bytes(data)
+    assert refuse(student, tmp_path / name, capsys).startswith("python -m distill predict: ")
+
+
+def test_first_line_of_numbers_that_count_is_noted(student, rows, tmp_path, capsys):
+    """pandas writes such names; they cannot be told from a row."""
+    pd.DataFrame(rows).to_csv(tmp_path / "counted.csv", index=False)
+    labels, noted = predict(student, tmp_path / "counted.csv", capsys)
+    assert len(labels) == 31
+    assert "0, 1, 2, ..., is taken for a row of numbers" in noted
+
+
+def test_student_without_names_takes_tables_by_position(rows, tmp_path, capsys):
+    container.save(container.encode(labelled((4, 8, 3))), tmp_path / "plain.student")
+    expected = load(tmp_path / "plain.student").predict(rows).tolist()
+    frame = pd.DataFrame(rows, columns=["x_1", "x_2", "x_3", "x_4"])
+    frame.to_csv(tmp_path / "t.csv", index=False, sep=";")
+    frame.to_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        assert predict(tmp_path / "plain.student", tmp_path / name, capsys)[0] == expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+def test_predictions_go_into_pipes_and_devices(student, rows, tmp_path, capsys):
+    expected = load(student).predict(rows).tolist()
+    os.mkfifo(tmp_path / "pipe")
+    arguments = ["predict", str(student), str(tmp_path / "rows.npy"), "-o"]
+    writer = threading.Thread(target=main, args=([*arguments, str(tmp_path / "pipe")],))
+    writer.start()
+    assert (tmp_path / "pipe").read_text().splitlines() == expected
+    writer.join()
+    assert main([*arguments, os.devnull]) == 0
+    assert not os.path.isfile(os.devnull)
+    assert main([*arguments, str(tmp_path / "nowhere" / "out.csv")]) == 2
+    assert f"no such folder; create it first, as with os.makedirs: '{tmp_path / 'nowhere'}'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_reader_that_has_had_enough_is_no_error(student, tmp_path):
+    np.save(tmp_path / "many.npy", np.zeros((200_000, 4), np.float32))
+    command = f"{sys.executable} -m distill predict {student} {tmp_path / 'many.npy'} | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment())
+    assert result.stdout.splitlines() == load(student).predict(np.zeros((1, 4))).tolist()
+    assert result.stderr == ""
