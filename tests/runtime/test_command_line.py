@@ -243,7 +243,7 @@ def test_standard_input_and_pipes(student, table, kind, tmp_path, capsys, monkey
         ("", "it is empty"),
         ("\n \n", "it is empty"),
         ("{}\n", "it has no rows"),
-        ('1,2,3,"4\n1,2,3,4\n', "convert string '4"),
+        ('1,2,3,"4\n1,2,3,4\n', "line 1 has numbers, and '4"),
     ],
 )
 def test_bad_cells_are_named(student, text, message, tmp_path, capsys):
