@@ -158,7 +158,7 @@ def _plain(X: Any) -> np.ndarray:
     """Return a container without names of columns as an array."""
     try:
         if isinstance(X, np.ma.MaskedArray):  # as an array it would show what is behind the mask
-            return X.astype(np.float64).filled(np.nan)
+            return np.ma.filled(X.astype(np.float64), np.nan)
         return np.asarray(X)
     except ValueError as error:
         raise ValueError(f"X must be an array of numbers with rows of equal length: {error}") from error
@@ -255,7 +255,7 @@ def _numbers(column: Any, name: Any) -> np.ndarray:
             + ("; of a single row it is [value]" if values.ndim == 0 else "")
         )
     if isinstance(values, np.ma.MaskedArray):
-        values = values.astype(np.float64).filled(np.nan) if values.dtype.kind in _NUMERIC else values.filled()
+        values = np.ma.filled(values.astype(np.float64), np.nan) if values.dtype.kind in _NUMERIC else values.filled()
     if values.dtype.kind == "O":
         values = _from_objects(column, values, where)
     if values.dtype.kind not in _NUMERIC:
