@@ -104,7 +104,7 @@ def _predict(student: Student, data: str, output: str | None, method: str | None
     if output is not None and not output.endswith((".npy", ".csv")) and not special:
         raise ValueError(f"the output must end with .npy or .csv, got {output!r}")
     predict = getattr(student, method or _usual_method(student))
-    fills = getattr(student.network, "fill", None) is not None
+    fills = student.network.fill and student.preprocessing is None
     wanted = Wanted(student.n_features_in_, student.network.feature_names, fills, _note)
     predictions = predict(read_rows(data, wanted))
     if output is None:

@@ -164,6 +164,14 @@ def test_missing_values_are_no_numbers(student, make, value):
         student.predict(X)
 
 
+def test_missing_values_reach_a_student_that_takes_them():
+    student = Student(labelled((3, 4), feature_names=NAMES, offset=np.ones(3, np.float32), fill=True))
+    table = {"gamma": [1, 2, 3], "beta": [1, None, 3], "alpha": [0.5, 1.5, None]}
+    expected = student.raw_outputs([[0.5, 1, 1], [1.5, np.nan, 2], [np.nan, 3, 3]])
+    for X in (table, pd.DataFrame(table).convert_dtypes(), pl.DataFrame(table).lazy(), pa.table(table)):
+        np.testing.assert_array_equal(student.raw_outputs(X), expected)
+
+
 def test_masked_rows_are_not_unmasked():
     with pytest.raises(ValueError, match="NaN"):
         Student(labelled((3, 4))).predict(np.ma.array(ROWS, mask=ROWS > 0))

@@ -254,6 +254,19 @@ def test_bad_cells_are_named(student, text, message, tmp_path, capsys):
     assert "bad.csv" in error or "X has" in error
 
 
+def test_student_that_takes_missing_values_reads_them(rows, tmp_path, capsys):
+    network = labelled((4, 8, 3), feature_names=NAMES, offset=np.zeros(4, np.float32), fill=True)
+    container.save(container.encode(network), tmp_path / "fills.student")
+    rows = np.where(np.arange(120).reshape(30, 4) % 7 == 0, np.nan, rows)
+    frame = pd.DataFrame(rows, columns=list(NAMES))[list(NAMES[::-1])]
+    expected = load(tmp_path / "fills.student").predict(rows).tolist()
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_csv(tmp_path / "named.csv", index=False, na_rep="NA", sep=";")
+    frame.convert_dtypes().to_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "named.csv", "t.parquet"):
+        assert predict(tmp_path / "fills.student", tmp_path / name, capsys)[0] == expected
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
