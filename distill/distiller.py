@@ -290,9 +290,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         rows = (
             without_columns(X)
             if hasattr(self, "feature_names_in_")
-            else validated(
-                self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_all_finite="allow-nan"
-            )
+            else validated(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_all_finite="allow-nan")
         )
         given = (rows, self.network_.target)
         if self._teacher_key is None:
