@@ -7,21 +7,22 @@ from functools import wraps
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import ClassifierTags, RegressorTags, Tags, TransformerTags, check_array, get_tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from distill.codecs import container
 from distill.network import Network
 from distill.runtime import Student, columns
-from distill.teachers import predicts_values, resolve_target, teacher_type
+from distill.teachers import Precomputed, as_array, is_detector, predicts_values, resolve_target, teacher_type
 from distill.training.fidelity import fidelity, label_positions
 
-# Arrays of these types need no conversion or column names: the student's checks suffice, and take a tenth of the time
-_CHECKED_BY_STUDENT = (np.dtype(np.float32), np.dtype(np.float64))
+# Arrays of these kinds of dtype need no conversion or names: the student's checks suffice, and take a tenth of the time
+_CHECKED_BY_STUDENT = "fiub"
 # Methods of a student, and all methods that exist only where the imitated estimator has them
 _OF_STUDENT = ("predict", "predict_proba", "decision_function", "transform")
 _OFFERED = (
@@ -98,6 +99,17 @@ def validated(estimator: BaseEstimator, X: Any, *, reset: bool = False, **check_
         ] or ["Feature names must be in the same order as they were in fit."]
         raise ValueError(f"The feature names should match those that were passed during fit. {' '.join(details)}")
     return check_array(X, input_name="X", estimator=estimator, **check_params)
+
+
+def validated_rows(estimator: BaseEstimator, X: Any, **settings: Any) -> Any:
+    """Return X, checked by `validated`, as an array or CSR matrix of its own numeric dtype.
+
+    A conversion to float32 or float64 would cut digits of integers. Text is converted to float64, as scikit-learn does.
+    """
+    try:
+        return validated(estimator, X, accept_sparse="csr", dtype="numeric", **settings)
+    except ValueError:
+        return validated(estimator, X, accept_sparse="csr", dtype=np.float64, **settings)
 
 
 def _names_unknown_to_sklearn(X: Any) -> tuple[str, ...] | None:
@@ -295,9 +307,9 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like or None
             Without y: fidelity to the imitated estimator's predictions for X, which is accuracy for labels and
-            variance-weighted R^2 otherwise. With y: accuracy or R^2 against y. The numbering of clusters is arbitrary:
-            against classes use `sklearn.metrics.adjusted_rand_score`. For an embedding, a y that does not have its
-            shape is ignored.
+            variance-weighted R^2 otherwise. With y: accuracy or R^2 against y; of probabilities, y may have a column
+            for each class, and its largest is the label. The numbering of clusters is arbitrary: against classes use
+            `sklearn.metrics.adjusted_rand_score`. For an embedding, a y that does not have its shape is ignored.
 
         Returns
         -------
@@ -307,20 +319,32 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         Raises
         ------
         ValueError
-            If y is not given and the teacher predicts for the rows of its fit only, as DBSCAN and TSNE do.
+            If y is not given and the teacher predicts for the rows of its fit only, as DBSCAN and TSNE do, or is
+            "precomputed".
         """
         check_is_fitted(self)
         X = with_columns(X)
         target, classes = self.network_.target, self.network_.classes
+        n_outputs = self.network_.layer_sizes[-1]
         if y is not None and target == "transform":
-            y = np.asarray(y)
-            y = y if y.shape == (np.shape(X)[0], self.network_.layer_sizes[-1]) else None
+            y = as_array(y, "y")
+            y = y.reshape(len(y), -1)
+            y = y if y.shape == (_num_samples(X), n_outputs) else None
         if y is not None:
+            if sparse.issparse(y):
+                y = as_array(y, "y")
+            if classes is not None and np.ndim(y) == 2 and np.shape(y)[1] > 1:
+                if target != "predict_proba" or np.shape(y)[1] != len(classes):
+                    raise ValueError(
+                        f"y has {np.shape(y)[1]} columns, and the student one label per row; pass labels, or one "
+                        f"probability for each of {len(classes)} classes where probabilities are imitated"
+                    )
+                y = classes[label_positions(np.asarray(y))]
             if classes is not None:
                 return float(accuracy_score(y, self.predict(X)))
             weighting = "variance_weighted" if target == "transform" else "uniform_average"
             return float(r2_score(y, self.student_output(target, X), multioutput=weighting))
-        expected = np.asarray(self.predict_imitated(X))
+        expected = as_array(self.predict_imitated(X), "that is imitated")
         if classes is None or target == "decision_function":
             return fidelity(expected, self.student_output(target, X), classification=False)
         expected = expected if expected.ndim == 1 else classes[label_positions(expected)]
@@ -394,15 +418,18 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
             check_is_fitted(self)
         output = getattr(self._student, method)
         names = "feature_names_in_" in vars(self)
-        if type(X) is np.ndarray and X.dtype in _CHECKED_BY_STUDENT and X.ndim == 2 and len(X) and not names:
-            try:
-                return output(X)
-            except ValueError:
-                pass  # scikit-learn's message is raised below
         network = self._student.network
-        dtype = np.float64 if network.has_wide_inputs else np.float32
+        # Missing values are for the student to accept or to refuse
         finite = "allow-nan" if network.fill else True
-        return output(validated(self, X, accept_sparse="csr", dtype=dtype, ensure_all_finite=finite))
+        try:
+            if type(X) is np.ndarray and X.dtype.kind in _CHECKED_BY_STUDENT and X.ndim == 2 and len(X) and not names:
+                return output(X)
+            return output(validated_rows(self, X, ensure_all_finite=finite))
+        except ValueError:
+            # scikit-learn's message, where it has one
+            dtype = np.float64 if network.has_wide_inputs else np.float32
+            validated(self, X, accept_sparse="csr", dtype=dtype, ensure_all_finite=finite)
+            raise
 
     def _methods(self) -> set[str]:
         """Return the names of the prediction methods that exist, or will exist after fit."""
@@ -417,8 +444,10 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
                 return set()
             kind = teacher_type(imitated)
             found = {target}
+            if isinstance(imitated, Precomputed) and imitated.target == "auto":
+                found = {"predict", "predict_proba", "transform"}  # which of them is known by y
             has_labels = not predicts_values(imitated, target) or (
-                target == "decision_function" and kind in ("classifier", "outlier_detector")
+                target == "decision_function" and (kind == "classifier" or is_detector(imitated))
             )
             probable = target == "predict_proba" or (
                 target == "predict" and kind in ("classifier", "clusterer", "outlier_detector")
@@ -445,6 +474,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         except AttributeError:
             return tags
         tags.input_tags.sparse = inner.input_tags.sparse
+        tags.input_tags.allow_nan = inner.input_tags.allow_nan
         tags.input_tags.positive_only = inner.input_tags.positive_only
         tags.target_tags.required = inner.target_tags.required and not isinstance(imitated, FrozenEstimator)
         tags.target_tags.positive_only = inner.target_tags.positive_only

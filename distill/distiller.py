@@ -16,9 +16,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.validation import _num_samples
 
 from distill import teachers
-from distill.base import StudentMixin, all_or_nothing, student_attributes, validated, with_columns, without_columns
+from distill.base import StudentMixin, all_or_nothing, student_attributes, validated_rows, with_columns, without_columns
 from distill.codecs import container
 from distill.network import ACTIVATIONS, Network
 from distill.teachers import Predictions
@@ -27,7 +28,14 @@ from distill.training.perceptron import fold_input, folds_well, unfold_input
 from distill.training.student import StudentSettings, fit_student
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, with_callbacks
-from distill.utils.validation import LARGEST_SEED, check_magnitude, routes, seeded
+from distill.utils.validation import (
+    LARGEST_SEED,
+    check_length,
+    check_magnitude,
+    routes,
+    seeded,
+    warn_user,
+)
 
 
 class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
@@ -39,16 +47,22 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
 
     Parameters
     ----------
-    teacher : estimator
+    teacher : estimator or "precomputed"
         Any scikit-learn estimator: transformer, clusterer, classifier, regressor, outlier detector, or a Pipeline. A
-        clone is fitted. A teacher that can only `fit_predict` or `fit_transform` (DBSCAN, AgglomerativeClustering,
-        SpectralClustering, HDBSCAN, TSNE) is used through these. A `FrozenEstimator(fitted)` is not fitted again; if
-        it has no method for new rows, its `labels_` or `embedding_` are imitated and `fit` requires the rows of that
-        fit. In a cross-validation the validation rows are among the training rows of a frozen teacher, so that scores
-        are too high.
+        clone is fitted, to X as it is passed to `fit`; every call gets a copy of its own, because a teacher may work in
+        place. (Of a memory map it gets a view that cannot be written to.) A teacher that can only `fit_predict` or
+        `fit_transform` (DBSCAN, AgglomerativeClustering, SpectralClustering, HDBSCAN, TSNE) is used through these. A
+        `FrozenEstimator(fitted)` is not fitted again; if it has no method for new rows, its `labels_` or `embedding_`,
+        or those of the last step of a pipeline in it, are imitated and `fit` requires the rows of that fit. With
+        "precomputed", y are the predictions to imitate, for labels, probabilities, values or an embedding whose
+        estimator is not at hand. In a cross-validation the validation rows are among the training rows of a frozen
+        teacher, so that scores are too high.
     target : {"auto", "predict", "predict_proba", "transform", "decision_function"}, default="auto"
         The method to imitate. "auto": `predict_proba`, else `predict`, of classifiers and clusterers; `predict` of
-        regressors; `decision_function` of outlier detectors; `transform` of transformers.
+        regressors; `decision_function` of outlier detectors, with the labels that the teacher gives to these values;
+        `transform` of transformers. Of precomputed predictions "auto" takes integers, Booleans and strings for labels,
+        a vector of floats for regression values, and two columns or more for an embedding; "predict_proba" is one
+        column for each class, and the columns of a data frame name the classes.
     hidden_layer_sizes : tuple of int, default=(256, 64)
         Units of every hidden layer. An empty tuple makes the student linear.
     activation : {"relu", "tanh", "logistic", "identity"}, default="relu"
@@ -94,11 +108,12 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     Attributes
     ----------
     teacher_ : estimator
-        The fitted teacher.
+        The fitted teacher; for "precomputed" one without predictions.
     network_ : Network
         The student as NumPy arrays, decoded from the bytes of the student file.
     classes_ : ndarray of shape (n_classes,)
-        The labels, including the -1 of noise if the teacher predicts it; only where labels are predicted.
+        The labels, including the -1 of noise if the teacher predicts it; only where labels are predicted. Of two with
+        decision values, the second is that of larger values; they need not be sorted.
     labels_ : ndarray of shape (n_samples,)
         The student's labels of the training rows; only where the teacher is a clusterer.
     n_iter_ : int
@@ -130,6 +145,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     deviation: of all columns together for an embedding, of each column for other outputs. For two classes the student
     has a single output.
 
+    Outputs keep the range of the teacher's: an embedding whose training rows are distributions
+    (LatentDirichletAllocation) is learned by cross-entropy and ends with a softmax, and values that are bounded at zero
+    end there (NMF, means of counts); see `distill.teachers.range_of`.
+
     References
     ----------
     X.-L. Zhang, "Unsupervised model compression for multilayer bootstrap networks", arXiv 1503.06452.
@@ -146,6 +165,13 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     >>> student.predict([[0.0, 1.0], [1.0, -0.5]])
     array([0, 1])
     >>> student.best_validation_score_ > 0.95
+    True
+
+    Labels, or an embedding, that are known without their estimator:
+
+    >>> labels = DBSCAN(eps=0.2).fit_predict(X)
+    >>> student = Distiller("precomputed", hidden_layer_sizes=(32,), random_state=0).fit(X, labels)
+    >>> student.score(X, labels) > 0.95
     True
     """
 
@@ -219,10 +245,11 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Finite values. A data frame is passed to the teacher unchanged. Sparse rows are made dense for the student
-            a batch at a time.
+            Passed to the teacher in its own form: a list, integers, a data frame, a sparse matrix of any format. Sparse
+            rows are made dense for the student a batch at a time.
         y : array-like of shape (n_samples,) or None
-            Passed to the teacher's fit.
+            Passed to the teacher's fit, or, for a "precomputed" teacher, its predictions: an array of shape
+            (n_samples,) or (n_samples, n_outputs).
         **fit_params
             Passed to the teacher's fit; with metadata routing enabled, according to its requests.
 
@@ -240,26 +267,22 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             If the teacher is not an estimator, or a parameter has the wrong type.
         """
         self._validate_params()
-        target = self.imitated_method()
+        self.imitated_method()
         settings, teacher = self._draw_settings()
         X = with_columns(X)
-        # Missing values are for the teacher to accept or to refuse
-        rows = validated(
-            self,
-            X,
-            reset=True,
-            accept_sparse="csr",
-            dtype=[np.float32, np.float64],
-            ensure_min_samples=2,
-            ensure_all_finite="allow-nan",
-        )
+        # Only the student's rows are converted: conversions and missing values are for the teacher to accept or refuse
+        rows = validated_rows(self, X, reset=True, ensure_min_samples=2, ensure_all_finite="allow-nan")
         check_magnitude(rows)
+        if isinstance(teacher, teachers.Precomputed) and y is not None:
+            check_length(y, rows.shape[0])
+        target = teachers.resolve_target(self.imitated_estimator(), self.target, y)
         routed = process_routing(self, "fit", **fit_params).teacher.fit if routes(fit_params) else fit_params
         progress = Progress(self, 2, X, y, self._reconstruct)
-        seen = without_columns(X) if hasattr(self, "feature_names_in_") else rows
-        given = (teacher, seen, y, target, routed)
+        given = (teacher, without_columns(X), y, target, routed)
         self._teacher_key = None if self.memory is None else call_key(_fit_teacher, *given)
         self.teacher_, predictions = cached_call(self.memory, _fit_teacher, *given, progress=progress)
+        if predictions.note:
+            warn_user(predictions.note)
         network, history = cached_call(self.memory, fit_student, rows, predictions, settings, progress=progress)
         self._input_section = (network.offset, network.scale)
         self._adopt(self._encode(network))
@@ -275,24 +298,24 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     def get_metadata_routing(self) -> MetadataRouter:
         """Return the metadata routing: parameters of `fit` besides X and y are passed to the teacher's `fit`."""
         mapping = MethodMapping().add(caller="fit", callee="fit")
-        return MetadataRouter(owner=self).add(teacher=self.teacher, method_mapping=mapping)
+        return MetadataRouter(owner=self).add(teacher=self.imitated_estimator(), method_mapping=mapping)
 
     def imitated_estimator(self) -> BaseEstimator:
-        """Return the teacher, not fitted."""
-        return self.teacher
+        """Return the teacher, not fitted; in place of "precomputed", an estimator without predictions."""
+        is_precomputed = isinstance(self.teacher, str) and self.teacher == teachers.PRECOMPUTED
+        return teachers.Precomputed(self.target) if is_precomputed else self.teacher
 
     def imitated_method(self) -> str:
         """Return the name of the teacher's method that is imitated."""
-        return teachers.resolve_target(self.teacher, self.target)
+        teacher = self.imitated_estimator()
+        if isinstance(teacher, teachers.Precomputed) and self.target == "auto" and "_student" in vars(self):
+            return self.network_.target
+        return teachers.resolve_target(teacher, self.target)
 
     def predict_imitated(self, X) -> np.ndarray:
         """Return the predictions of the fitted teacher for rows X, from the cache if there is one."""
-        rows = (
-            without_columns(X)
-            if hasattr(self, "feature_names_in_")
-            else validated(self, X, accept_sparse="csr", dtype=[np.float32, np.float64], ensure_all_finite="allow-nan")
-        )
-        given = (rows, self.network_.target)
+        validated_rows(self, X, ensure_all_finite="allow-nan")
+        given = (without_columns(X), self.network_.target)
         if self._teacher_key is None:
             return teachers.predict(self.teacher_, *given)
         # A search scores many compressions of one student; the cache saves the predictions of a slow teacher
@@ -321,7 +344,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             device=str(check_device(self.device)),
             seed=seed,
         )
-        teacher = clone(self.teacher)
+        teacher = clone(self.imitated_estimator())
         return settings, teacher if self.random_state is None else seeded(teacher, teacher_seed)
 
     def _reconstruct(self, network: Network) -> dict:
@@ -349,7 +372,10 @@ def _fit_teacher(
     """Fit the teacher, a clone, and return it with its predictions for the same rows."""
     with progress.stage("teacher") as stage, stage.inside(teacher):
         fitted, predictions = teachers.fit_and_predict(teacher, X, y, target, fit_params)
-        predictions = teachers.read_predictions(fitted, predictions, target, X.shape[0])
+        labels = teachers.labels_beside(fitted, X, target)
+        predictions = teachers.read_predictions(fitted, predictions, target, _num_samples(X), labels)
+        if not predictions.note:
+            predictions = replace(predictions, note=teachers.compare_labels(fitted, X, predictions))
         stage.log("done")
     return fitted, predictions
 
@@ -361,10 +387,10 @@ def _predict_with_teacher(key: str, X: Any, target: str, teacher: BaseEstimator)
 
 def _layer_sizes(sizes: Any) -> tuple[int, ...]:
     sizes = (sizes,) if isinstance(sizes, Integral) else sizes
-    try:
-        sizes = tuple(sizes)
-    except TypeError:
-        raise TypeError(f"hidden_layer_sizes must be a tuple of integers, got {sizes!r}") from None
+    # Sets and dicts have no order of layers, an iterator is empty the second time, and bytes are no numbers of units
+    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str | bytes | bytearray | memoryview):
+        raise TypeError(f"hidden_layer_sizes must be a tuple of integers, got {sizes!r}")
+    sizes = tuple(np.asarray(sizes).ravel().tolist()) if isinstance(sizes, np.ndarray) else tuple(sizes)
     if not all(isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be integers of at least 1, got {sizes!r}")
     return tuple(int(size) for size in sizes)

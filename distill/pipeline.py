@@ -26,7 +26,7 @@ def save(estimator: BaseEstimator, path: str | os.PathLike | BinaryIO, *, dtype:
 
     Parameters
     ----------
-    estimator : Distiller, compressor, or Pipeline that ends in one
+    estimator : Distiller, compressor, Pipeline that ends in one, or a search over them
         Fitted; see `to_bytes`.
     path : str, path or open binary file
         An existing file is replaced atomically; a named pipe or a device is written to. An open file, `io.BytesIO` or
@@ -63,9 +63,9 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
 
     Parameters
     ----------
-    estimator : Distiller, compressor, or Pipeline that ends in one
-        Fitted. The steps before the last one may be StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, PCA and
-        pipelines of them.
+    estimator : Distiller, compressor, Pipeline that ends in one, or a search over them
+        Fitted. Of a search (GridSearchCV and all others with a `best_estimator_`) the best one. The steps before the
+        last one may be StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, PCA and pipelines of them.
     dtype : {"float64", "float32"}, default="float64"
         Type of the scalers' values; values that float32 holds exactly are always stored as float32. With "float32" the
         file is smaller by four bytes per value, and scaled rows differ by about 1e-7 of the subtracted offset.
@@ -125,6 +125,14 @@ def _flat_steps(estimator: Any, name: str = "estimator") -> Iterator[tuple[str, 
     """Yield name and estimator of all steps, those of nested pipelines included, without passthrough steps."""
     if isinstance(estimator, FrozenEstimator):
         yield from _flat_steps(estimator.estimator, name)
+    elif hasattr(estimator, "best_estimator_"):  # a search
+        yield from _flat_steps(estimator.best_estimator_, name)
+    elif hasattr(estimator, "refit") and hasattr(estimator, "estimator") and not isinstance(estimator, StudentMixin):
+        check_is_fitted(estimator)
+        raise TypeError(
+            f"{name} ({type(estimator).__name__}) has no best_estimator_, because refit={estimator.refit!r}: there is "
+            "nothing to save; search with refit=True, or fit and save the estimator with the parameters that you want"
+        )
     elif isinstance(estimator, Pipeline):
         for step_name, step in estimator.steps:
             if step is not None and step != "passthrough":

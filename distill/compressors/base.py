@@ -21,15 +21,35 @@ from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from distill import teachers
-from distill.base import StudentMixin, all_or_nothing, student_attributes, validated, with_columns, without_columns
+from distill.base import (
+    StudentMixin,
+    all_or_nothing,
+    student_attributes,
+    validated_rows,
+    with_columns,
+    without_columns,
+)
+from distill.codecs import container
 from distill.distiller import Distiller
 from distill.network import ACTIVATIONS, Network
+from distill.runtime import Student
 from distill.training.device import one_thread
-from distill.training.perceptron import outputs_fold_well
+from distill.training.perceptron import outputs_fold_well, unfold_input
+from distill.training.scaling import dense, fit_input_scaling
 from distill.training.targets import Calibration, Targets, draw_calibration, targets_from_outputs, targets_from_y
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, Stage, with_callbacks
-from distill.utils.validation import LARGEST_SEED, check_finite, check_length, check_magnitude, routes, seeded
+from distill.utils.validation import (
+    LARGEST_SEED,
+    check_finite,
+    check_length,
+    check_magnitude,
+    routes,
+    seeded,
+)
+
+# Rows preprocessed at once
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +77,15 @@ def network_of(estimator: BaseEstimator) -> Network:
 
     Parameters
     ----------
-    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or FrozenEstimator of one
+    estimator : Distiller, compressor, Student, MLPClassifier, MLPRegressor, or FrozenEstimator of one
         Not modified.
 
     Returns
     -------
     Network
         With the predictions of the estimator. The input scaling of a Distiller is kept apart from the first layer, so
-        that the weights of features with different units have similar sizes.
+        that the weights of features with different units have similar sizes. That of a loaded student begins after its
+        preprocessing, and has no feature names if there is any.
 
     Raises
     ------
@@ -75,7 +96,10 @@ def network_of(estimator: BaseEstimator) -> Network:
     """
     estimator = unwrap(estimator)
     check_is_fitted(estimator)
-    if isinstance(estimator, Distiller):
+    if isinstance(estimator, Student):
+        network = estimator.network
+        network = network if estimator.preprocessing is None else replace(network, feature_names=None)
+    elif isinstance(estimator, Distiller):
         network = estimator.scaled_network()
     elif isinstance(estimator, StudentMixin):
         network = estimator.network_
@@ -90,15 +114,20 @@ def network_of(estimator: BaseEstimator) -> Network:
     return network
 
 
-def unwrap(estimator: Any) -> BaseEstimator:
+def unwrap(estimator: Any) -> Any:
     """Return an estimator that can be compressed, without the FrozenEstimator around it; TypeError for any other."""
     inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
-    if isinstance(estimator, type) or not isinstance(inner, StudentMixin | MLPClassifier | MLPRegressor):
+    if isinstance(estimator, type) or not isinstance(inner, StudentMixin | MLPClassifier | MLPRegressor | Student):
         raise TypeError(
-            "estimator must be a Distiller, another compressor, an MLPClassifier or MLPRegressor, or a FrozenEstimator "
-            f"of one of these, got {estimator!r}; wrap any other model in a Distiller first"
+            "estimator must be a Distiller, another compressor, a loaded Student, an MLPClassifier or MLPRegressor, or "
+            f"a FrozenEstimator of one of these, got {estimator!r}; wrap any other model in a Distiller first"
         )
     return inner
+
+
+def is_frozen(estimator: Any) -> bool:
+    """Return whether a wrapped estimator is fitted and stays as it is: a FrozenEstimator, or a loaded Student."""
+    return isinstance(estimator, FrozenEstimator | Student)
 
 
 class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
@@ -165,15 +194,17 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         X = with_columns(X)
         rows, inner_seed, seed = self._admit(X, y)
         progress = Progress(self, self._N_STAGES, X, y, self._reconstruct)
-        # A data frame goes to the wrapped estimator with its names
-        seen = X if hasattr(self, "feature_names_in_") else rows
-        self.estimator_, self._wrapped_key = self._fit_estimator(seen, y, fit_params, inner_seed, progress)
+        # The wrapped estimator has conversions and checks of its own
+        self.estimator_, self._wrapped_key = self._fit_estimator(X, y, fit_params, inner_seed, progress)
         network = self._with_names(network_of(self.estimator_))
+        if isinstance(self.estimator_, Student):
+            rows = _network_inputs(self.estimator_, rows)
+            network = _with_scaling(network, rows)
         calibration = draw_calibration(rows, y, network, self.n_calibration, self.validation_fraction, seed)
         # The rounding of a sum depends on its division among threads; results must not depend on the number of cores
         with threadpool_limits(1), one_thread(), progress.stage("compress", self._n_steps()) as stage:
             compressed = self._compress(network, calibration, stage)
-        self._adopt(compressed.data)
+        self._adopt(self._with_steps(compressed.data))
         self.__dict__.update(compressed.attributes, _measured=compressed.report)
         if teachers.teacher_type(self.imitated_estimator()) == "clusterer" and self.network_.classes is not None:
             self.labels_ = self.predict(X)
@@ -188,15 +219,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         self._check_parameters()
         inner_seed, seed = check_random_state(self.random_state).randint(LARGEST_SEED, size=2).tolist()
         # Missing values are for the wrapped estimator to accept or to refuse
-        rows = validated(
-            self,
-            X,
-            reset=True,
-            accept_sparse="csr",
-            dtype=[np.float32, np.float64],
-            ensure_min_samples=2,
-            ensure_all_finite="allow-nan",
-        )
+        rows = validated_rows(self, X, reset=True, ensure_min_samples=2, ensure_all_finite="allow-nan")
         check_magnitude(rows)
         if y is None and get_tags(self).target_tags.required:
             raise ValueError(
@@ -209,10 +232,10 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
 
     def _fit_estimator(
         self, X, y, fit_params: dict, seed: int, progress: Progress
-    ) -> tuple[StudentMixin | MLPClassifier | MLPRegressor, str | None]:
+    ) -> tuple[StudentMixin | MLPClassifier | MLPRegressor | Student, str | None]:
         """Return the fitted wrapped estimator, and the key of its fit in the cache if there is one."""
         inner = unwrap(self.estimator)
-        if isinstance(self.estimator, FrozenEstimator):
+        if is_frozen(self.estimator):
             return inner, None
         fresh = clone(inner) if self.random_state is None else seeded(clone(inner), seed)
         routed = process_routing(self, "fit", **fit_params).estimator.fit if routes(fit_params) else fit_params
@@ -286,13 +309,15 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         return MetadataRouter(owner=self).add(estimator=self.estimator, method_mapping=mapping)
 
     def imitated_estimator(self) -> BaseEstimator:
-        """Return the estimator whose predictions are imitated, not fitted: that of a wrapped student, or the MLP."""
+        """Return the estimator whose predictions are imitated, not fitted: a teacher, an MLP or a loaded student."""
         inner = unwrap(self.estimator)
         return inner.imitated_estimator() if isinstance(inner, StudentMixin) else inner
 
     def imitated_method(self) -> str:
         """Return the name of the method that is imitated."""
         inner = unwrap(self.estimator)
+        if isinstance(inner, Student):
+            return inner.network.target
         return inner.imitated_method() if isinstance(inner, StudentMixin) else teachers.resolve_target(inner)
 
     def predict_imitated(self, X) -> np.ndarray:
@@ -304,26 +329,46 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
 
     def _reconstruct(self, data: bytes) -> dict:
         """Return the fitted attributes of an estimator with the student of this file."""
-        return {**student_attributes(data), "_measured": {}}
+        return {**student_attributes(self._with_steps(data)), "_measured": {}}
+
+    def _with_steps(self, data: bytes) -> bytes:
+        """Return a student file with the preprocessing of the loaded student that is compressed, if it has any."""
+        wrapped = unwrap(self.estimator)
+        if not isinstance(wrapped, Student) or wrapped.preprocessing is None:
+            return data
+        names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
+        return container.with_steps(data, wrapped.n_features_in_, wrapped.preprocessing.steps, names)
+
+    def _network_rows(self, X) -> np.ndarray | sparse.csr_array:
+        """Return rows X, checked, as they enter the compressed network: after any preprocessing in its file."""
+        check_is_fitted(self)
+        return _network_inputs(self._student, validated_rows(self, X))
 
     def _with_names(self, network: Network) -> Network:
         """Return the network with the names of the features of the fit; ValueError if they do not match."""
-        if network.n_features != self.n_features_in_:
+        wrapped = self.estimator_
+        n_features, fitted_names = network.n_features, network.feature_names
+        if isinstance(wrapped, Student):
+            n_features, fitted_names = wrapped.n_features_in_, wrapped.network.feature_names
+        if n_features != self.n_features_in_:
+            remedy = "" if isinstance(wrapped, Student) else ", or wrap it without FrozenEstimator"
             raise ValueError(
-                f"X has {self.n_features_in_} features, but estimator was fitted with {network.n_features}; fit on "
-                "rows like those, or wrap it without FrozenEstimator"
+                f"X has {self.n_features_in_} features, but estimator was fitted with {n_features}; fit on rows like "
+                f"those{remedy}"
             )
         names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
-        if names and network.feature_names and names != network.feature_names:
+        if names and fitted_names and names != fitted_names:
             raise ValueError(
-                f"X has the columns {names[:5]}, but estimator was fitted with {network.feature_names[:5]}; reorder or "
+                f"X has the columns {names[:5]}, but estimator was fitted with {fitted_names[:5]}; reorder or "
                 "rename the columns of X"
             )
-        return replace(network, feature_names=names)
+        # Names are those of the columns before any preprocessing, and enter the file together with it
+        has_steps = isinstance(wrapped, Student) and wrapped.preprocessing is not None
+        return network if has_steps else replace(network, feature_names=names)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        if isinstance(self.estimator, FrozenEstimator):
+        if is_frozen(self.estimator):
             tags.target_tags.required = False
         return tags
 
@@ -358,19 +403,56 @@ def _fit_wrapped(
 ) -> StudentMixin | MLPClassifier | MLPRegressor:
     """Fit the wrapped estimator, a clone, and return it."""
     with progress.stage("estimator") as stage, stage.inside(estimator):
-        readable = X if isinstance(estimator, StudentMixin) else without_columns(X)
-        estimator.fit(readable, *(() if y is None else (y,)), **fit_params)
+        # A student makes the copies for its teacher itself
+        if not isinstance(estimator, StudentMixin):
+            X, y = teachers.own_copy(without_columns(X)), teachers.own_copy(y)
+            fit_params = {name: teachers.own_copy(value) for name, value in fit_params.items()}
+        estimator.fit(X, *(() if y is None else (y,)), **fit_params)
         stage.log("done")
     return estimator
 
 
 def _predict_with_wrapped(
-    key: str, X: Any, target: str, wrapped: StudentMixin | MLPClassifier | MLPRegressor
+    key: str, X: Any, target: str, wrapped: StudentMixin | MLPClassifier | MLPRegressor | Student
 ) -> np.ndarray:
-    """Return the predictions that a wrapped student imitates, or those of an MLP; `key` identifies the fit."""
+    """Return what a wrapped estimator imitates, or the predictions of an MLP or a student; `key` identifies the fit."""
     if isinstance(wrapped, StudentMixin):
         return wrapped.predict_imitated(X)
     return teachers.predict(wrapped, without_columns(X), target)
+
+
+def _network_inputs(student: Student, rows: np.ndarray | sparse.csr_array) -> np.ndarray | sparse.csr_array:
+    """Return rows after the preprocessing of a student, a block at a time; ValueError if they are not finite then."""
+    if student.preprocessing is None:
+        return rows
+    blocks = []
+    for start in range(0, rows.shape[0], _BLOCK):
+        block = dense(rows[start : start + _BLOCK])
+        blocks.append(student.preprocessing(np.array(block, np.float64, order="C")))
+    inputs = np.concatenate(blocks)
+    if not np.isfinite(inputs).all():
+        column = np.argwhere(~np.isfinite(inputs))[0][1]
+        raise ValueError(
+            f"X has values that the preprocessing of the student makes infinite or NaN, in its output column {column}; "
+            "scale X as in the training of the student"
+        )
+    return inputs
+
+
+def _with_scaling(network: Network, rows: np.ndarray | sparse.csr_array) -> Network:
+    """Return a loaded network with an input scaling of its own, apart from the first layer as in a Distiller.
+
+    Files hold it folded into the first layer where that loses nothing, but weights in the units of the features are
+    hard to compress.
+    """
+    if network.offset is not None or network.scale is not None or network.has_wide_inputs:
+        return network
+    scaling = fit_input_scaling(rows, narrow=True)
+    offset, scale = scaling.offset, scaling.scale
+    if scale is not None and scale.ndim:
+        # A feature that is constant in these rows may have been used in the training
+        scale = np.where(scaling.varies, scale, 1).astype(scale.dtype)
+    return unfold_input(network, offset, scale)
 
 
 def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:
@@ -386,7 +468,8 @@ def _network_of_mlp(estimator: MLPClassifier | MLPRegressor) -> Network:
         if output == "logistic" and estimator.n_outputs_ > 1:
             raise ValueError(
                 f"the {name} predicts {estimator.n_outputs_} labels per row, which a student file does not hold; fit "
-                "one classifier for each label"
+                "one classifier for each label, as MultiOutputClassifier(CodebookCompressor(MLPClassifier())).fit(X, Y)"
+                " does with any compressor (sklearn.multioutput)"
             )
         classes = teachers.plain_classes(np.asarray(estimator.classes_))
         if len(classes) < 2:

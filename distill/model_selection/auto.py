@@ -6,7 +6,7 @@ from numbers import Integral, Real
 import joblib
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_method_params
 
@@ -35,9 +35,9 @@ class AutoCompressor(Compressor):
 
     Parameters
     ----------
-    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
-        A clone is fitted. A `FrozenEstimator(fitted)` is not fitted again; the validation samples may then be among
-        its training samples, and the measured fidelity slightly too high.
+    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one, or a Student
+        A clone is fitted. A `FrozenEstimator(fitted)` or a loaded `Student` is not fitted again; the validation samples
+        may then be among its training samples, and the measured fidelity slightly too high.
     max_bytes : int or None, default=None
         Largest size of the file. Without `min_fidelity` the most faithful file of that size is kept.
     min_fidelity : float or None, default=None
@@ -176,7 +176,7 @@ class AutoCompressor(Compressor):
         X = with_columns(X)
         rows, inner_seed, seed = self._admit(X, y)
         progress = Progress(self, 4, X, y, self._reconstruct)
-        seen = X if hasattr(self, "feature_names_in_") else rows
+        (seen,) = indexable(X)  # sparse matrices of any format as CSR, all else as it is
         train, validation = holdout(None, rows.shape[0], float(self.validation_fraction), seed)
         X_train, X_validation = (_safe_indexing(seen, positions) for positions in (train, validation))
         y_train = None if y is None else _safe_indexing(y, train)
@@ -194,11 +194,11 @@ class AutoCompressor(Compressor):
         self.best_fidelity_ = float(self.search_results_["mean_test_fidelity"][index])
         self.estimator_, self._wrapped_key, self.compressor_ = fitted, None, search.compressors[index]
         if self.refit:
-            again, key = self._fit_estimator(seen, y, fit_params, inner_seed, progress)
+            again, key = self._fit_estimator(X, y, fit_params, inner_seed, progress)
             with progress.stage("refit"):
                 candidate = make_compressor(search.candidates[index], again, demand)
                 compressor, fidelity, _ = try_candidate(
-                    candidate, seen, X_validation, expected_predictions(again, X_validation)
+                    candidate, X, X_validation, expected_predictions(again, X_validation)
                 )
             # The validation samples are training samples of the refit; if it is worse on them, the candidate is kept
             if compressor is not None and fidelity >= self.best_fidelity_:

@@ -23,28 +23,33 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_scalar
 
 from distill.pipeline import to_bytes
+from distill.teachers import Precomputed
 
 __all__ = ["SCORING", "SmallestWithin", "fidelity_scorer", "pareto_front", "size_scorer",
            "smallest_within"]  # fmt: skip
 
 
 def fidelity_scorer(estimator: Any, X: Any, y: Any = None) -> float:
-    """Score the fidelity to the imitated estimator, ignoring y: a scorer for scikit-learn's searches.
+    """Score the fidelity to the imitated estimator: a scorer for scikit-learn's searches.
 
     Parameters
     ----------
     estimator : Distiller, compressor, or Pipeline that ends in one
         Fitted.
     X : array-like of shape (n_samples, n_features)
-    y : None
-        Ignored.
+    y : array-like or None
+        Ignored, unless they are the predictions that are imitated: those of ``Distiller("precomputed")``.
 
     Returns
     -------
     float
         Accuracy for labels, R^2 otherwise; at most 1.
     """
-    return estimator.score(X)
+    student = estimator
+    while isinstance(student, Pipeline):
+        student = student[-1]
+    imitated = student.imitated_estimator() if hasattr(student, "imitated_estimator") else None
+    return estimator.score(X, y) if isinstance(imitated, Precomputed) else estimator.score(X)
 
 
 def size_scorer(estimator: Any, X: Any = None, y: Any = None) -> float:

@@ -17,6 +17,7 @@ from distill.compressors import COMPRESSORS, compressor_class
 from distill.compressors.base import Compressor, network_of
 from distill.distiller import Distiller
 from distill.network import Network
+from distill.runtime import Student
 from distill.training.fidelity import fidelity, label_positions
 from distill.utils.progress import Stage
 
@@ -250,11 +251,14 @@ def try_candidate(
 
 def expected_predictions(fitted: BaseEstimator, X: Any) -> np.ndarray:
     """Return the predictions of the imitated estimator for rows X, or of the student if its teacher has none."""
+    if isinstance(fitted, Student):
+        target = fitted.network.target
+        return np.asarray(fitted.predict(X) if target == "predict_proba" else getattr(fitted, target)(X))
     if not isinstance(fitted, StudentMixin):
         return np.asarray(fitted.predict(X))
     if teachers.is_transductive(fitted.imitated_estimator(), fitted.network_.target):
         return _predictions(fitted, X)
-    expected, classes = np.asarray(fitted.predict_imitated(X)), fitted.network_.classes
+    expected, classes = teachers.as_array(fitted.predict_imitated(X), "that is imitated"), fitted.network_.classes
     if fitted.network_.target != "predict_proba" or classes is None:
         return expected
     return classes[label_positions(expected)]

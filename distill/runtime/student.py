@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from types import MethodType
 from typing import Any, BinaryIO
 
@@ -323,6 +324,75 @@ class Student:
         ndarray of shape (n_samples, n_outputs) or (n_samples,), float32
         """
         return self._values(self.raw_outputs(X))
+
+    def fit(self, X: Any, y: Any = None) -> "Student":
+        """Do nothing but check the columns of X: a student is trained already.
+
+        With this method a student can be a step of a scikit-learn Pipeline, the estimator of `cross_val_predict`, the
+        teacher of a Distiller, and the estimator of a compressor.
+
+        Parameters
+        ----------
+        X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+        y : None
+            Not used.
+
+        Returns
+        -------
+        Student
+            The student itself.
+
+        Raises
+        ------
+        ValueError
+            If X has another number of features, or other columns.
+        """
+        self._matrix(X)
+        return self
+
+    def get_params(self, deep: bool = True) -> dict:
+        """Return the parameters for scikit-learn: a trained student has none.
+
+        Parameters
+        ----------
+        deep : bool
+            Not used.
+        """
+        return {}
+
+    def set_params(self, **params: Any) -> "Student":
+        """Return the student itself; ValueError for any parameter, because it has none.
+
+        Parameters
+        ----------
+        **params
+            None.
+        """
+        if params:
+            raise ValueError(f"a student is trained and has no parameters, got {', '.join(params)}")
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_clone__(self) -> "Student":
+        # A clone is for a new fit, which changes nothing here
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        # Asked by scikit-learn, which has then been imported; nothing else here needs it
+        tags = import_module("sklearn.utils")
+        predicts = "predict" in self._available
+        kind = None if not predicts else "regressor" if self.network.classes is None else "classifier"
+        return tags.Tags(
+            estimator_type=kind,
+            target_tags=tags.TargetTags(required=False),
+            transformer_tags=tags.TransformerTags() if "transform" in self._available else None,
+            classifier_tags=tags.ClassifierTags() if kind == "classifier" else None,
+            regressor_tags=tags.RegressorTags() if kind == "regressor" else None,
+            input_tags=tags.InputTags(sparse=True),
+            requires_fit=False,
+        )
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__()} - (_METHODS - self._available))

@@ -295,13 +295,15 @@ def dense(X: np.ndarray | sparse.csr_array) -> np.ndarray:
 
 
 def feature_ranges(X: np.ndarray | sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Return minimum and maximum of every feature, of its values that are not missing; NaN where all are."""
+    """Return minimum and maximum of every feature, float64, of its values that are not missing; NaN where all are."""
     if not isinstance(X, np.ndarray):
-        return dense(X.nanmin(axis=0)).ravel(), dense(X.nanmax(axis=0)).ravel()
-    if X.dtype.kind != "f":
-        return X.min(axis=0), X.max(axis=0)
-    # fmin and fmax prefer numbers to NaN
-    return np.fmin.reduce(X, axis=0), np.fmax.reduce(X, axis=0)
+        low, high = dense(X.nanmin(axis=0)).ravel(), dense(X.nanmax(axis=0)).ravel()
+    elif X.dtype.kind != "f":
+        low, high = X.min(axis=0), X.max(axis=0)
+    else:  # fmin and fmax prefer numbers to NaN
+        low, high = np.fmin.reduce(X, axis=0), np.fmax.reduce(X, axis=0)
+    # Differences of small integers overflow, and Booleans have none
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def feature_statistics(
@@ -329,7 +331,7 @@ def feature_statistics(
 
 
 def _dense_statistics(X: np.ndarray) -> FeatureStatistics:
-    low, high = (side.astype(np.float64) for side in feature_ranges(X))
+    low, high = feature_ranges(X)
     blocks = [X[start : start + _BLOCK] for start in range(0, len(X), _BLOCK)]
     if X.dtype.kind == "f" and any(np.isnan(block).any() for block in blocks):
         return _statistics_of_present(blocks, low, high)

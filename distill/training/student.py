@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
+from scipy import sparse, special
 
 from distill.network import Network
 from distill.teachers import Predictions
@@ -73,7 +73,7 @@ def fit_student(
     module = Perceptron(_initial_network(X.shape[1], predictions, settings, scaling)).to(settings.device)
     train_rows, validation_rows = _split(X, predictions, targets, scaling, settings)
     classification = predictions.kind != "values"
-    measure = cross_entropy if classification else squared_error
+    measure = cross_entropy if classification or predictions.range == "distribution" else squared_error
 
     def loss(module: Perceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return measure(module(rows), targets)
@@ -86,7 +86,8 @@ def fit_student(
 
     validate = None
     if validation_rows is not None:
-        validate = partial(_validate, rows=validation_rows, measure=measure, unit=None if classification else unit)
+        finish = None if classification else partial(_in_range, predictions=predictions, mean=mean, unit=unit)
+        validate = partial(_validate, rows=validation_rows, measure=measure, finish=finish)
     with progress.stage("student", settings.max_iter) as stage:
         history = train(
             module,
@@ -110,23 +111,37 @@ def _validate(
     module: Perceptron,
     rows: DenseRows | SparseRows,
     measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    unit: np.ndarray | None,
+    finish: Callable[..., np.ndarray] | None,
 ) -> tuple[float, float]:
-    """Return fidelity and loss of a module on validation rows; `unit` is that of a regression's outputs, or None."""
+    """Return fidelity and loss of a module on validation rows; `finish` makes values of its outputs, None labels."""
     outputs, targets = outputs_of(module, rows), rows.tensors[-1]
     loss = float(measure(outputs, targets))
     expected, found = targets.cpu().numpy(), outputs.cpu().numpy()
-    if unit is None:
+    if finish is None:
         return fidelity(expected, found, classification=True), loss
-    # Columns of an output with a larger variance have a larger weight in R^2
-    return fidelity(expected * unit, found * unit, classification=False), loss
+    return fidelity(finish(expected, are_targets=True), finish(found), classification=False), loss
+
+
+def _in_range(
+    outputs: np.ndarray, predictions: Predictions, mean: np.ndarray, unit: np.ndarray, are_targets: bool = False
+) -> np.ndarray:
+    """Return values from the outputs of a module, or from its targets, for the fidelity: a common shift is left out.
+
+    Columns of an output with a larger variance have a larger weight in R^2.
+    """
+    if predictions.range == "distribution":
+        return outputs if are_targets else special.softmax(outputs, axis=1)
+    if predictions.range == "non-negative" and not are_targets:
+        return np.maximum(outputs * unit, -mean)
+    return outputs * unit
 
 
 def _standardized(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return targets of the training, and mean and unit of the outputs: a prediction is output times unit plus mean."""
-    if predictions.kind != "values":
+    if predictions.kind != "values" or predictions.range == "distribution":
         n_outputs = _n_outputs(predictions)
-        return predictions.values, np.zeros(n_outputs, np.float32), np.ones(n_outputs, np.float32)
+        targets = predictions.values if predictions.kind != "values" else predictions.values.astype(np.float32)
+        return targets, np.zeros(n_outputs, np.float32), np.ones(n_outputs, np.float32)
     values = predictions.values.astype(np.float64)
     # Differences from the first row: a sum of values far from zero would lose the digits of their differences
     mean = values[0] + (values - values[0]).mean(axis=0)
@@ -201,17 +216,20 @@ def _trained_network(
 ) -> Network:
     """Return the network with the module's weights, in the units of the teacher's predictions."""
     weights, biases = module.arrays()
-    output_offset = output_scale = None
-    if outputs_fold_well(mean, unit):
-        last = scale_outputs(weights[-1], biases[-1], mean, unit)
-    else:
-        last, output_offset, output_scale = (weights[-1], biases[-1]), mean, unit
+    last, output_offset, output_scale = _last_layer(weights[-1], biases[-1], predictions, mean, unit)
+    output = "identity"
+    if predictions.kind != "values":
+        output = "logistic" if len(mean) == 1 else "softmax"
+    elif predictions.range == "distribution":
+        output = "softmax"
+    elif predictions.range == "non-negative" and output_offset is None:
+        output = "relu"
     return Network(
         weights=(*weights[:-1], last[0]),
         biases=(*biases[:-1], last[1]),
         activation=settings.activation,
         target=predictions.target,
-        output="identity" if predictions.kind == "values" else "logistic" if len(mean) == 1 else "softmax",
+        output=output,
         classes=predictions.classes,
         offset=scaling.offset,
         scale=scaling.scale,
@@ -221,6 +239,22 @@ def _trained_network(
         output_scale=output_scale,
         squeeze=predictions.kind == "values" and predictions.squeeze,
     )
+
+
+def _last_layer(
+    weight: np.ndarray, bias: np.ndarray, predictions: Predictions, mean: np.ndarray, unit: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray | None, np.ndarray | None]:
+    """Return the last layer in the units of the predictions where that loses nothing, and offset and scale after it."""
+    if predictions.classes is None:
+        if outputs_fold_well(mean, unit):
+            return scale_outputs(weight, bias, mean, unit), None, None
+        return (weight, bias), mean, unit
+    # Labels follow from the outputs of the last layer: the larger one, or, of a single one, the sign
+    above = mean - predictions.threshold
+    offset = np.asarray(predictions.threshold, np.float64) if predictions.threshold else None
+    if len(mean) > 1 or outputs_fold_well(above, unit):
+        return scale_outputs(weight, bias, above, unit), offset, None
+    return scale_outputs(weight, bias, above / unit, np.ones_like(unit)), offset, unit
 
 
 def _report(stage: Stage, history: History, student: Callable[[], Any]) -> bool:

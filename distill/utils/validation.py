@@ -1,6 +1,8 @@
 """Checks, seeds and routing of parameters before a fit."""
 
 import math
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -11,6 +13,8 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
+# Packages whose calls are not the user's
+_PACKAGES = ("distill", "sklearn", "joblib")
 # Seeds are drawn below it and fit into 32-bit integers
 LARGEST_SEED = 2**31 - 1
 # Largest value of X: the square of a larger one, times the number of samples, may be infinite in float64
@@ -33,7 +37,7 @@ def check_finite(parameters: Mapping[str, Any]) -> None:
 def check_magnitude(X: np.ndarray | sparse.csr_array) -> None:
     """Raise ValueError for values whose variance may be infinite in float64; missing values are ignored."""
     values = X if isinstance(X, np.ndarray) else X.data
-    if values.dtype == np.float64 and values.size:
+    if values.dtype.kind == "f" and values.dtype.itemsize >= 8 and values.size:
         largest = np.fmax(np.fmax.reduce(values, axis=None), -np.fmin.reduce(values, axis=None))
         if largest > LARGEST_VALUE:
             raise ValueError(
@@ -50,6 +54,14 @@ def check_length(y: Any, n_samples: int) -> None:
     length = shape[0]
     if length != n_samples:
         raise ValueError(f"X has {n_samples} samples and y has {length}; pass equally many")
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line that called this package, through any decorator, pipeline or search in between."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _PACKAGES:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def routes(fit_params: dict) -> bool:

@@ -34,9 +34,9 @@ class CodebookCompressor(Compressor):
 
     Parameters
     ----------
-    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
-        A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again. Scale the inputs of an MLP before it if
-        they have different units.
+    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one, or a Student
+        A clone is fitted; a `FrozenEstimator(fitted)` or a loaded `Student` is not fitted again. Scale the inputs of an
+        MLP before it if they have different units.
     bits : int or sequence of int, default=2
         Bits of a packed code, 1 to 8, for all layers or for each layer: a layer has at most ``2 ** bits`` codewords.
     n_groups : int, default=4

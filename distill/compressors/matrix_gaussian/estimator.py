@@ -5,13 +5,12 @@ from typing import cast
 
 import joblib
 import numpy as np
-from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_scalar
 
-from distill.base import validated
+from distill.base import validated_rows
 from distill.codecs import container
 from distill.compressors.base import Compressed, Compressor, compression_targets, learns_from_y
 from distill.compressors.matrix_gaussian import quantization
@@ -32,6 +31,7 @@ from distill.network import Network
 from distill.runtime.forward import output_values
 from distill.runtime.moments import sample_outputs
 from distill.training.samples import StackedRows
+from distill.training.scaling import dense
 from distill.training.targets import Calibration, Targets, encode_targets, probabilities
 from distill.training.units import Task, make_task
 from distill.utils.deprecation import DEPRECATED, renamed
@@ -56,8 +56,9 @@ class MatrixGaussianCompressor(Compressor):
 
     Parameters
     ----------
-    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
-        A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again. The training starts at its network.
+    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one, or a Student
+        A clone is fitted; a `FrozenEstimator(fitted)` or a loaded `Student` is not fitted again. The training starts at
+        its network.
     rate_weight : float, default=0.1
         Price of a nat of code in nats of loss, positive. The step of the grid is ``sqrt(12 rate_weight)`` standard
         deviations, and codes are rounded toward zero where that reduces loss plus rate. Ignored with `max_bytes`.
@@ -514,9 +515,9 @@ class MatrixGaussianCompressor(Compressor):
         return self.encode_weights(weights, quantization.first_layer_inputs(rows, network, weights.network))
 
     def _validated(self, X):
-        """Return samples of a fitted estimator as float32."""
+        """Return samples of a fitted estimator as an array or CSR matrix."""
         check_is_fitted(self)
-        return validated(self, X, accept_sparse="csr", dtype=np.float32)
+        return validated_rows(self, X)
 
     def _std(self, method: str, X) -> np.ndarray:
         """Return the standard deviations of `predict` or `transform`."""
@@ -525,7 +526,6 @@ class MatrixGaussianCompressor(Compressor):
     def _draw(self, X, n_draws: int, random_state) -> np.ndarray:
         """Return outputs of networks drawn from the posterior, shape (n_draws, n_samples, n_outputs), float32."""
         check_scalar(n_draws, "n_draws", Integral, min_val=1)
-        rows = self._validated(X)
-        rows = rows.toarray() if sparse.issparse(rows) else rows
+        rows = dense(self._network_rows(X))
         rng = np.random.default_rng(check_random_state(random_state).randint(LARGEST_SEED))
         return sample_outputs(self.network_, self.row_variances_, self.column_variances_, rows, n_draws, rng)

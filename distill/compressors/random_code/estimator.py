@@ -48,8 +48,8 @@ class RandomCodeCompressor(Compressor):
 
     Parameters
     ----------
-    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
-        A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again.
+    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one, or a Student
+        A clone is fitted; a `FrozenEstimator(fitted)` or a loaded `Student` is not fitted again.
     max_bytes : int, default=2000
         Largest size of the file, in bytes.
     bits_per_weight : float or None, default=None

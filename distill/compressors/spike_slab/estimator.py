@@ -12,7 +12,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_scalar
 
-from distill.base import validated
 from distill.codecs import container
 from distill.compressors.base import Compressed, Compressor, compression_targets, learns_from_y
 from distill.compressors.pruning import count, keep_largest
@@ -56,8 +55,9 @@ class SpikeSlabCompressor(Compressor):
 
     Parameters
     ----------
-    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one
-        A clone is fitted; a `FrozenEstimator(fitted)` is not fitted again. Training starts at its network.
+    estimator : Distiller, compressor, MLPClassifier, MLPRegressor, or a FrozenEstimator of one, or a Student
+        A clone is fitted; a `FrozenEstimator(fitted)` or a loaded `Student` is not fitted again. Training starts at its
+        network.
     granularity : {"weight", "node", "input"} or a sequence of these, default="weight"
         Elements with gates: single weights, hidden units, inputs, or several of these together.
     prior_inclusion : float in (0, 1), "auto" or "elbo", default=1e-3
@@ -397,7 +397,7 @@ class SpikeSlabCompressor(Compressor):
         """
         check_is_fitted(self)
         check_scalar(n_draws, "n_draws", Integral, min_val=1)
-        rows = validated(self, X, accept_sparse="csr", dtype=np.float32)
+        rows = self._network_rows(X)
         rows = self._pruned.standardization.transform(scaled_rows(rows, self.network_))
         rng = np.random.default_rng(check_random_state(random_state).randint(LARGEST_SEED))
         draws = np.stack([self._pruned.draw(rows, rng) for _ in range(n_draws)])
@@ -406,7 +406,7 @@ class SpikeSlabCompressor(Compressor):
         return output_values(self.network_, draws)
 
     def get_support(self, indices: bool = False) -> np.ndarray:
-        """Return a mask or the positions of the used inputs.
+        """Return a mask or the positions of the used inputs of the network, after any preprocessing in its file.
 
         Parameters
         ----------
