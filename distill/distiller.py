@@ -390,7 +390,7 @@ def _layer_sizes(sizes: Any) -> tuple[int, ...]:
     # Sets and dicts have no order of layers, an iterator is empty the second time, and bytes are no numbers of units
     if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str | bytes | bytearray | memoryview):
         raise TypeError(f"hidden_layer_sizes must be a tuple of integers, got {sizes!r}")
-    sizes = tuple(np.asarray(sizes).ravel().tolist()) if isinstance(sizes, np.ndarray) else tuple(sizes)
+    sizes = tuple(size.item() if isinstance(size, np.generic) else size for size in sizes)
     if not all(isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be integers of at least 1, got {sizes!r}")
     return tuple(int(size) for size in sizes)

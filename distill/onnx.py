@@ -106,10 +106,10 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | BinaryIO | None
 
 
 def _student_in(estimator_or_student: Any) -> tuple[Network, Preprocessing | None]:
-    """Return the network and the preprocessing of a student, estimator or Pipeline; TypeError for anything else."""
+    """Return network and preprocessing of a student, estimator, Pipeline or search; TypeError for anything else."""
     if isinstance(estimator_or_student, Student):
         return estimator_or_student.network, estimator_or_student.preprocessing
-    if hasattr(estimator_or_student, "steps"):
+    if hasattr(estimator_or_student, "steps") or hasattr(estimator_or_student, "best_estimator_"):
         from distill.pipeline import to_bytes
 
         return _student_in(Student.from_bytes(to_bytes(estimator_or_student)))
@@ -118,7 +118,7 @@ def _student_in(estimator_or_student: Any) -> tuple[Network, Preprocessing | Non
         from sklearn.utils.validation import check_is_fitted
 
         check_is_fitted(estimator_or_student)
-        return estimator_or_student.network_, None
+        return _student_in(Student.from_bytes(estimator_or_student.to_bytes()))
     kind = type(estimator_or_student).__name__
     raise TypeError(f"to_onnx takes a Student, a fitted Distiller or compressor, or a Pipeline, got {kind}")
 

@@ -114,6 +114,8 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
     data = student.to_bytes()
     if not before:
         return data
+    # A compressed student file may have preprocessing of its own, after that of the pipeline
+    steps += container.decode(data).steps
     if dtype == "float32":
         steps = [Step(step.operation, np.asarray(step.values, np.float32)) for step in steps]
     first = before[0][1]

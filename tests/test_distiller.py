@@ -23,7 +23,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from distill import Distiller, load
+from distill import Distiller, RandomCodeCompressor, load
 
 X, groups = make_blobs(240, centers=[[0, 0, 0], [6, 6, 0], [0, 6, 6]], cluster_std=0.6, random_state=0)
 SMALL = {"hidden_layer_sizes": (16,), "max_iter": 12, "learning_rate_init": 0.01, "random_state": 0}
@@ -245,6 +245,21 @@ def test_scikit_learn_callbacks():
 def test_invalid_parameters_raise(parameters, message):
     with pytest.raises(ValueError, match=message):
         small(**{"teacher": kmeans(), **parameters}).fit(X)
+
+
+@pytest.mark.parametrize("sizes", [{}, {8: 4}, {8}, b"a", bytearray(b"a"), "8", iter([8])], ids=repr)
+def test_hidden_layer_sizes_without_an_order_or_numbers(sizes):
+    with pytest.raises(TypeError, match="hidden_layer_sizes must be a tuple of integers, got"):
+        small(kmeans(), hidden_layer_sizes=sizes).fit(X)
+    if isinstance(sizes, dict | set):
+        with pytest.raises(TypeError, match="hidden_layer_sizes must be a tuple of integers, got"):
+            RandomCodeCompressor(small(kmeans()), hidden_layer_sizes=sizes).fit(X)
+
+
+def test_sizes_of_numpy():
+    with pytest.raises(ValueError, match=r"got \(0,\)"):
+        small(kmeans(), hidden_layer_sizes=[np.int64(0)]).fit(X)
+    assert small(kmeans(), hidden_layer_sizes=np.array([5, 4]), max_iter=1).fit(X).network_.layer_sizes == (3, 5, 4, 3)
 
 
 @pytest.mark.parametrize(

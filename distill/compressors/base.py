@@ -96,13 +96,12 @@ def network_of(estimator: BaseEstimator) -> Network:
     """
     estimator = unwrap(estimator)
     check_is_fitted(estimator)
-    if isinstance(estimator, Student):
-        network = estimator.network
-        network = network if estimator.preprocessing is None else replace(network, feature_names=None)
-    elif isinstance(estimator, Distiller):
+    student = _student_in(estimator)
+    if isinstance(estimator, Distiller):
         network = estimator.scaled_network()
-    elif isinstance(estimator, StudentMixin):
-        network = estimator.network_
+    elif student is not None:
+        network = student.network
+        network = network if student.preprocessing is None else replace(network, feature_names=None)
     else:
         network = _network_of_mlp(estimator)
     for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
@@ -197,8 +196,9 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         # The wrapped estimator has conversions and checks of its own
         self.estimator_, self._wrapped_key = self._fit_estimator(X, y, fit_params, inner_seed, progress)
         network = self._with_names(network_of(self.estimator_))
+        if (student := _student_in(self.estimator_)) is not None:
+            rows = _network_inputs(student, rows)
         if isinstance(self.estimator_, Student):
-            rows = _network_inputs(self.estimator_, rows)
             network = _with_scaling(network, rows)
         calibration = draw_calibration(rows, y, network, self.n_calibration, self.validation_fraction, seed)
         # The rounding of a sum depends on its division among threads; results must not depend on the number of cores
@@ -333,11 +333,11 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
 
     def _with_steps(self, data: bytes) -> bytes:
         """Return a student file with the preprocessing of the loaded student that is compressed, if it has any."""
-        wrapped = unwrap(self.estimator)
-        if not isinstance(wrapped, Student) or wrapped.preprocessing is None:
+        student = _student_in(self.estimator_)
+        if student is None or student.preprocessing is None:
             return data
         names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
-        return container.with_steps(data, wrapped.n_features_in_, wrapped.preprocessing.steps, names)
+        return container.with_steps(data, student.n_features_in_, student.preprocessing.steps, names)
 
     def _network_rows(self, X) -> np.ndarray | sparse.csr_array:
         """Return rows X, checked, as they enter the compressed network: after any preprocessing in its file."""
@@ -346,12 +346,12 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
 
     def _with_names(self, network: Network) -> Network:
         """Return the network with the names of the features of the fit; ValueError if they do not match."""
-        wrapped = self.estimator_
+        student = _student_in(self.estimator_)
         n_features, fitted_names = network.n_features, network.feature_names
-        if isinstance(wrapped, Student):
-            n_features, fitted_names = wrapped.n_features_in_, wrapped.network.feature_names
+        if student is not None:
+            n_features, fitted_names = student.n_features_in_, student.network.feature_names
         if n_features != self.n_features_in_:
-            remedy = "" if isinstance(wrapped, Student) else ", or wrap it without FrozenEstimator"
+            remedy = "" if isinstance(self.estimator_, Student) else ", or wrap it without FrozenEstimator"
             raise ValueError(
                 f"X has {self.n_features_in_} features, but estimator was fitted with {n_features}; fit on rows like "
                 f"those{remedy}"
@@ -363,7 +363,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
                 "rename the columns of X"
             )
         # Names are those of the columns before any preprocessing, and enter the file together with it
-        has_steps = isinstance(wrapped, Student) and wrapped.preprocessing is not None
+        has_steps = student is not None and student.preprocessing is not None
         return network if has_steps else replace(network, feature_names=names)
 
     def __sklearn_tags__(self) -> Tags:
@@ -419,6 +419,13 @@ def _predict_with_wrapped(
     if isinstance(wrapped, StudentMixin):
         return wrapped.predict_imitated(X)
     return teachers.predict(wrapped, without_columns(X), target)
+
+
+def _student_in(estimator: Any) -> Student | None:
+    """Return the student of a fitted Distiller or compressor, a loaded one itself, and None for all else."""
+    if isinstance(estimator, Student):
+        return estimator
+    return estimator._student if isinstance(estimator, StudentMixin) else None
 
 
 def _network_inputs(student: Student, rows: np.ndarray | sparse.csr_array) -> np.ndarray | sparse.csr_array:

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
 from distill import teachers
-from distill.base import StudentMixin
+from distill.base import StudentMixin, without_columns
 from distill.codecs import container
 from distill.compressors import COMPRESSORS, compressor_class
 from distill.compressors.base import Compressor, network_of
@@ -255,7 +255,7 @@ def expected_predictions(fitted: BaseEstimator, X: Any) -> np.ndarray:
         target = fitted.network.target
         return np.asarray(fitted.predict(X) if target == "predict_proba" else getattr(fitted, target)(X))
     if not isinstance(fitted, StudentMixin):
-        return np.asarray(fitted.predict(X))
+        return np.asarray(fitted.predict(without_columns(X)))
     if teachers.is_transductive(fitted.imitated_estimator(), fitted.network_.target):
         return _predictions(fitted, X)
     expected, classes = teachers.as_array(fitted.predict_imitated(X), "that is imitated"), fitted.network_.classes

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from fresh_process import run_python
@@ -23,7 +24,7 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from distill import (
     AutoCompressor,
@@ -34,6 +35,7 @@ from distill import (
     SpikeSlabCompressor,
     load,
     save,
+    to_onnx,
 )
 from distill.compressors.base import network_of
 from distill.pipeline import to_bytes
@@ -167,6 +169,23 @@ def test_names_and_widths_are_those_before_the_preprocessing():
         CodebookCompressor(student).fit(frame * 1e145)
 
 
+def test_preprocessing_stays_through_wrappers_pipelines_and_export(preprocessed):
+    once = CodebookCompressor(preprocessed, bits=5, max_iter=1, random_state=0).fit(X)
+    twice = CodebookCompressor(FrozenEstimator(once), bits=4, max_iter=1, random_state=0).fit(X)
+    nested = CodebookCompressor(CodebookCompressor(preprocessed, bits=5, max_iter=1), bits=4, max_iter=1).fit(X)
+    for compressor in (twice, nested):
+        assert np.mean(load(compressor.to_bytes()).predict(X) == preprocessed.predict(X)) > 0.85
+        assert compressor.score(X) > 0.85
+    scaled = make_pipeline(MinMaxScaler(), CodebookCompressor(preprocessed, max_iter=1)).fit(X)
+    assert [step.operation for step in load(to_bytes(scaled)).preprocessing.steps] == [
+        "multiply", "add", "subtract", "divide"
+    ]  # fmt: skip
+    assert_array_equal(load(to_bytes(scaled)).predict(X), scaled.predict(X))
+    session = onnxruntime.InferenceSession(to_onnx(once).SerializeToString())
+    rows = X.astype({"tensor(double)": np.float64, "tensor(float)": np.float32}[session.get_inputs()[0].type])
+    assert np.mean(session.run(["label"], {"X": rows})[0] == once.predict(X)) > 0.98
+
+
 def test_a_feature_that_is_constant_here_keeps_its_weights(plain):
     rows = X.copy()
     rows[:, 2] = 1e5 + 6e4
@@ -187,6 +206,7 @@ def test_a_search_is_saved_as_its_best_estimator(kind, settings, tmp_path):
     for estimator in (nested, nested[-1], FrozenEstimator(nested[-1])):
         save(estimator, tmp_path / "a.student")
         assert_array_equal(load(tmp_path / "a.student").predict(X), nested.predict(X))
+    assert to_onnx(nested[-1]).graph.output[0].name == "label"
 
 
 def test_a_search_without_a_best_estimator_is_not_saved():

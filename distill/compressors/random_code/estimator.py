@@ -1,7 +1,7 @@
 """Minimal random code learning: compress a network to an exact number of bytes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import astuple
 from numbers import Integral, Real
 
@@ -274,6 +274,8 @@ class RandomCodeCompressor(Compressor):
     def _check_parameters(self) -> None:
         for name in ("hidden_layer_sizes", "input_shape", "hash_factors"):
             value = getattr(self, name)
+            if isinstance(value, Mapping | Set):  # without an order
+                raise TypeError(f"{name} must be a tuple of integers, got {value!r}")
             for entry in () if value is None or np.ndim(value) == 0 else value:
                 check_scalar(entry, name, Integral, min_val=1)
         check_scalar(self.kl_margin, "kl_margin", Real, max_val=self.bits_per_block - 1)
