@@ -90,5 +90,5 @@ def test_an_mlp_of_one_class_is_refused(train_rows):
 
 
 def test_a_number_is_no_student_file():
-    with pytest.raises(TypeError, match="must be a path or the bytes of a student file, got 0"):
+    with pytest.raises(TypeError, match="must be a path, an open binary file or the bytes of a student file, got 0"):
         load(0)
