@@ -12,6 +12,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -23,8 +24,10 @@ from distill.base import StudentMixin, all_or_nothing, student_attributes, valid
 from distill.codecs import container
 from distill.network import ACTIVATIONS, Network
 from distill.teachers import Predictions
+from distill.training.beyond import Beyond, surround
 from distill.training.device import check_device
 from distill.training.perceptron import fold_input, folds_well, unfold_input
+from distill.training.scaling import feature_ranges, fit_input_scaling
 from distill.training.student import StudentSettings, fit_student
 from distill.utils.caching import cached_call, call_key
 from distill.utils.progress import CallbackSupport, Progress, with_callbacks
@@ -283,7 +286,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self.teacher_, predictions = cached_call(self.memory, _fit_teacher, *given, progress=progress)
         if predictions.note:
             warn_user(predictions.note)
-        network, history = cached_call(self.memory, fit_student, rows, predictions, settings, progress=progress)
+        given = (rows, predictions, self._look_beyond(X, rows, predictions, settings), settings)
+        network, history = cached_call(self.memory, fit_student, *given, progress=progress)
         self._input_section = (network.offset, network.scale)
         self._adopt(self._encode(network))
         self.n_iter_ = history.n_iter
@@ -325,6 +329,20 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         """Return the network with its input scaling apart from the first layer, also if the file has them folded."""
         network = self.network_
         return network if network.scale is not None else unfold_input(network, *self._input_section)
+
+    def _look_beyond(
+        self, X: Any, rows: np.ndarray | sparse.csr_array, predictions: Predictions, settings: StudentSettings
+    ) -> Beyond | None:
+        """Return rows around and beyond the training rows with their labels, for a teacher that marks noise."""
+        if predictions.noise is None:
+            return None
+        scaling = fit_input_scaling(rows, settings.input_scaling)
+        scaling, made = surround(rows, predictions.values != predictions.noise, scaling, settings.seed)
+        # In their own units, constant features included, for a teacher that can be asked
+        original = np.where(scaling.varies, scaling.restore(made), feature_ranges(rows)[0])
+        given = (self._teacher_key or "", without_columns(X), original, predictions)
+        memory = None if self._teacher_key is None else self.memory
+        return Beyond(scaling, made, cached_call(memory, _predict_beyond, *given, teacher=self.teacher_))
 
     def _draw_settings(self) -> tuple[StudentSettings, BaseEstimator]:
         """Return the settings of the student and an unfitted teacher, both with their seeds."""
@@ -383,6 +401,11 @@ def _fit_teacher(
 def _predict_with_teacher(key: str, X: Any, target: str, teacher: BaseEstimator) -> np.ndarray:
     """Return the predictions of a fitted teacher; `key` identifies its fit in the cache."""
     return teachers.predict(teacher, X, target)
+
+
+def _predict_beyond(key: str, X: Any, rows: np.ndarray, predictions: Predictions, teacher: BaseEstimator) -> np.ndarray:
+    """Return a fitted teacher's labels for rows beyond those of its fit; `key` identifies its fit in the cache."""
+    return teachers.predict_beyond(teacher, X, rows, predictions)
 
 
 def _layer_sizes(sizes: Any) -> tuple[int, ...]:

@@ -70,6 +70,8 @@ class Predictions:
     range : {"any", "non-negative", "distribution"}
         Values that cannot be negative, or whose rows are probabilities, as far as the predictions tell; see
         `range_of`.
+    noise : int or None
+        Position of the label of noise or outliers, -1, of a clusterer or an outlier detector.
     note : str
         What the user should know about these predictions: a warning, empty if there is none.
     """
@@ -82,6 +84,7 @@ class Predictions:
     threshold: float = 0.0
     range: str = "any"
     note: str = ""
+    noise: int | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -385,6 +388,45 @@ def read_predictions(
     return _read_values(teacher, values, target, name, labels)
 
 
+def predict_beyond(teacher: BaseEstimator, X: Any, rows: np.ndarray, predictions: Predictions) -> np.ndarray:
+    """Return labels for rows around and beyond those of the fit, for a teacher that marks noise or outliers.
+
+    Parameters
+    ----------
+    teacher : estimator
+        Fitted.
+    X : array-like or data frame
+        Rows of the fit, whose type the teacher knows.
+    rows : ndarray of shape (n_rows, n_features), float64
+    predictions : Predictions
+        Labels of the rows of the fit, with a label of noise.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int64
+        Positions in `classes`. All are noise for a teacher that has no predictions for new rows, or refuses these.
+    """
+    noise, classes = predictions.noise, np.asarray(predictions.classes)
+    if is_transductive(teacher, predictions.target):
+        return np.full(len(rows), noise, np.int64)
+    try:
+        found = np.asarray(predict(teacher, _like(X, rows), predictions.target)).ravel()
+    except (TypeError, ValueError):
+        return np.full(len(rows), noise, np.int64)
+    positions = np.searchsorted(classes, found).clip(max=len(classes) - 1)
+    # A label of no row of the fit cannot be learned, and a row beyond all others is noise at the latest then
+    return np.where(classes[positions] == found, positions, noise).astype(np.int64)
+
+
+def _like(X: Any, rows: np.ndarray) -> Any:
+    """Return rows in the type of X where that is a data frame, else as they are."""
+    if hasattr(X, "iloc") and hasattr(X, "columns"):
+        return type(X)(rows, columns=X.columns)
+    if hasattr(X, "with_columns") and hasattr(X, "columns"):
+        return type(X)(rows, schema=list(X.columns))
+    return rows
+
+
 def compare_labels(teacher: BaseEstimator, X: Any, predictions: Predictions) -> str:
     """Return a warning if a teacher's labels are not those that its probabilities or decision values give, else "".
 
@@ -607,7 +649,18 @@ def _read_labels(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predi
     known = getattr(teacher, "classes_", None)
     if isinstance(known, np.ndarray) and known.ndim == 1 and len(known) > len(found) and np.isin(found, known).all():
         positions, found = np.searchsorted(known, found)[positions], known
-    return Predictions("labels", positions.astype(np.int64), "predict", plain_classes(found), squeeze=True)
+    noise = None
+    if found.dtype.kind == "i" and -1 in found and _marks_noise(teacher, found):
+        noise = int(np.flatnonzero(found == -1)[0])
+    return Predictions("labels", positions.astype(np.int64), "predict", plain_classes(found), squeeze=True, noise=noise)
+
+
+def _marks_noise(teacher: BaseEstimator, found: np.ndarray) -> bool:
+    """Return whether the label -1 is that of noise or outliers, and not one of two classes -1 and 1."""
+    if isinstance(teacher, Precomputed):  # clusters are numbered from zero
+        return found[0] == -1 and 0 in found
+    without_type = teacher_type(teacher) is None and hasattr(teacher, "fit_predict") and not _needs_y(teacher)
+    return teacher_type(teacher) == "clusterer" or is_detector(teacher) or without_type
 
 
 def _read_probabilities(teacher: BaseEstimator, values: np.ndarray, name: str) -> Predictions:

@@ -55,6 +55,13 @@ class InputScaling:
     clip: float | None = None
     fill: bool = False
 
+    def restore(self, rows: np.ndarray) -> np.ndarray:
+        """Return scaled rows in their own units, float64; features that do not vary are zero."""
+        found = rows.astype(np.float64)
+        if self.scale is not None:
+            found = np.divide(found, self.scale, out=np.zeros_like(found), where=np.asarray(self.scale) != 0)
+        return found if self.offset is None else found + self.offset
+
     def apply(self, X: np.ndarray) -> np.ndarray:
         """Return the scaled rows as a new float32 array, constant features as zeros."""
         rows = scale_inputs(X, self.offset, self.scale, self.clip, self.fill)

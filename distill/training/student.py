@@ -11,6 +11,7 @@ from scipy import sparse, special
 
 from distill.network import Network
 from distill.teachers import Predictions
+from distill.training.beyond import Beyond
 from distill.training.fidelity import fidelity
 from distill.training.loop import History, train
 from distill.training.losses import cross_entropy, squared_error
@@ -45,7 +46,11 @@ class StudentSettings:
 
 
 def fit_student(
-    X: np.ndarray | sparse.csr_array, predictions: Predictions, settings: StudentSettings, progress: Progress
+    X: np.ndarray | sparse.csr_array,
+    predictions: Predictions,
+    beyond: Beyond | None,
+    settings: StudentSettings,
+    progress: Progress,
 ) -> tuple[Network, History]:
     """Train a network on a teacher's predictions for rows X.
 
@@ -54,6 +59,8 @@ def fit_student(
     X : ndarray or CSR of shape (n_samples, n_features)
     predictions : Predictions
         Of the teacher, for the same rows.
+    beyond : Beyond or None
+        Further training rows with their targets, around and beyond X.
     settings : StudentSettings
     progress : Progress
 
@@ -68,10 +75,10 @@ def fit_student(
     FloatingPointError
         If the loss is no longer finite.
     """
-    scaling = fit_input_scaling(X, settings.input_scaling)
+    scaling = fit_input_scaling(X, settings.input_scaling) if beyond is None else beyond.scaling
     targets, mean, unit = _standardized(predictions)
     module = Perceptron(_initial_network(X.shape[1], predictions, settings, scaling)).to(settings.device)
-    train_rows, validation_rows = _split(X, predictions, targets, scaling, settings)
+    train_rows, validation_rows = _split(X, predictions, targets, scaling, settings, beyond)
     classification = predictions.kind != "values"
     measure = cross_entropy if classification or predictions.range == "distribution" else squared_error
 
@@ -174,8 +181,12 @@ def _split(
     targets: np.ndarray,
     scaling: InputScaling,
     settings: StudentSettings,
+    beyond: Beyond | None,
 ) -> tuple[Rows, DenseRows | SparseRows | None]:
-    """Return training rows, with input noise if the settings demand it, and validation rows with early stopping."""
+    """Return training rows, with input noise if the settings demand it, and validation rows with early stopping.
+
+    The rows beyond the others are for training only.
+    """
     train_index, validation_index = np.arange(X.shape[0]), None
     if settings.early_stopping:
         labels = None if predictions.kind == "values" else predictions.labels
@@ -184,6 +195,8 @@ def _split(
     gap = typical_gap(rows, settings.seed) if settings.jitter else 0.0
     # Noise in all directions together has the size of the gap times `jitter`
     std = settings.jitter * gap / np.sqrt(scaling.varies.sum()) if gap else 0.0
+    if beyond is not None:
+        rows = _joined(rows, beyond.rows, beyond.labels)
     train_rows = JitteredRows(rows, std, scaling.varies, settings.seed) if gap else rows
     if validation_index is None:
         return train_rows, None
@@ -204,6 +217,16 @@ def _rows(
             "this input_scaling; use input_scaling='auto' or scale X down"
         )
     return DenseRows(torch.from_numpy(scaled).to(device), chosen)
+
+
+def _joined(rows: DenseRows | SparseRows, inputs: np.ndarray, labels: np.ndarray) -> DenseRows | SparseRows:
+    """Return rows followed by others, scaled, with their labels."""
+    known = rows.tensors[-1]
+    joined = torch.cat([known, torch.from_numpy(labels).to(known.device)])
+    if isinstance(rows, SparseRows):
+        X = sparse.vstack([rows.X, sparse.csr_array(rows.scaling.restore(inputs))], format="csr")
+        return SparseRows(X, rows.scaling, joined, device=rows.device)
+    return DenseRows(torch.cat([rows.tensors[0], torch.from_numpy(inputs).to(known.device)]), joined)
 
 
 def _trained_network(
