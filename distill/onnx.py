@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from distill.codecs import container
+from distill.codecs.preprocessing import MomentsStep, Step
 from distill.network import Network
 from distill.runtime import Student
 from distill.runtime.forward import prepare
+from distill.runtime.moving import NO_VARIANCE, blur_weights
 from distill.runtime.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -160,7 +162,9 @@ def _preprocessing(graph: _Graph, preprocessing: Preprocessing) -> str:
     """Add the preprocessing, in float64; return the name of the inputs of the network."""
     rows, types = graph.node("Cast", ["X"], to=graph.onnx.TensorProto.DOUBLE), graph.onnx.TensorProto
     for step in preprocessing.steps:
-        if step.operation == "product":
+        if isinstance(step, MomentsStep):
+            rows = _moments(graph, step, rows)
+        elif step.operation == "product":
             rows = graph.node("Cast", [rows], to=types.FLOAT)
             rows = graph.node("MatMul", [rows, graph.constant(step.values)])
             rows = graph.node("Cast", [rows], to=types.DOUBLE)
@@ -171,12 +175,95 @@ def _preprocessing(graph: _Graph, preprocessing: Preprocessing) -> str:
     return rows
 
 
+def _moments(graph: _Graph, step: MomentsStep, rows: str) -> str:
+    """Add the moves of images by their moments, as in `distill.runtime.moving`; return the name of the result.
+
+    Arrays are of shape (n_images, n_channels, height, width), with 1 where they have no such axis.
+    """
+    (height, width, n_channels), node = step.shape, graph.node
+
+    def number(value: ArrayLike) -> str:
+        return graph.constant(np.asarray(value, np.float64))
+
+    def total(values: str, *axes: int) -> str:
+        return node("ReduceSum", [values, graph.constant(np.array(axes, np.int64))], keepdims=1)
+
+    def product(*factors: str) -> str:
+        return factors[0] if len(factors) == 1 else node("Mul", [product(*factors[:-1]), factors[-1]])
+
+    i, j = number(np.arange(height).reshape(1, 1, -1, 1)), number(np.arange(width).reshape(1, 1, 1, -1))
+    rows = node("Reshape", [rows, graph.constant(np.array([0, height, width, n_channels], np.int64))])
+    planes = node("Transpose", [rows], perm=[0, 3, 1, 2])
+    least = node("ReduceMin", [planes], axes=[2, 3], keepdims=1)
+    values = node("Sub", [planes, least])
+    weights = total(values, 1)
+    mass = total(weights, 2, 3)
+    mass = node("Where", [node("Greater", [mass, number(0)]), mass, number(1)])
+    row, column = (node("Div", [total(product(weights, axis), 2, 3), mass]) for axis in (i, j))
+    below, right = node("Sub", [i, row]), node("Sub", [j, column])
+    variance = total(product(weights, below, below), 2, 3)
+    covariance = total(product(weights, right, below), 2, 3)
+    skew = factor = None
+    if step.deskew:
+        slants = node("Greater", [variance, product(mass, number(NO_VARIANCE))])
+        skew = node("Div", [covariance, node("Where", [slants, variance, number(1)])])
+        skew = node("Where", [slants, skew, number(0)])
+    if step.scale:
+        spread = total(product(weights, right, right), 2, 3)
+        spread = node("Sub", [spread, product(skew, covariance)]) if skew else spread
+        moments = [
+            product(node("Add", [node("Div", [moment, mass]), number(1 / 12)]), number(side**-2.0))
+            for moment, side in ((variance, height), (spread, width))
+        ]
+        factor = node("Sqrt", [product(node("Add", moments), number(32 / 3))])
+    if step.centre:
+        from_middle = number(np.arange(height).reshape(1, 1, -1, 1) - (height - 1) / 2)
+        along = number(np.arange(width).reshape(1, 1, 1, -1) - (width - 1) / 2)
+    else:
+        from_middle, along = below, right
+    if factor:
+        from_middle, along = product(from_middle, factor), product(along, factor)
+    y, x = node("Add", [row, from_middle]), node("Add", [column, along])
+    if skew:
+        x = node("Add", [x, product(skew, from_middle)])
+    moved = _interpolated(graph, _interpolated(graph, values, y, 2, height), x, 3, width)
+    if weights_of_blur := blur_weights(step.blur):
+        moved = node("MatMul", [number(_blur_matrix(weights_of_blur, height)), moved])
+        moved = node("MatMul", [moved, number(_blur_matrix(weights_of_blur, width))])
+    moved = node("Transpose", [node("Add", [moved, least])], perm=[0, 2, 3, 1])
+    return node("Reshape", [moved, graph.constant(np.array([0, height * width * n_channels], np.int64))])
+
+
+def _interpolated(graph: _Graph, values: str, places: str, axis: int, size: int) -> str:
+    """Add the linear interpolation of values at places along an axis, with zeros beyond the ends."""
+    node, integer = graph.node, graph.onnx.TensorProto.INT64
+    pads = np.zeros((2, 4), np.int64)
+    pads[:, axis] = 2
+    padded = node("Pad", [values, graph.constant(pads.reshape(-1))])
+    whole = node("Floor", [places])
+    fraction = node("Sub", [places, whole])
+    limits = [graph.constant(np.float64(limit)) for limit in (-2, size)]
+    first = node("Add", [node("Cast", [node("Clip", [whole, *limits])], to=integer), graph.constant(np.int64(2))])
+    first = node("Expand", [first, node("Shape", [values])])
+    second = node("Add", [first, graph.constant(np.int64(1))])
+    left, right = (node("GatherElements", [padded, index], axis=axis) for index in (first, second))
+    return node("Add", [left, node("Mul", [node("Sub", [right, left]), fraction])])
+
+
+def _blur_matrix(weights: list[float], size: int) -> np.ndarray:
+    """Return the matrix of a convolution along an axis of this size."""
+    distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+    return np.append(weights, 0.0)[np.minimum(distance, len(weights))]
+
+
 def _needs_double(network: Network, preprocessing: Preprocessing | None) -> bool:
     """Return whether float32 inputs would lose the digits of differences between rows."""
     if network.has_wide_inputs:
         return True
     offset: np.ndarray | float = 0.0
     for step in () if preprocessing is None else preprocessing.steps:
+        if not isinstance(step, Step):
+            continue
         if step.operation == "subtract":
             offset = np.abs(step.values)
         elif step.operation == "divide" and np.any(offset > _MAX_NARROW_OFFSET * np.abs(step.values)):

@@ -1,7 +1,7 @@
-"""Save a fitted Pipeline as a student file, with its scalers and principal components."""
+"""Save a fitted Pipeline as a student file, with its scalers, principal components and moments of images."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from distill.base import StudentMixin
 from distill.codecs import container
-from distill.codecs.preprocessing import Step
+from distill.codecs.preprocessing import AnyStep, MomentsStep, Step
 
 _DTYPES = ("float64", "float32")
 # A mean this small relative to the standard deviation is below the resolution of float32 rows
@@ -65,7 +65,8 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
     ----------
     estimator : Distiller, compressor, Pipeline that ends in one, or a search over them
         Fitted. Of a search (GridSearchCV and all others with a `best_estimator_`) the best one. The steps before the
-        last one may be StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, PCA and pipelines of them.
+        last one may be StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, PCA,
+        `mbn.preprocessing.ImageMoments` and pipelines of them.
     dtype : {"float64", "float32"}, default="float64"
         Type of the scalers' values; values that float32 holds exactly are always stored as float32. With "float32" the
         file is smaller by four bytes per value, and scaled rows differ by about 1e-7 of the subtracted offset.
@@ -85,8 +86,8 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
 
     Notes
     -----
-    Scalers are computed in float64, one operation after the other, as scikit-learn does for float64 or integer X: for
-    those the predictions of the file and of the Pipeline are bit-identical. For float32 rows scikit-learn rounds after
+    Scalers are computed in float64, one operation after the other, as scikit-learn does for float64 or integer X, and so
+    are moments of images: for those the predictions of the file and of the Pipeline are bit-identical. For float32 rows scikit-learn rounds after
     every operation, and the order of additions in a PCA depends on the number of rows: predictions then differ by the
     effect of a change in the last digits of a float32 row.
     """
@@ -98,10 +99,11 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
             f"a student file needs a Distiller or a compressor, or a Pipeline that ends in one, got {name} "
             f"({type(student).__name__})"
         )
-    steps = []
+    steps: list[AnyStep] = []
+    translations = _translations()
     for step_name, transformer in before:
-        if type(transformer) not in _TRANSLATIONS:
-            known = ", ".join(kind.__name__ for kind in _TRANSLATIONS)
+        if type(transformer) not in translations:
+            known = ", ".join(kind.__name__ for kind in translations)
             raise TypeError(
                 f"{step_name} ({type(transformer).__name__}) cannot go into a student file: the steps "
                 f"before the student may be {known}; save the last step alone, pipeline[-1].save(path), and give its "
@@ -110,14 +112,17 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
                 "missing values included"
             )
         check_is_fitted(transformer)
-        steps += _TRANSLATIONS[type(transformer)](transformer)
+        steps += translations[type(transformer)](transformer)
     data = student.to_bytes()
     if not before:
         return data
     # A compressed student file may have preprocessing of its own, after that of the pipeline
     steps += container.decode(data).steps
     if dtype == "float32":
-        steps = [Step(step.operation, np.asarray(step.values, np.float32)) for step in steps]
+        steps = [
+            Step(step.operation, np.asarray(step.values, np.float32)) if isinstance(step, Step) else step
+            for step in steps
+        ]
     first = before[0][1]
     names = tuple(map(str, first.feature_names_in_)) if hasattr(first, "feature_names_in_") else None
     return container.with_steps(data, first.n_features_in_, steps, names)
@@ -178,10 +183,25 @@ def _pca(pca: PCA) -> list[Step]:
     return [*([] if centered else [Step("subtract", pca.mean_)]), Step("product", components.T.astype(np.float32))]
 
 
-_TRANSLATIONS = {
+def _image_moments(transformer: Any) -> list[MomentsStep]:
+    """Return the step of the moments, none if nothing is to be done."""
+    blur = float(np.float32(transformer.blur))
+    flags = bool(transformer.centre), bool(transformer.deskew), bool(transformer.scale)
+    return [MomentsStep(transformer.shape_, *flags, blur)] if any(flags) or blur else []
+
+
+_TRANSLATIONS: dict[type, Callable[[Any], list]] = {
     StandardScaler: _standard,
     MinMaxScaler: _min_max,
     MaxAbsScaler: _max_abs,
     RobustScaler: _robust,
     PCA: _pca,
 }
+
+
+def _translations() -> dict[type, Callable[[Any], list]]:
+    """Return the functions that translate steps of a Pipeline, by type."""
+    # The one place where this package knows the other, only when a pipeline is written
+    from mbn.preprocessing import ImageMoments
+
+    return _TRANSLATIONS | {ImageMoments: _image_moments}

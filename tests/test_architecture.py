@@ -46,7 +46,8 @@ ROOMS = [
     ),
     Room(5, "distill.base", f"{SHIPPED} distill.teachers distill.training.fidelity", "numpy scipy sklearn"),
     Room(6, "distill.distiller", TAUGHT, "numpy scipy sklearn joblib"),
-    Room(6, "distill.pipeline", "distill.codecs distill.base", "numpy sklearn"),
+    # The one place where `distill` knows `mbn`: which step of a pipeline becomes which step of a file
+    Room(6, "distill.pipeline", "distill.codecs distill.base mbn.preprocessing", "numpy sklearn"),
     Room(7, "distill.onnx", f"{SHIPPED} distill.pipeline", "numpy sklearn onnx"),
     Room(
         7,
@@ -75,6 +76,7 @@ ROOMS = [
     Room(0, "mbn.schedule", "", "numpy"),
     Room(0, "mbn.metrics", "", "numpy scipy"),
     Room(0, "mbn.columns", "", "numpy scipy sklearn"),
+    Room(1, "mbn.preprocessing", "mbn.columns", "numpy sklearn"),
     Room(1, "mbn.upper", "mbn.parallel", "numpy numba"),
     Room(1, "mbn.neighbors", "mbn.metrics mbn.parallel", "numpy scipy numba"),
     Room(1, "mbn.output", "mbn.parallel", "numpy scipy numba sklearn threadpoolctl"),

@@ -251,7 +251,7 @@ def test_damaged_steps_raise():
     for damaged, message in [
         (b"\x00\x01\x08" + bytes(8), "0 features"),
         (b"\x03\x00", "0 steps"),
-        (b"\x03\x01\x06", "cannot read"),
+        (b"\x03\x01\x07", "cannot read"),
         (b"\x03\x01\x20", "cannot read"),
         (b"\x03\x01\x0d\x02", "impossible flags"),
         (b"\x03\x01\x0c" + bytes(16), "impossible flags"),

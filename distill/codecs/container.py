@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from distill.codecs import dense, files, labels, preprocessing, sections
-from distill.codecs.preprocessing import Step
+from distill.codecs.preprocessing import AnyStep
 from distill.codecs.reader import Reader, StudentFileError, varint
 from distill.codecs.sections import Layer, Section
 from distill.network import ACTIVATIONS, OUTPUTS, TARGETS, Network
@@ -101,7 +101,7 @@ class Contents(NamedTuple):
         Bytes of each part; their sum is the size of the file.
     n_features : int
         Number of input features; that of the network unless preprocessing changes it.
-    steps : tuple of Step
+    steps : tuple of Step or MomentsStep
         Preprocessing of the samples before the network.
     """
 
@@ -110,7 +110,7 @@ class Contents(NamedTuple):
     codecs: tuple[str, ...]
     parts: dict[str, int]
     n_features: int
-    steps: tuple[Step, ...] = ()
+    steps: tuple[AnyStep, ...] = ()
 
 
 def encode(network: Network, codec: str = "float32") -> bytes:
@@ -177,7 +177,7 @@ def pack(network: Network, weight_sections: Iterable[Section]) -> bytes:
     return _checked_file(body)
 
 
-def with_steps(data: bytes, n_features: int, steps: Sequence[Step], feature_names: Sequence[str] | None) -> bytes:
+def with_steps(data: bytes, n_features: int, steps: Sequence[AnyStep], feature_names: Sequence[str] | None) -> bytes:
     """Insert preprocessing steps into a student file; all other sections stay byte for byte.
 
     Parameters
@@ -186,7 +186,7 @@ def with_steps(data: bytes, n_features: int, steps: Sequence[Step], feature_name
         A file without preprocessing.
     n_features : int
         Number of features before the first step.
-    steps : sequence of Step
+    steps : sequence of Step or MomentsStep
         If empty, only the feature names are replaced.
     feature_names : sequence of str or None
         Names of these features; they replace those of the network's inputs.
@@ -338,7 +338,7 @@ class _Partial:
         self.sizes = sizes
         self.description = description
         self.n_features = sizes[0]
-        self.steps: tuple[Step, ...] = ()
+        self.steps: tuple[AnyStep, ...] = ()
         self.layers: list[Layer] = []
         self.codecs: list[str] = []
 

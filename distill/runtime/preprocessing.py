@@ -1,12 +1,16 @@
 """Preprocessing before a network in NumPy, bit-identical for a row in any batch."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from distill.codecs.preprocessing import Step
+from distill.codecs.preprocessing import AnyStep, MomentsStep
 from distill.network import Network
 from distill.runtime.forward import Forward
+from distill.runtime.moving import block_size, blur_weights, move_images
 
 _IN_PLACE = {"subtract": np.subtract, "divide": np.divide, "multiply": np.multiply, "add": np.add}
 
@@ -15,30 +19,27 @@ class Preprocessing:
     """Steps of preprocessing before a network.
 
     Elementwise steps are computed in float64, one after the other, as in scikit-learn's scalers for float64. The inputs
-    of a product are rounded to float32, and it is computed in float32, like a layer of the network.
+    of a product are rounded to float32, and it is computed in float32, like a layer of the network. Images are moved by
+    their moments in float64, one by one.
 
     Parameters
     ----------
     n_features_in : int
         Number of features before the first step.
-    steps : sequence of Step
+    steps : sequence of Step or MomentsStep
 
     Examples
     --------
+    >>> from distill.codecs.preprocessing import Step
     >>> halve = Preprocessing(2, [Step("subtract", np.array([1.0, 2.0])), Step("divide", np.array(2.0))])
     >>> halve(np.array([[3.0, 3.0]]))
     array([[1. , 0.5]])
     """
 
-    def __init__(self, n_features_in: int, steps: Sequence[Step]):
+    def __init__(self, n_features_in: int, steps: Sequence[AnyStep]):
         self.n_features_in = n_features_in
         self.steps = tuple(steps)
-        self._products = [
-            Forward(Network((step.values,), (np.zeros(step.values.shape[1], np.float32),)))
-            if step.operation == "product"
-            else None
-            for step in self.steps
-        ]
+        self._calls = [_call_of(step) for step in self.steps]
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Return the inputs of the network.
@@ -55,11 +56,35 @@ class Preprocessing:
         """
         # Overflow is reported by the caller, as a value that is not finite
         with np.errstate(all="ignore"):
-            for step, product in zip(self.steps, self._products):
-                if product is not None:
-                    rows = product(rows.astype(np.float32)).astype(np.float64)
-                elif step.operation == "clip":
-                    np.clip(rows, *step.values, out=rows)
-                else:
-                    _IN_PLACE[step.operation](rows, step.values, out=rows)
+            for call in self._calls:
+                rows = call(rows)
         return rows
+
+
+def _call_of(step: AnyStep) -> Any:
+    """Return the function of a step, which may overwrite its rows; it can be pickled."""
+    if isinstance(step, MomentsStep):
+        return partial(_move, step, blur_weights(step.blur))
+    if step.operation == "product":
+        return partial(_multiply, Forward(Network((step.values,), (np.zeros(step.values.shape[1], np.float32),))))
+    return partial(_clip if step.operation == "clip" else partial(_calculate, step.operation), step.values)
+
+
+def _move(step: MomentsStep, weights: list[float], rows: np.ndarray) -> np.ndarray:
+    size = block_size(math.prod(step.shape))
+    for start in range(0, len(rows), size):
+        block = slice(start, start + size)
+        rows[block] = move_images(rows[block], step.shape, step.centre, step.deskew, step.scale, weights)
+    return rows
+
+
+def _multiply(product: Forward, rows: np.ndarray) -> np.ndarray:
+    return product(rows.astype(np.float32)).astype(np.float64)
+
+
+def _clip(limits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.clip(rows, *limits, out=rows)
+
+
+def _calculate(operation: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return _IN_PLACE[operation](rows, values, out=rows)

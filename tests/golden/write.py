@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.codecs import codebook, container, grid, random_code, sparse
-from distill.codecs.preprocessing import Step
+from distill.codecs.preprocessing import AnyStep, MomentsStep, Step
 from distill.codecs.random_code import Layout
 from distill.codecs.sections import Layer, Section
 from distill.network import Network
@@ -74,6 +74,10 @@ NETWORKS = {
     ),
     "integers-codebook": ((64, 32, 10), "relu", "predict", "softmax", {"classes": INTEGERS}),
     "integers-steps": ((6, 8, 10), "relu", "predict", "softmax", {"classes": INTEGERS}),
+    "centred-images": ((30, 4, 3), "relu", "predict", "softmax", {"classes": np.arange(3)}),
+    "deskewed-images": ((30, 2), "relu", "transform", "identity", {}),
+    "scaled-images": ((36, 5, 2), "tanh", "transform", "identity", {}),
+    "blurred-images": ((36, 2), "relu", "transform", "identity", {}),
     "wide-float32": (
         (4, 6, 2),
         "relu",
@@ -118,6 +122,17 @@ NETWORKS = {
         {"output_scale": np.array([1e-50, 1e50]), "scale": np.array([1.0, 2.0, 0.5, 1e-60])},
     ),
     "regressor-grid": ((8, 12, 5, 2), "relu", "predict", "identity", {"offset": np.float32(0.5)}),
+}
+
+# Steps of the files whose names end in "images", and the number of their features
+IMAGES: dict[str, tuple[int, list[AnyStep]]] = {
+    "centred-images": (30, [MomentsStep((6, 5, 1))]),
+    "deskewed-images": (30, [Step("multiply", np.array(0.5)), MomentsStep((5, 6, 1), centre=False)]),
+    "scaled-images": (36, [MomentsStep((4, 3, 3), scale=True), Step("subtract", np.array(1.0))]),
+    "blurred-images": (
+        36,
+        [MomentsStep((6, 6, 1), False, False, False, blur=0.75), MomentsStep((3, 6, 2), True, False, True, blur=1.5)],
+    ),
 }
 
 RANDOM_CODES = {
@@ -194,6 +209,9 @@ def build(name: str) -> tuple[bytes, np.ndarray]:
     if coding == "steps":
         names = tuple(f"pixel {index}" for index in range(n_features))
         return container.with_steps(container.encode(network, "float16"), n_features, all_operations(), names), rows
+    if coding == "images":
+        n_features, steps = IMAGES[name]
+        return container.with_steps(container.encode(network), n_features, steps, None), image_rows(n_features)
     if network.has_wide_inputs:
         rows = wide_rows(network, rows)
     if coding == "codebook":
@@ -211,6 +229,17 @@ def wide_rows(network: Network, rows: np.ndarray) -> np.ndarray:
         rows[1, 0], rows[2, 1] = 1e30, -99999
     if network.fill:
         rows[3, 2] = rows[4, 0] = np.nan
+    return rows
+
+
+def image_rows(n_features: int) -> np.ndarray:
+    """Return images: bright and dark values, few bright pixels, a row of pixels, a constant image, an empty one."""
+    rows = np.zeros((7, n_features), np.float32)
+    rows[:2] = fractions(2 * n_features, 32, 99).reshape(2, n_features) * [[2], [10]]
+    rows[2] = np.maximum(fractions(n_features, 32, 98) - 0.5, 0)
+    rows[3, n_features // 3] = 255
+    rows[4, 12:18] = np.arange(6)
+    rows[5] = -3
     return rows
 
 

@@ -72,6 +72,12 @@ def seeds() -> dict[str, bytes]:
     plain = container.encode(make_network((24, 3)), "float16")
     files["steps"] = container.with_steps(plain, 9, steps, [f"feature {index}" for index in range(9)])
     files["scaler"] = container.with_steps(plain, 24, [preprocessing.Step("multiply", np.full(24, 0.25))], None)
+    moments = [
+        preprocessing.MomentsStep((4, 6, 1), blur=0.5),
+        preprocessing.MomentsStep((2, 4, 3), centre=False, scale=True),
+        preprocessing.MomentsStep((24, 1, 1), deskew=False),
+    ]
+    files["moments"] = container.with_steps(plain, 24, moments, None)
     large = make_network((120, 80, 4))
     layers = []
     for weight, bias in zip(large.weights, large.biases):

@@ -133,7 +133,12 @@ def read_steps(section):
     for _ in range(section.byte()):
         flags = section.byte()
         operation = flags & 7
-        if operation == 5:
+        if operation == 6:
+            choices = section.byte()
+            sizes = [section.varint() for _ in range(3 if choices & 8 else 2)]
+            blur = section.numbers("f4", 1)[0] if choices & 16 else 0
+            values = choices, (*sizes, 1)[:3], blur
+        elif operation == 5:
             n_outputs = section.varint()
             numbers = section.numbers("f4", width * n_outputs)
             values = [numbers[row * n_outputs : (row + 1) * n_outputs] for row in range(width)]
@@ -151,8 +156,53 @@ def take_step(operation, values, row):
         return [min(max(x, values[0]), values[1]) for x in row]
     if operation == 5:
         return [sum(x * weight for x, weight in zip(row, column)) for column in zip(*values)]
+    if operation == 6:
+        return move_image(*values, row)
     calculate = [lambda x, v: x - v, lambda x, v: x / v, lambda x, v: x * v, lambda x, v: x + v][operation]
     return list(map(calculate, row, values))
+
+
+def move_image(choices, shape, blur, row):
+    h, w, n_channels = shape
+    channels = [[row[(i * w + j) * n_channels + k] for i in range(h) for j in range(w)] for k in range(n_channels)]
+    least = [min(channel) for channel in channels]
+    channels = [[x - low for x in channel] for channel, low in zip(channels, least)]
+    pixels = [(i, j, sum(channel[i * w + j] for channel in channels)) for i in range(h) for j in range(w)]
+    m = sum(g for _, _, g in pixels) or 1
+    r, q = sum(g * i for i, _, g in pixels) / m, sum(g * j for _, j, g in pixels) / m
+    v = sum(g * (i - r) ** 2 for i, _, g in pixels)
+    u = sum(g * (j - q) ** 2 for _, j, g in pixels)
+    t = sum(g * (i - r) * (j - q) for i, j, g in pixels)
+    a = t / v if choices & 2 and v > 1e-9 * m else 0
+    s = math.sqrt(32 / 3 * ((v / m + 1 / 12) / h**2 + ((u - a * t) / m + 1 / 12) / w**2)) if choices & 4 else 1
+    i0, j0 = ((h - 1) / 2, (w - 1) / 2) if choices & 1 else (r, q)
+    moved = []
+    for channel in channels:
+        image = []
+        for i in range(h):
+            y = r + s * (i - i0)
+            image.append([value_at(channel, h, w, y, q + s * (j - j0) + a * (y - r)) for j in range(w)])
+        if blur:
+            image = [smooth(line, blur) for line in zip(*image)]
+            image = [smooth(line, blur) for line in zip(*image)]
+        moved.append(image)
+    return [moved[k][i][j] + least[k] for i in range(h) for j in range(w) for k in range(n_channels)]
+
+
+def value_at(channel, h, w, y, x):
+    total, top, left = 0.0, math.floor(y), math.floor(x)
+    for i, by_row in ((top, top + 1 - y), (top + 1, y - top)):
+        for j, by_column in ((left, left + 1 - x), (left + 1, x - left)):
+            if 0 <= i < h and 0 <= j < w:
+                total += by_row * by_column * channel[i * w + j]
+    return total
+
+
+def smooth(line, blur):
+    reach = math.ceil(4 * blur)
+    heights = {n: math.exp(-(n**2) / (2 * blur**2)) for n in range(-reach, reach + 1)}
+    total = sum(heights.values())
+    return [sum(heights.get(n - at, 0) * x for n, x in enumerate(line)) / total for at in range(len(line))]
 
 
 def read_classes(section):
