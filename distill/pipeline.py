@@ -86,10 +86,10 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
 
     Notes
     -----
-    Scalers are computed in float64, one operation after the other, as scikit-learn does for float64 or integer X, and so
-    are moments of images: for those the predictions of the file and of the Pipeline are bit-identical. For float32 rows scikit-learn rounds after
-    every operation, and the order of additions in a PCA depends on the number of rows: predictions then differ by the
-    effect of a change in the last digits of a float32 row.
+    Scalers are computed in float64, one operation after the other, as scikit-learn does for float64 or integer X, and
+    so are moments of images: for those the predictions of the file and of the Pipeline are bit-identical. For float32
+    rows scikit-learn rounds after every operation, and the order of additions in a PCA depends on the number of rows:
+    predictions then differ by the effect of a change in the last digits of a float32 row.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(repr, _DTYPES))}, got {dtype!r}")

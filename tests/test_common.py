@@ -28,6 +28,7 @@ from distill import (
 from distill.base import StudentMixin
 from distill.compressors import COMPRESSORS, compressor_class
 from mbn import MultilayerBootstrapNetwork
+from mbn.preprocessing import ImageMoments
 
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 1, "learning_rate_init": 0.1}  # an epoch of so few rows is 64 steps
 # Four clusters, because the checks of sparse input want as many probabilities as there are classes in their y
@@ -36,6 +37,7 @@ NETWORK = {"hidden_layer_sizes": (8,), "solver": "lbfgs", "max_iter": 20, "rando
 ESTIMATORS = [
     MultilayerBootstrapNetwork(n_clusters=2, n_estimators=20),
     CLUSTERS,
+    ImageMoments((1, -1)),  # for any number of features
     Distiller(PCA(1), **SMALL),
     Distiller(LogisticRegression(), **SMALL),
     Distiller(Ridge(), **SMALL),
@@ -75,7 +77,7 @@ def checks(estimators):
         )
 
 
-@checks(ESTIMATORS[:2])
+@checks(ESTIMATORS[:3])
 @EXPECTED_WARNINGS[0]
 @EXPECTED_WARNINGS[1]
 def test_scikit_learn_checks(estimator, check):
@@ -83,7 +85,7 @@ def test_scikit_learn_checks(estimator, check):
 
 
 @pytest.mark.slow
-@checks(ESTIMATORS[2:])
+@checks(ESTIMATORS[3:])
 @EXPECTED_WARNINGS[0]
 @EXPECTED_WARNINGS[1]
 def test_scikit_learn_checks_of_all_others(estimator, check):

@@ -15,6 +15,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 import distill
 import mbn
+import mbn.preprocessing
 from distill import (
     AutoCompressor,
     CodebookCompressor,
@@ -30,7 +31,7 @@ from mbn import MultilayerBootstrapNetwork
 
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (distill, mbn, model_selection, plotting)
+    for module in (distill, mbn, mbn.preprocessing, model_selection, plotting)
     for name in module.__all__
 }
 CLASSES = {
@@ -49,6 +50,7 @@ SEARCH = {"max_bytes": 10**4, "methods": ["spike_slab"], "effort": 0.01, "random
 # Fits that together set every fitted attribute
 FITS = [
     MultilayerBootstrapNetwork(n_clusters=2, n_estimators=20, random_state=0),
+    mbn.preprocessing.ImageMoments((1, -1)),
     CLUSTERS,
     EMBEDDING,
     Distiller(LogisticRegression(), **SMALL),

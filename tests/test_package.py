@@ -85,6 +85,7 @@ def test_what_needs_the_extra_says_how_to_install_it():
         "from distill.model_selection import fidelity_scorer",
         "from mbn import MultilayerBootstrapNetwork",
         "mbn.in_blocks",
+        "from mbn.preprocessing import ImageMoments",
     )
 
 

@@ -9,11 +9,11 @@ import math
 
 import numpy as np
 
-# Variance in pixels^2 up to which all rows of pixels are one: less is rounding error, and an image of one row has no skew
+# Variance in pixels^2 up to which an image is a single row of pixels, which has no skew: less is rounding error
 NO_VARIANCE = 1e-9
 # Weights of a blur beyond this many standard deviations are left out: 6e-5 of the total
 _BLUR_REACH = 4
-# Pixels of the images that are moved at once: their copies stay in the cache. 16 to 256 images of MNIST take equally long
+# Pixels moved at once: copies stay in the cache. 64 to 256 images of MNIST are fastest, 16 take half as long again
 _BLOCK_PIXELS = 1 << 16
 
 
@@ -109,8 +109,9 @@ def _places(values: np.ndarray, centre: bool, deskew: bool, scale: bool) -> tupl
 def _factor(row_variance: np.ndarray, column_variance: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return by how much larger than wanted images are.
 
-    The mean second moment, in units of the sides, becomes that of a filled square of three quarters of the side, 3 / 64.
-    A pixel is a square, too, of variance 1/12, so that no image is of size zero.
+    The mean second moment, in units of the sides, becomes that of a filled square of three quarters of the side, 3/64.
+    1-NN errors on MNIST and digits hardly change from two thirds to five sixths. A pixel is a square, too, of variance
+    1/12, so that no image has size zero.
     """
     moments = (row_variance + 1 / 12) / height**2 + (column_variance + 1 / 12) / width**2
     return np.sqrt(moments * (32 / 3))
