@@ -286,8 +286,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self.teacher_, predictions = cached_call(self.memory, _fit_teacher, *given, progress=progress)
         if predictions.note:
             warn_user(predictions.note)
-        given = (rows, predictions, self._look_beyond(X, rows, predictions, settings), settings)
-        network, history = cached_call(self.memory, fit_student, *given, progress=progress)
+        beyond = self._look_beyond(X, rows, predictions, settings)
+        samples = (rows, predictions, beyond, settings)
+        network, history = cached_call(self.memory, fit_student, *samples, progress=progress)
         self._input_section = (network.offset, network.scale)
         self._adopt(self._encode(network))
         self.n_iter_ = history.n_iter

@@ -11,7 +11,7 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy import sparse
@@ -406,7 +406,7 @@ def predict_beyond(teacher: BaseEstimator, X: Any, rows: np.ndarray, predictions
     ndarray of shape (n_rows,), int64
         Positions in `classes`. All are noise for a teacher that has no predictions for new rows, or refuses these.
     """
-    noise, classes = predictions.noise, np.asarray(predictions.classes)
+    noise, classes = cast(int, predictions.noise), np.asarray(predictions.classes)
     if is_transductive(teacher, predictions.target):
         return np.full(len(rows), noise, np.int64)
     try:
