@@ -28,10 +28,11 @@ class Room(NamedTuple):
 
 # What everything above the runtime may use.
 SHIPPED = "distill.network distill.codecs distill.runtime"
-TAUGHT = f"{SHIPPED} distill.teachers distill.training distill.base distill.utils"
+TAUGHT = f"{SHIPPED} distill.exceptions distill.teachers distill.training distill.base distill.utils"
 
 ROOMS = [
     Room(0, "distill.network", "", "numpy"),
+    Room(0, "distill.exceptions"),
     Room(0, "distill.utils", "", "numpy scipy sklearn joblib filelock"),
     Room(1, "distill.codecs", "distill.network", "numpy"),
     Room(2, "distill.runtime", "distill.network distill.codecs", "numpy"),

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,14 @@ class History:
         Validation score after every epoch; None without a validation set.
     best_iter : int
         Number of the epoch, counted from 1, whose weights were kept.
+    assessment : object
+        What the caller of the training measured afterwards; None if nothing.
     """
 
     loss_curve: list[float] = field(default_factory=list)
     validation_scores: list[float] | None = None
     best_iter: int = 0
+    assessment: Any = None
 
     @property
     def n_iter(self) -> int:
@@ -74,6 +77,7 @@ def train(
     min_steps: int = 1,
     validate: Callable[[Module], tuple[float, float]] | None = None,
     n_iter_no_change: int = 10,
+    is_below: Callable[[float], bool] | None = None,
     averaging: float = 0.0,
     seed: int = 0,
     callback: Callable[[Module, History], bool] | None = None,
@@ -103,6 +107,9 @@ def train(
         with a lower loss. The weights of the best epoch are kept.
     n_iter_no_change : int
         Training stops after this number of epochs in a row without improvement.
+    is_below : callable(score) -> bool, or None
+        Whether the best validation score so far is one that simpler models reach: training is then on a plateau at the
+        start, and does not stop. Called only where it would stop.
     averaging : float in [0, 1)
         Decay per step of an exponential moving average of the weights, which is validated and kept in their place.
     seed : int
@@ -149,7 +156,7 @@ def train(
                 if validate is None or best.update(*validate(module)):
                     history.best_iter = history.n_iter
                 stop = callback is not None and callback(module, history)
-            if stop or history.n_iter - history.best_iter >= n_iter_no_change:
+            if stop or (history.n_iter - history.best_iter >= n_iter_no_change and not _goes_on(history, is_below)):
                 break
         _copy_into(parameters, best.values or (average.values if average else None))
     return history
@@ -260,6 +267,10 @@ def _learning_rates(start: float, iteration: int, max_iter: int, n_steps: int) -
     for step in range(n_steps):
         progress = (iteration + step / n_steps) / max_iter
         yield start * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _goes_on(history: History, is_below: Callable[[float], bool] | None) -> bool:
+    return is_below is not None and history.best_score is not None and is_below(history.best_score)
 
 
 def _copy_into(parameters: Iterable[Tensor], values: Iterable[Tensor] | None) -> None:

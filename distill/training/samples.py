@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from distill.training.device import one_thread
 from distill.training.scaling import InputScaling
 
-# Rows made dense or evaluated at once: 4096 rows of 1000 features are 16 MB
-_BLOCK = 4096
+# Rows made dense or evaluated at once: 4096 rows of 1000 features are 16 MB. Of wide rows only so many that a block has
+# 2^24 values, 64 MB in float32: the memory then does not grow with the width
+_BLOCK, _BLOCK_VALUES = 4096, 2**24
 # Values in the pool of noise, 8 MB in float32, and the number of batches that one pool serves: noise that is used again
 # at other positions saves most of the time of drawing it. Chosen by hand
 _POOL_SIZE, _POOL_LASTS = 2**21, 256
@@ -48,6 +49,11 @@ class DenseRows:
     def __len__(self) -> int:
         return len(self.tensors[0])
 
+    @property
+    def n_features(self) -> int:
+        """Number of inputs."""
+        return self.tensors[0].shape[-1]
+
     def take(self, index: Tensor) -> tuple[Tensor, ...]:
         """Return the samples at these positions, one tensor for each of `tensors`."""
         return tuple(tensor[index] for tensor in self.tensors)
@@ -70,6 +76,11 @@ class SparseRows:
 
     def __len__(self) -> int:
         return self.X.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """Number of inputs."""
+        return self.X.shape[1]
 
     def take(self, index: Tensor) -> tuple[Tensor, ...]:
         """Return the samples at these positions: dense inputs, then targets."""
@@ -123,6 +134,7 @@ class JitteredRows:
         self.rows, self.std, self.varies = rows, std, torch.from_numpy(varies)
         self.generator = torch.Generator().manual_seed(seed)
         self.pool, self.n_taken = torch.empty(0, len(varies)), 0
+        self.line: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -130,6 +142,8 @@ class JitteredRows:
     def take(self, index: Tensor) -> tuple[Tensor, ...]:
         """Return the samples at these positions: inputs with noise, then targets."""
         inputs, *others = self.rows.take(index)
+        if 2 * len(index) * len(self.varies) > _BLOCK_VALUES:
+            return self._add_line(inputs), *others
         # Drawing normal noise is slow: a pool of it serves many batches, each from another position
         if self.n_taken % _POOL_LASTS == 0 or len(self.pool) < len(index):
             n_rows = max(2 * len(index), _POOL_SIZE // len(self.varies))
@@ -139,6 +153,38 @@ class JitteredRows:
         start = int(torch.randint(len(self.pool) - len(index) + 1, (1,), generator=self.generator))
         # `inputs` is a copy already, so the noise is added in place
         return inputs.add_(self.pool[start : start + len(index)]), *others
+
+    def _add_line(self, inputs: Tensor) -> Tensor:
+        """Add noise to wide rows, in place: each row has a part of one long line of noise, from another position."""
+        n_features = len(self.varies)
+        if self.line is None or self.n_taken % _POOL_LASTS == 0:
+            length = max(_POOL_SIZE, 2 * n_features)
+            self.line = (torch.randn(length, generator=self.generator) * self.std).to(inputs.device)
+            self.varies = self.varies.to(inputs.device)
+        self.n_taken += 1
+        starts = torch.randint(len(self.line) - n_features + 1, (len(inputs),), generator=self.generator)
+        for row, start in zip(inputs, starts.tolist()):
+            row.addcmul_(self.line[start : start + n_features], self.varies)
+        return inputs
+
+
+def rows_per_block(n_features: int) -> int:
+    """Return the number of rows that are made dense or evaluated at once.
+
+    Examples
+    --------
+    >>> rows_per_block(784), rows_per_block(60000)
+    (4096, 279)
+    """
+    return min(_BLOCK, max(1, _BLOCK_VALUES // max(1, n_features)))
+
+
+def at_most(n_rows: int, rows: DenseRows | SparseRows, seed: int) -> DenseRows:
+    """Return a random choice of at most this number of rows, dense, and of no more than fit into a block."""
+    n_rows = min(n_rows, rows_per_block(rows.n_features))
+    if n_rows >= len(rows):
+        return DenseRows(*rows.take(torch.arange(len(rows))))
+    return DenseRows(*rows.take(torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:n_rows]))
 
 
 def typical_gap(rows: DenseRows | SparseRows, seed: int) -> float:
@@ -166,7 +212,7 @@ def typical_gap(rows: DenseRows | SparseRows, seed: int) -> float:
     queries = rows.take(sample)[0]
     nearest = torch.full((len(sample),), math.inf, device=queries.device)
     with one_thread():
-        for block in torch.arange(len(rows)).split(_BLOCK):
+        for block in torch.arange(len(rows)).split(rows_per_block(rows.n_features)):
             distances = torch.cdist(queries, rows.take(block)[0])
             distances[(sample[:, None] == block).to(distances.device)] = math.inf
             nearest = torch.minimum(nearest, distances.min(dim=1).values)
@@ -174,9 +220,15 @@ def typical_gap(rows: DenseRows | SparseRows, seed: int) -> float:
 
 
 @torch.no_grad()
-def outputs_of(module: nn.Module, rows: DenseRows | SparseRows) -> Tensor:
-    """Return a module's outputs for all samples, shape (n_samples, n_outputs), computed a block at a time."""
-    blocks = torch.arange(len(rows)).split(_BLOCK)
+def outputs_of(module: nn.Module, rows: DenseRows | SparseRows, index: Tensor | None = None) -> Tensor:
+    """Return a module's outputs for all samples or those at these positions, computed a block at a time.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_outputs)
+    """
+    index = torch.arange(len(rows)) if index is None else index
+    blocks = index.split(rows_per_block(rows.n_features))
     return torch.cat([module(rows.take(block)[0]) for block in blocks])
 
 
@@ -194,7 +246,7 @@ def holdout(labels: np.ndarray | None, n_samples: int, fraction: float, seed: in
     Returns
     -------
     train, validation : ndarray of int
-        Sorted positions; at least one each.
+        Sorted positions; at least one each, but for no validation sample where every label occurs once.
 
     Examples
     --------

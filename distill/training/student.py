@@ -11,8 +11,10 @@ from scipy import sparse, special
 
 from distill.network import Network
 from distill.teachers import Predictions
+from distill.training.assessment import Baseline, assess, baseline_of
 from distill.training.beyond import Beyond
 from distill.training.fidelity import fidelity
+from distill.training.initialization import bend_at_rows
 from distill.training.loop import History, train
 from distill.training.losses import cross_entropy, squared_error
 from distill.training.perceptron import Perceptron, initial_network, outputs_fold_well, scale_outputs
@@ -24,6 +26,8 @@ from distill.utils.progress import Progress, Stage
 _AVERAGING = 0.999
 # Smallest number of steps in an epoch: small data are cut into smaller batches and used several times. Chosen by hand
 _MIN_STEPS = 64
+# With fewer validation rows a score that is below that of a linear model is mostly chance. Chosen by hand
+_LEAST_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,10 @@ def fit_student(
     scaling = fit_input_scaling(X, settings.input_scaling) if beyond is None else beyond.scaling
     targets, mean, unit = _standardized(predictions)
     module = Perceptron(_initial_network(X.shape[1], predictions, settings, scaling)).to(settings.device)
-    train_rows, validation_rows = _split(X, predictions, targets, scaling, settings, beyond)
+    rows, train_rows, validation_rows = _split(X, predictions, targets, scaling, settings, beyond)
     classification = predictions.kind != "values"
+    if not classification:
+        bend_at_rows(module, rows, settings.seed)
     measure = cross_entropy if classification or predictions.range == "distribution" else squared_error
 
     def loss(module: Perceptron, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -91,10 +97,11 @@ def fit_student(
     def report(module: Perceptron, history: History) -> bool:
         return _report(stage, history, student)
 
-    validate = None
+    validate = is_below = None
+    finish = None if classification else partial(_in_range, predictions=predictions, mean=mean, unit=unit)
     if validation_rows is not None:
-        finish = None if classification else partial(_in_range, predictions=predictions, mean=mean, unit=unit)
         validate = partial(_validate, rows=validation_rows, measure=measure, finish=finish)
+        is_below = _Floor(rows, validation_rows, finish, len(unit), settings.seed)
     with progress.stage("student", settings.max_iter) as stage:
         history = train(
             module,
@@ -107,11 +114,26 @@ def fit_student(
             min_steps=_MIN_STEPS,
             validate=validate,
             n_iter_no_change=settings.n_iter_no_change,
+            is_below=is_below,
             averaging=_AVERAGING,
             seed=settings.seed,
             callback=report,
         )
+    history.assessment = assess(module, rows, validation_rows, finish, settings.seed)
     return student(), history
+
+
+class _Floor:
+    """Whether a validation score is below that of simpler models, which are computed when they are first needed."""
+
+    def __init__(self, *given: Any):
+        self.given = given
+        self.baseline: Baseline | None = None
+
+    def __call__(self, score: float) -> bool:
+        if self.baseline is None:
+            self.baseline = baseline_of(*self.given)
+        return self.baseline.n_rows >= _LEAST_ROWS and self.baseline.is_below(score)
 
 
 def _validate(
@@ -182,10 +204,11 @@ def _split(
     scaling: InputScaling,
     settings: StudentSettings,
     beyond: Beyond | None,
-) -> tuple[Rows, DenseRows | SparseRows | None]:
-    """Return training rows, with input noise if the settings demand it, and validation rows with early stopping.
+) -> tuple[DenseRows | SparseRows, Rows, DenseRows | SparseRows | None]:
+    """Return training rows, these with input noise if the settings demand it, and validation rows with early stopping.
 
-    The rows beyond the others are for training only.
+    The rows beyond the others are only among the second. There are no validation rows, as without early stopping, where
+    every label occurs once and is needed for the training.
     """
     train_index, validation_index = np.arange(X.shape[0]), None
     if settings.early_stopping:
@@ -195,12 +218,11 @@ def _split(
     gap = typical_gap(rows, settings.seed) if settings.jitter else 0.0
     # Noise in all directions together has the size of the gap times `jitter`
     std = settings.jitter * gap / np.sqrt(scaling.varies.sum()) if gap else 0.0
-    if beyond is not None:
-        rows = _joined(rows, beyond.rows, beyond.labels)
-    train_rows = JitteredRows(rows, std, scaling.varies, settings.seed) if gap else rows
-    if validation_index is None:
-        return train_rows, None
-    return train_rows, _rows(X, targets, validation_index, scaling, settings.device)
+    all_rows = rows if beyond is None else _joined(rows, beyond.rows, beyond.labels)
+    train_rows = JitteredRows(all_rows, std, scaling.varies, settings.seed) if gap else all_rows
+    if validation_index is None or not len(validation_index):
+        return rows, train_rows, None
+    return rows, train_rows, _rows(X, targets, validation_index, scaling, settings.device)
 
 
 def _rows(
