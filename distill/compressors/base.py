@@ -7,7 +7,7 @@ the bytes, predicting and reporting are inherited.
 
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy import sparse
@@ -31,13 +31,24 @@ from distill.base import (
 )
 from distill.codecs import container
 from distill.distiller import Distiller
+from distill.exceptions import FidelityWarning
 from distill.network import ACTIVATIONS, Network
 from distill.runtime import Student
+from distill.runtime.forward import layer_outputs
 from distill.training.device import one_thread
+from distill.training.fidelity import LEAST_OF_CLASS, agreement_per_class, label_positions
 from distill.training.perceptron import outputs_fold_well, unfold_input
 from distill.training.scaling import dense, fit_input_scaling
-from distill.training.targets import Calibration, Targets, draw_calibration, targets_from_outputs, targets_from_y
+from distill.training.targets import (
+    Calibration,
+    Targets,
+    draw_calibration,
+    split_y,
+    targets_from_outputs,
+    targets_from_y,
+)
 from distill.utils.caching import cached_call, call_key
+from distill.utils.caller import warn_caller
 from distill.utils.progress import CallbackSupport, Progress, Stage, with_callbacks
 from distill.utils.validation import (
     LARGEST_SEED,
@@ -50,6 +61,9 @@ from distill.utils.validation import (
 
 # Rows preprocessed at once
 _BLOCK = 4096
+
+# Agreement of a label below which it counts as lost
+_LOST = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +147,9 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
     """Base class of compressors: meta-estimators around an estimator that has a network.
 
     A subclass has the parameters `estimator`, `n_calibration`, `validation_fraction`, `memory`, `random_state` and
-    `verbose` besides those of the method, and implements `_compress`. It may implement `_check_parameters` (conditions
-    on several parameters), `_n_steps` (for progress) and `for_budget` (for `distill.AutoCompressor`).
+    `verbose` besides those of the method, and implements `_compress`. With a parameter `class_weight` its calibration
+    samples are balanced on demand. It may implement `_check_parameters` (conditions on several parameters), `_n_steps`
+    (for progress) and `for_budget` (for `distill.AutoCompressor`).
 
     Attributes
     ----------
@@ -154,6 +169,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         "max_bytes": [Interval(Integral, 1, None, closed="left"), None],
         "learn_from": [StrOptions({"auto", "outputs", "y"})],
         "n_calibration": [Interval(Integral, 2, None, closed="left"), None],
+        "class_weight": [StrOptions({"balanced"}), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "memory": [str, HasMethods(["cache"]), None],
         "random_state": ["random_state"],
@@ -200,16 +216,54 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
             rows = _network_inputs(student, rows)
         if isinstance(self.estimator_, Student):
             network = _with_scaling(network, rows)
-        calibration = draw_calibration(rows, y, network, self.n_calibration, self.validation_fraction, seed)
+        # Compressors of others may lack the parameter
+        balanced = getattr(self, "class_weight", None) == "balanced"
+        calibration = draw_calibration(rows, y, network, self.n_calibration, self.validation_fraction, seed, balanced)
         # The rounding of a sum depends on its division among threads; results must not depend on the number of cores
         with threadpool_limits(1), one_thread(), progress.stage("compress", self._n_steps()) as stage:
             compressed = self._compress(network, calibration, stage)
         self._adopt(self._with_steps(compressed.data))
         self.__dict__.update(compressed.attributes, _measured=compressed.report)
+        if network.classes is not None:
+            with threadpool_limits(1):
+                self._measure_classes(network, calibration)
         if teachers.teacher_type(self.imitated_estimator()) == "clusterer" and self.network_.classes is not None:
             self.labels_ = self.predict(X)
         progress.finish()
         return self
+
+    def _measure_classes(self, network: Network, calibration: Calibration) -> None:
+        """Add "agreement_per_class" to `report_`, and warn of a label that is lost."""
+        # Balanced samples are repeated, and count once here
+        if hasattr(self, "learn_from") and learns_from_y(self, calibration.y):
+            targets, *parts = split_y(network, calibration, self.validation_fraction)
+            train, validation = (np.unique(part) for part in parts)
+            expected, more_expected = targets[validation], targets[train]
+        else:
+            (train, first), (validation, other) = (np.unique(part, return_index=True) for part in calibration.positions)
+            samples = calibration.validation[other], calibration.train[first]
+            expected, more_expected = (label_positions(layer_outputs(network, rows)[-1]) for rows in samples)
+        labels = cast(np.ndarray, network.classes).tolist()
+        counts = np.bincount(expected, minlength=len(labels))
+        # Training samples are only used for the labels of few validation samples
+        few = counts[more_expected] < LEAST_OF_CLASS
+        found, more_found = (
+            label_positions(self._student.raw_outputs(calibration.X[part])) for part in (validation, train[few])
+        )
+        agreement = agreement_per_class(expected, found, len(labels), more_expected[few], more_found)
+        self._measured = {**self._measured, "agreement_per_class": dict(zip(labels, agreement.tolist()))}
+        self._complaint = None
+        if (agreement < _LOST).any():
+            worst, n_lost = int(np.nanargmin(agreement)), int((agreement < _LOST).sum())
+            others = f" and {n_lost - 1} more" if n_lost > 1 else ""
+            counts += np.bincount(more_expected, minlength=len(labels))
+            balanced = f"set class_weight='balanced' (it has {counts[worst] / counts.sum():.2%} of the rows), or "
+            self._complaint = (
+                f"the compression loses the label {labels[worst]!r}{others}: only {agreement[worst]:.2f} of its rows "
+                f"keep it; {'' if calibration.balanced else balanced}allow a larger file, by more bits, a higher "
+                "density or more max_bytes"
+            )
+            warn_caller(self._complaint, FidelityWarning)
 
     def _admit(self, X, y) -> tuple[np.ndarray | sparse.csr_array, int, int]:
         """Check parameters and X; return X as an array, a seed for the wrapped estimator and one for the rest."""
@@ -300,7 +354,11 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
 
     @property
     def report_(self) -> dict:
-        """Sizes of the parts of the student file in bytes, and measurements on the validation samples."""
+        """Sizes of the parts of the student file in bytes, and measurements on the validation samples.
+
+        Where labels are predicted "agreement_per_class" has for each of them the fraction of its rows for which it is
+        found: of its validation samples, or of all its samples where fewer than 10 of those are held out.
+        """
         return {**super().report_, **self._measured}
 
     def get_metadata_routing(self) -> MetadataRouter:

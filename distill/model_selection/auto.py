@@ -14,6 +14,7 @@ from distill import teachers
 from distill.base import all_or_nothing, with_columns
 from distill.compressors import COMPRESSORS
 from distill.compressors.base import Compressor
+from distill.exceptions import FidelityWarning
 from distill.model_selection.search import (
     Demand,
     Search,
@@ -23,6 +24,7 @@ from distill.model_selection.search import (
     try_candidate,
 )
 from distill.training.samples import holdout
+from distill.utils.caller import warn_caller
 from distill.utils.progress import Progress, with_callbacks
 
 
@@ -55,6 +57,9 @@ class AutoCompressor(Compressor):
         set, the candidate is kept.
     validation_fraction : float, default=0.2
         Fraction of the samples in the validation set, between 0 and 1.
+    class_weight : "balanced" or None, default=None
+        Passed to the candidates: "balanced" compresses on samples that have equally many of each label, which keeps
+        small clusters. Candidates are compared by the plain fidelity.
     n_jobs : int or None, default=None
         Number of candidates fitted in parallel by joblib; the result does not depend on it.
     memory : str, joblib.Memory or None, default=None
@@ -89,7 +94,8 @@ class AutoCompressor(Compressor):
     nbytes_ : int
         Size of the student file.
     report_ : dict
-        Sizes of its parts in bytes, and "agreement", the fidelity that the compressor measured.
+        Sizes of its parts in bytes, and "agreement", the fidelity that the compressor measured; where labels are
+        predicted, "agreement_per_class".
     n_features_in_ : int
         Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -130,6 +136,7 @@ class AutoCompressor(Compressor):
         effort: float = 1.0,
         refit: bool = True,
         validation_fraction: float = 0.2,
+        class_weight: str | None = None,
         n_jobs: int | None = None,
         memory: str | joblib.Memory | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -142,6 +149,7 @@ class AutoCompressor(Compressor):
         self.effort = effort
         self.refit = refit
         self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
         self.n_jobs = n_jobs
         self.memory = memory
         self.random_state = random_state
@@ -183,7 +191,10 @@ class AutoCompressor(Compressor):
         params_train = _check_method_params(seen, fit_params, train)
         fitted, _ = self._fit_estimator(X_train, y_train, params_train, inner_seed, progress)
         with progress.stage("search") as stage:
-            demand = Demand(self.max_bytes, self.min_fidelity, chosen_methods(self.methods), float(self.effort), seed)
+            methods = chosen_methods(self.methods)
+            demand = Demand(
+                self.max_bytes, self.min_fidelity, methods, float(self.effort), seed, class_weight=self.class_weight
+            )
             search = Search(demand, fitted, X_train, X_validation, self.n_jobs, stage)
             if self.max_bytes is None or self.min_fidelity is not None:
                 index = search.smallest()
@@ -203,8 +214,12 @@ class AutoCompressor(Compressor):
             # The validation samples are training samples of the refit; if it is worse on them, the candidate is kept
             if compressor is not None and fidelity >= self.best_fidelity_:
                 self.estimator_, self._wrapped_key, self.compressor_ = again, key, compressor
-        self._measured = {name: value for name, value in self.compressor_.report_.items() if name in ("agreement",)}
+        kept = ("agreement", "agreement_per_class")
+        self._measured = {name: value for name, value in self.compressor_.report_.items() if name in kept}
         self._adopt(self.compressor_.to_bytes())
+        complaint = getattr(self.compressor_, "_complaint", None)
+        if complaint is not None:
+            warn_caller(complaint, FidelityWarning)
         if teachers.teacher_type(self.imitated_estimator()) == "clusterer" and self.network_.classes is not None:
             self.labels_ = self.predict(X)
         progress.finish()

@@ -19,6 +19,7 @@ from distill.distiller import Distiller
 from distill.network import Network
 from distill.runtime import Student
 from distill.training.fidelity import fidelity, label_positions
+from distill.utils.caller import quiet
 from distill.utils.progress import Stage
 
 # Smallest number of units in a hidden layer of a narrower network. Chosen by hand
@@ -46,6 +47,7 @@ class Demand:
     methods: tuple[str, ...]
     effort: float
     seed: int
+    class_weight: str | None = None
 
 
 @dataclass(frozen=True)
@@ -228,13 +230,14 @@ def make_compressor(candidate: Candidate, fitted: BaseEstimator, demand: Demand)
             max_iter=max(1, round(_DISTILLATION_EPOCHS * demand.effort)),
             random_state=demand.seed,
         )
-    return kind.for_budget(
+    compressor: Compressor = kind.for_budget(
         wrapped,
         candidate.max_bytes,
         effort=demand.effort,
         hidden_layer_sizes=candidate.hidden_layer_sizes,
         random_state=demand.seed,
     )
+    return compressor if demand.class_weight is None else compressor.set_params(class_weight=demand.class_weight)
 
 
 def try_candidate(
@@ -242,7 +245,8 @@ def try_candidate(
 ) -> tuple[Compressor | None, float, str]:
     """Fit a candidate; return it with its fidelity, or None, NaN and the error."""
     try:
-        compressor.fit(X)
+        with quiet():  # of what candidates lose, only that of the chosen one matters
+            compressor.fit(X)
     except ValueError as error:
         return None, np.nan, f"{type(compressor).__name__}: {error}"
     classification = compressor.network_.classes is not None and compressor.network_.target != "decision_function"

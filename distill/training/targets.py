@@ -9,8 +9,8 @@ from sklearn.utils import check_array, column_or_1d
 
 from distill.network import Network
 from distill.runtime.forward import layer_outputs
-from distill.training.fidelity import fidelity
-from distill.training.samples import holdout
+from distill.training.fidelity import fidelity, label_positions
+from distill.training.samples import holdout, rows_per_block
 from distill.training.scaling import feature_ranges
 from distill.utils.validation import LARGEST_SEED
 
@@ -33,6 +33,10 @@ class Calibration:
         All samples of the fit, not scaled.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs), or None
         The y of the fit.
+    positions : tuple of ndarray of int
+        Positions in X of the training and of the validation samples.
+    balanced : bool
+        Whether samples are drawn such that each label has equally many; those of small classes are then repeated.
     """
 
     train: np.ndarray
@@ -41,6 +45,8 @@ class Calibration:
     seed: int
     X: Any = None
     y: Any = None
+    positions: tuple[np.ndarray, ...] = ()
+    balanced: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +77,7 @@ def draw_calibration(
     n_samples: int | None,
     validation_fraction: float,
     seed: int,
+    balanced: bool = False,
 ) -> Calibration:
     """Draw training and validation samples.
 
@@ -85,19 +92,68 @@ def draw_calibration(
         Largest number of samples, both sets together; None takes all.
     validation_fraction : float in (0, 1)
     seed : int
+    balanced : bool
+        Whether each label that the network predicts gets equally many samples, in both sets.
 
     Returns
     -------
     Calibration
+
+    Raises
+    ------
+    ValueError
+        If the samples shall be balanced and the network predicts no labels.
     """
     rng = np.random.default_rng(seed)
     n_drawn = X.shape[0] if n_samples is None else min(max(n_samples, 2), X.shape[0])
-    drawn = np.sort(rng.permutation(X.shape[0])[:n_drawn])
-    train, validation = holdout(None, n_drawn, validation_fraction, seed)
+    drawn = rng.permutation(X.shape[0])
+    if balanced:
+        labels = labels_of(network, X)
+        drawn = _in_turn(drawn, labels)
+    drawn = np.sort(drawn[:n_drawn])
+    train, validation = holdout(labels[drawn] if balanced else None, n_drawn, validation_fraction, seed)
+    positions = drawn[train], drawn[validation]
+    if balanced:
+        positions = tuple(_balanced(part, labels, seed) for part in positions)
     # Over all samples: an input that is constant in the drawn ones may vary
     low, high = feature_ranges(X)
-    rows = scaled_rows(X[drawn], network)
-    return Calibration(rows[train], rows[validation], high > low, int(rng.integers(LARGEST_SEED)), X, y)
+    rows = tuple(scaled_rows(X[part], network) for part in positions)
+    return Calibration(*rows, high > low, int(rng.integers(LARGEST_SEED)), X, y, positions, balanced)
+
+
+def labels_of(network: Network, X: np.ndarray | sparse.csr_array) -> np.ndarray:
+    """Return the positions of the labels that a network predicts for rows, not scaled; shape (n_samples,).
+
+    Raises
+    ------
+    ValueError
+        If it predicts no labels.
+    """
+    if network.classes is None:
+        raise ValueError(
+            "class_weight='balanced' is for labels, and the wrapped network predicts numbers; set class_weight=None"
+        )
+    size = rows_per_block(X.shape[1])
+    blocks = (scaled_rows(X[start : start + size], network) for start in range(0, X.shape[0], size))
+    return np.concatenate([label_positions(layer_outputs(network, rows)[-1]) for rows in blocks])
+
+
+def _in_turn(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return positions in an order in which labels take turns, each as long as it has positions."""
+    by_label = np.argsort(labels[order], kind="stable")
+    counts = np.bincount(labels)
+    # The rank of a position among those of its label, in the given order
+    rank = np.empty(len(order), np.intp)
+    rank[by_label] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[np.argsort(rank, kind="stable")]
+
+
+def _balanced(positions: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return about as many positions with equally many of each label: chosen at random, repeated where too few."""
+    rng, present = np.random.default_rng(seed), np.unique(labels[positions])
+    share = -(-len(positions) // len(present))
+    of_labels = (positions[labels[positions] == label] for label in present)
+    return np.concatenate([np.resize(rng.permutation(part), share) for part in of_labels])
 
 
 def targets_from_outputs(network: Network, calibration: Calibration) -> Targets:
@@ -120,15 +176,35 @@ def targets_from_y(network: Network, calibration: Calibration, validation_fracti
     ValueError
         If X and y differ in length, or y does not suit the network; see `encode_targets`.
     """
+    targets, train, validation = split_y(network, calibration, validation_fraction)
+    train_rows, validation_rows = (scaled_rows(calibration.X[part], network) for part in (train, validation))
+    kind = "regression" if network.classes is None else "classification"
+    return Targets(kind, train_rows, targets[train], validation_rows, targets[validation])
+
+
+def split_y(
+    network: Network, calibration: Calibration, validation_fraction: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return y as `encode_targets` does, and the positions of the training and of the validation samples.
+
+    Where every label occurs once, all samples are in both sets.
+
+    Raises
+    ------
+    ValueError
+        See `targets_from_y`.
+    """
     targets = encode_targets(calibration.y, network)
     n_samples = calibration.X.shape[0]
     if len(targets) != n_samples:
         raise ValueError(f"X has {n_samples} samples and y has {len(targets)}; they must be equal")
     labels = targets if network.classes is not None else None
     train, validation = holdout(labels, n_samples, validation_fraction, calibration.seed)
-    rows = scaled_rows(calibration.X, network)
-    kind = "regression" if labels is None else "classification"
-    return Targets(kind, rows[train], targets[train], rows[validation], targets[validation])
+    if calibration.balanced:
+        train, validation = (
+            _balanced(part, targets, calibration.seed) if len(part) else part for part in (train, validation)
+        )
+    return targets, train, validation if len(validation) else train
 
 
 def validation_fidelity(network: Network, targets: Targets) -> float:
@@ -179,7 +255,12 @@ def probabilities(outputs: np.ndarray, output: str) -> np.ndarray:
 
 def scaled_rows(rows: Any, network: Network) -> np.ndarray:
     """Return the inputs of the network's first layer for dense or CSR rows, dense float32."""
-    scaled = network.scale_inputs(rows.toarray() if sparse.issparse(rows) else rows)
+    if sparse.issparse(rows):
+        scaled, size = np.empty(rows.shape, np.float32), rows_per_block(rows.shape[1])
+        for start in range(0, rows.shape[0], size):
+            scaled[start : start + size] = network.scale_inputs(rows[start : start + size].toarray())
+    else:
+        scaled = network.scale_inputs(rows)
     if not np.isfinite(scaled).all():
         column = int(np.argwhere(~np.isfinite(scaled))[0, 1])
         raise ValueError(

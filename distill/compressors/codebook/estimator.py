@@ -79,6 +79,10 @@ class CodebookCompressor(Compressor):
         Largest number of samples used, 2 or more; None for all.
     validation_fraction : float, default=0.1
         Fraction of them in the validation set, between 0 and 1.
+    class_weight : "balanced" or None, default=None
+        "balanced": calibration samples are drawn such that all labels, as the wrapped network predicts them (or y where
+        it is the target), have equally many, those of small classes repeatedly. A small cluster then counts as much as
+        a large one in the compression, its choices and the "agreement" in `report_`. For networks with labels only.
     memory : str, joblib.Memory or None, default=None
         Cache of the fitted wrapped estimator, so that a grid search over the parameters here fits it once.
     random_state : int, RandomState instance or None, default=None
@@ -103,6 +107,8 @@ class CodebookCompressor(Compressor):
         layer "n_codewords"; "entropy", of its codes, in bits per weight; "output_error", the squared error of its
         outputs before the activation as a fraction of their variance. "agreement" is the fraction of labels equal to
         those of the wrapped network, or the R^2 of its outputs. "bits" and "rate_weight" are those used.
+        Where labels are predicted, "agreement_per_class" has the fraction found of each label's validation samples (of
+        all its samples where fewer than 10 are held out).
     n_iter_ : int
         Number of epochs of the final training that were run: `max_iter`, or fewer if a callback stopped it.
     n_features_in_ : int
@@ -179,6 +185,7 @@ class CodebookCompressor(Compressor):
         temperature: float = 4.0,
         n_calibration: int | None = 10000,
         validation_fraction: float = 0.1,
+        class_weight: str | None = None,
         memory: str | joblib.Memory | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -198,6 +205,7 @@ class CodebookCompressor(Compressor):
         self.temperature = temperature
         self.n_calibration = n_calibration
         self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose

@@ -97,6 +97,10 @@ class RandomCodeCompressor(Compressor):
         Largest number of samples used, 2 or more; None for all.
     validation_fraction : float, default=0.1
         Fraction of them in the validation set, between 0 and 1.
+    class_weight : "balanced" or None, default=None
+        "balanced": calibration samples are drawn such that all labels, as the wrapped network predicts them (or y where
+        it is the target), have equally many, those of small classes repeatedly. A small cluster then counts as much as
+        a large one in the compression, its choices and the "agreement" in `report_`. For networks with labels only.
     memory : str, joblib.Memory or None, default=None
         Cache of the fitted wrapped estimator, so that a grid search over the parameters here fits it once.
     random_state : int, RandomState instance or None, default=None
@@ -121,6 +125,8 @@ class RandomCodeCompressor(Compressor):
         network (accuracy for classification, R^2 for regression), and "loss". Of the layout "n_blocks", "n_numbers"
         (the number of random numbers from which all weights are computed), "hash_factors" and "n_frequencies" (None
         without a grid).
+        Where labels are predicted, "agreement_per_class" has the fraction found of each label's validation samples (of
+        all its samples where fewer than 10 are held out).
     n_features_in_ : int
         Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -210,6 +216,7 @@ class RandomCodeCompressor(Compressor):
         checkpoint: str | os.PathLike | None = None,
         n_calibration: int | None = None,
         validation_fraction: float = 0.1,
+        class_weight: str | None = None,
         memory: str | joblib.Memory | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -234,6 +241,7 @@ class RandomCodeCompressor(Compressor):
         self.checkpoint = checkpoint
         self.n_calibration = n_calibration
         self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose

@@ -104,6 +104,10 @@ class SpikeSlabCompressor(Compressor):
         Largest number of samples used when learning from outputs, at least 2; None for all.
     validation_fraction : float, default=0.1
         Fraction of the samples in the validation set, between 0 and 1.
+    class_weight : "balanced" or None, default=None
+        "balanced": calibration samples are drawn such that all labels, as the wrapped network predicts them (or y where
+        it is the target), have equally many, those of small classes repeatedly. A small cluster then counts as much as
+        a large one in the compression, its choices and the "agreement" in `report_`. For networks with labels only.
     memory : str, joblib.Memory or None, default=None
         Cache of the fitted wrapped estimator: a grid search over the other parameters fits it once.
     random_state : int, RandomState instance or None, default=None
@@ -154,6 +158,8 @@ class SpikeSlabCompressor(Compressor):
         Sizes of the parts of the student file, in bytes; "density"; "n_weights", the number of nonzero weights;
         "layer_sizes_before" of the wrapped network; "n_features", the number of used inputs; and "agreement" with the
         targets on the validation set: accuracy, or R^2 of a regression.
+        Where labels are predicted, "agreement_per_class" has the fraction found of each label's validation samples (of
+        all its samples where fewer than 10 are held out).
     n_features_in_ : int
         Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -232,6 +238,7 @@ class SpikeSlabCompressor(Compressor):
         learning_rate_init: float = 2e-3,
         n_calibration: int | None = None,
         validation_fraction: float = 0.1,
+        class_weight: str | None = None,
         memory: str | joblib.Memory | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -256,6 +263,7 @@ class SpikeSlabCompressor(Compressor):
         self.learning_rate_init = learning_rate_init
         self.n_calibration = n_calibration
         self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose
