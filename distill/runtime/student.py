@@ -36,6 +36,9 @@ __all__ = ["Student", "load"]
 _SINGLE_ROWS_BEFORE_PREPARING = 8
 # Rows per block of moments, which take 32 float64 values per unit and row in each layer
 _MOMENT_ROWS = 4096
+# Values of a block of rows at most, 16 MB in float32: blocks of wide sparse rows are made dense, and their memory does
+# not grow with the width. Blocks are multiples of 16 rows, and predictions do not depend on them
+_BLOCK_VALUES, _LEAST_ROWS = 1 << 22, 16
 _METHODS = {"predict", "predict_proba", "transform", "decision_function"}
 
 
@@ -208,9 +211,10 @@ class Student:
             )
         rows, columns = ([extras[name] for extras in self.extras] for name in ("row_variance", "column_variance"))
         X = self._matrix(X)
+        size = self._rows_per_block(_MOMENT_ROWS)
         blocks = [
-            output_moments(self._layers, rows, columns, self._rows(X[start : start + _MOMENT_ROWS]))
-            for start in range(0, max(X.shape[0], 1), _MOMENT_ROWS)
+            output_moments(self._layers, rows, columns, self._rows(X[start : start + size]))
+            for start in range(0, max(X.shape[0], 1), size)
         ]
         mean, variance = (np.concatenate(parts) for parts in zip(*blocks))
         return mean, variance
@@ -423,7 +427,7 @@ class Student:
 
     def _each_block(self, X: Any, store: Callable[[slice, np.ndarray], None]) -> None:
         """Call `store` with the slice and the outputs of each block of rows, in threads for large X."""
-        forward, size = self._forward, self._forward.block_rows
+        forward, size = self._forward, self._rows_per_block(self._forward.block_rows)
         if X.shape[0] <= size:
             store(slice(None), forward(self._rows(X)))
             return
@@ -438,6 +442,11 @@ class Student:
             return compute
 
         map_blocks(make_worker, range(0, X.shape[0], size), X.shape[0] * self.network.n_parameters)
+
+    def _rows_per_block(self, largest: int) -> int:
+        """Return the number of rows of a block: `largest`, or fewer for wide rows."""
+        width = max(self.n_features_in_, self.network.n_features, 1)
+        return min(largest, max(_LEAST_ROWS, _BLOCK_VALUES // width // _LEAST_ROWS * _LEAST_ROWS))
 
     def _rows(self, X: Any) -> np.ndarray:
         """Return a block of rows as inputs of the network, float32."""

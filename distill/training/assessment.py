@@ -143,7 +143,7 @@ def baseline_of(
     Baseline
     """
     (inputs, targets), (others, expected) = (
-        (part.tensors[0].cpu().numpy().astype(np.float64), part.tensors[-1].cpu().numpy())
+        [part.tensors[0].cpu().numpy(), part.tensors[-1].cpu().numpy()]
         for part in (at_most(_MOST_ROWS, train, seed), at_most(_MOST_ROWS, judged, seed))
     )
     if unit is not None:
@@ -156,19 +156,22 @@ def baseline_of(
 
 
 def _linear_model(inputs: np.ndarray, targets: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the outputs of a ridge regression for other inputs, all float64."""
-    mean, center = targets.mean(axis=0), inputs.mean(axis=0)
-    inputs, others = inputs - center, others - center
+    """Return the outputs of a ridge regression for other inputs, float64."""
     n_samples, n_features = inputs.shape
-    penalty = _RIDGE * float(np.square(inputs).sum()) / max(n_features, 1) or 1.0
+    mean = targets.mean(axis=0)
     if n_features <= n_samples:
+        center = inputs.mean(axis=0, dtype=np.float64)
+        inputs, others = inputs - center, others - center
         gram = inputs.T @ inputs
-        gram[np.diag_indices_from(gram)] += penalty
+        gram[np.diag_indices_from(gram)] += _RIDGE * (np.trace(gram) / n_features or 1.0)
         return others @ np.linalg.solve(gram, inputs.T @ (targets - mean)) + mean
-    # With more inputs than samples the same model from the products of samples
-    kernel = inputs @ inputs.T
-    kernel[np.diag_indices_from(kernel)] += penalty
-    return (others @ inputs.T) @ np.linalg.solve(kernel, targets - mean) + mean
+    # With more inputs than samples the same model from the products of samples, which are centered and not the inputs
+    kernel, cross = (np.asarray(part @ inputs.T, np.float64) for part in (inputs, others))
+    middle = kernel.mean(axis=1)
+    cross = cross - cross.mean(axis=1, keepdims=True) - middle + middle.mean()
+    kernel = kernel - middle - middle[:, None] + middle.mean()
+    kernel[np.diag_indices_from(kernel)] += _RIDGE * (np.trace(kernel) / n_features or 1.0)
+    return cross @ np.linalg.solve(kernel, targets - mean) + mean
 
 
 def _per_class(

@@ -15,8 +15,10 @@ from distill.training.device import one_thread
 from distill.training.scaling import InputScaling
 
 # Rows made dense or evaluated at once: 4096 rows of 1000 features are 16 MB. Of wide rows only so many that a block has
-# 2^24 values, 64 MB in float32: the memory then does not grow with the width
-_BLOCK, _BLOCK_VALUES = 4096, 2**24
+# 2^22 values, 16 MB in float32: the memory then does not grow with the width. Chosen by hand
+_BLOCK, _BLOCK_VALUES = 4096, 2**22
+# Values of a sample of rows that is dense as a whole, 64 MB in float32. Chosen by hand
+_SAMPLE_VALUES = 2**24
 # Values in the pool of noise, 8 MB in float32, and the number of batches that one pool serves: noise that is used again
 # at other positions saves most of the time of drawing it. Chosen by hand
 _POOL_SIZE, _POOL_LASTS = 2**21, 256
@@ -84,7 +86,14 @@ class SparseRows:
 
     def take(self, index: Tensor) -> tuple[Tensor, ...]:
         """Return the samples at these positions: dense inputs, then targets."""
-        dense = self.scaling.apply(self.X[index.cpu().numpy()].toarray())
+        positions, n_features = index.cpu().numpy(), self.n_features
+        if len(positions) <= rows_per_block(n_features):
+            dense = self.scaling.apply(self.X[positions].toarray())
+        else:  # a part at a time, because the rows may be float64, and scaling copies
+            dense = np.empty((len(positions), n_features), np.float32)
+            for start in range(0, len(positions), rows_per_block(n_features)):
+                part = slice(start, start + rows_per_block(n_features))
+                dense[part] = self.scaling.apply(self.X[positions[part]].toarray())
         return torch.from_numpy(dense).to(self.device), *(tensor[index] for tensor in self.tensors)
 
 
@@ -174,14 +183,14 @@ def rows_per_block(n_features: int) -> int:
     Examples
     --------
     >>> rows_per_block(784), rows_per_block(60000)
-    (4096, 279)
+    (4096, 69)
     """
     return min(_BLOCK, max(1, _BLOCK_VALUES // max(1, n_features)))
 
 
 def at_most(n_rows: int, rows: DenseRows | SparseRows, seed: int) -> DenseRows:
-    """Return a random choice of at most this number of rows, dense, and of no more than fit into a block."""
-    n_rows = min(n_rows, rows_per_block(rows.n_features))
+    """Return a random choice of at most this number of rows, dense; of wide rows fewer, so that 64 MB suffice."""
+    n_rows = min(n_rows, max(1, _SAMPLE_VALUES // max(1, rows.n_features)))
     if n_rows >= len(rows):
         return DenseRows(*rows.take(torch.arange(len(rows))))
     return DenseRows(*rows.take(torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:n_rows]))
@@ -208,7 +217,7 @@ def typical_gap(rows: DenseRows | SparseRows, seed: int) -> float:
     1.0
     """
     generator = torch.Generator().manual_seed(seed)
-    sample = torch.randperm(len(rows), generator=generator)[:_SAMPLE]
+    sample = torch.randperm(len(rows), generator=generator)[: min(_SAMPLE, rows_per_block(rows.n_features))]
     queries = rows.take(sample)[0]
     nearest = torch.full((len(sample),), math.inf, device=queries.device)
     with one_thread():

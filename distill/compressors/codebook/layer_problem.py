@@ -30,6 +30,10 @@ class LayerProblem:
     input_mean: np.ndarray
     target_mean: np.ndarray
 
+    def times_gram(self, weight: np.ndarray) -> np.ndarray:
+        """Return the product of `gram` and weights of shape (n_inputs, n_outputs)."""
+        return self.gram @ weight
+
     def error(self, weight: np.ndarray) -> float:
         """Return the sum of squared errors of the outputs for weights of shape (n_inputs, n_outputs)."""
         weight = np.asarray(weight, np.float64)

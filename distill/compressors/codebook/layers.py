@@ -8,9 +8,10 @@ import numpy as np
 from distill.codecs import codebook as codec
 from distill.codecs import container
 from distill.codecs.codebook import CodebookLayer, round_to_half
-from distill.compressors.codebook.layer_problem import LayerProblem, layer_problem
+from distill.compressors.codebook.layer_problem import LayerProblem
 from distill.compressors.codebook.mapping import gradient_descent
 from distill.compressors.codebook.solver import coordinate_descent, nearest_codewords, stored_layer
+from distill.compressors.codebook.wide_problem import WideLayerProblem, make_problem
 from distill.compressors.pruning import is_pruned
 from distill.network import Network
 from distill.runtime.forward import activated, layer_outputs
@@ -93,7 +94,7 @@ def learn_layers(
             constant = np.where(used, 0.0, inputs.mean(axis=0, dtype=np.float64))
             layer = stored_layer(mapping, bias + constant @ weight, used, settings.grouping)
         else:
-            problem = layer_problem(inputs[:, used], targets[index], weight[used])
+            problem = make_problem(inputs, used, targets[index], weight[used])
             if settings.solver == "gradient":
                 mapping = gradient_descent(problem, mapping, proximal=settings.proximal)
             mapping = coordinate_descent(problem, mapping, rate_weight=settings.rate_weight)
@@ -190,7 +191,7 @@ def _used_inputs(weight: np.ndarray, varies: np.ndarray, n_samples: int) -> np.n
     return used
 
 
-def _with_best_bias(layer: CodebookLayer, problem: LayerProblem) -> CodebookLayer:
+def _with_best_bias(layer: CodebookLayer, problem: LayerProblem | WideLayerProblem) -> CodebookLayer:
     """Return the layer with the best bias for its rounded weights."""
     return replace(layer, bias=round_to_half(problem.bias(layer.weight[layer.used])))
 

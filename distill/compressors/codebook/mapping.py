@@ -8,6 +8,7 @@ A proximal gradient keeps the sign and falls with the distance, or is zero for a
 `gradient_descent` uses it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from distill.compressors.codebook.layer_problem import LayerProblem
 from distill.compressors.codebook.solver import Mapping, fit_levels
+from distill.compressors.codebook.wide_problem import WideLayerProblem
 from distill.utils.validation import check_choice
 
 PROXIMAL = ("inverse", "neighbor", "off")
@@ -106,7 +108,7 @@ class SoftMapping(torch.autograd.Function):
 
 
 def gradient_descent(
-    problem: LayerProblem,
+    problem: LayerProblem | WideLayerProblem,
     start: Mapping,
     *,
     proximal: str = "neighbor",
@@ -118,7 +120,7 @@ def gradient_descent(
 
     Parameters
     ----------
-    problem : LayerProblem
+    problem : LayerProblem or WideLayerProblem
     start : Mapping
         Not modified.
     proximal : {"inverse", "neighbor", "off"}
@@ -156,7 +158,7 @@ def gradient_descent(
         return refined
     # In units of the outputs' power, so that float32 suffices
     unit = problem.power or 1.0
-    gram, cross = (torch.tensor(array / unit, dtype=torch.float32) for array in (problem.gram, problem.cross.T))
+    times_gram, cross = _times_gram(problem, unit), torch.tensor(problem.cross.T / unit, dtype=torch.float32)
     layer = _SoftLayer(start)
     groups: list[dict[str, Any]] = [
         {"params": [layer.logits]},
@@ -168,9 +170,18 @@ def gradient_descent(
         temperature = first * (last / first) ** (step / max(n_steps - 1, 1))
         optimizer.zero_grad()
         weight = layer.weight(temperature, proximal)
-        (weight * (weight @ gram - 2 * cross)).sum().backward()
+        (weight * (times_gram(weight) - 2 * cross)).sum().backward()
         optimizer.step()
     return min(fit_levels(problem, layer.mapping()), refined, key=lambda mapping: problem.error(mapping.weight))
+
+
+def _times_gram(problem: LayerProblem | WideLayerProblem, unit: float) -> Callable[[Tensor], Tensor]:
+    """Return the function that multiplies weights, shape (n_outputs, n_inputs), by the inner products over `unit`."""
+    if isinstance(problem, WideLayerProblem):
+        inputs, anchor = torch.tensor(problem.centered() / unit**0.5), problem.anchor / unit
+        return lambda weight: (weight @ inputs.T) @ inputs + anchor * weight
+    gram = torch.tensor(problem.gram / unit, dtype=torch.float32)
+    return lambda weight: weight @ gram
 
 
 class _SoftLayer:

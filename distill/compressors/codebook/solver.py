@@ -14,6 +14,7 @@ from numba import njit
 from distill.codecs.codebook import CodebookLayer, round_to_half
 from distill.compressors.codebook.kmeans import kmeans_1d
 from distill.compressors.codebook.layer_problem import LayerProblem
+from distill.compressors.codebook.wide_problem import WideLayerProblem
 
 # Position of the zero of a pruned network in its codebook
 _ZERO = 0
@@ -116,7 +117,7 @@ def _root_mean_squares(rows: np.ndarray, groups: np.ndarray, skip_zero: bool) ->
 
 
 def coordinate_descent(
-    problem: LayerProblem,
+    problem: LayerProblem | WideLayerProblem,
     start: Mapping,
     *,
     rate_weight: float = 0.0,
@@ -129,7 +130,7 @@ def coordinate_descent(
 
     Parameters
     ----------
-    problem : LayerProblem
+    problem : LayerProblem or WideLayerProblem
     start : Mapping
     rate_weight : float
         Price of a bit: the objective is the error as a fraction of the outputs' power plus `rate_weight` times the
@@ -176,7 +177,12 @@ def coordinate_descent(
     previous = objective()
     for _ in range(max_rounds):
         if learn_codes:
-            _sweep(mapping.codes, residual, problem.gram, mapping.levels, mapping.groups, bit_price * lengths, frozen)
+            prices = bit_price * lengths
+            if isinstance(problem, WideLayerProblem):
+                problem.sweep(mapping.codes, mapping.levels, mapping.groups, prices, frozen)
+                residual = _residual(problem, mapping) if callback is not None else residual
+            else:
+                _sweep(mapping.codes, residual, problem.gram, mapping.levels, mapping.groups, prices, frozen)
             report("codes")
             if bit_price:
                 lengths = _code_lengths(mapping.codes, n_codewords)
@@ -193,12 +199,12 @@ def coordinate_descent(
     return mapping
 
 
-def fit_levels(problem: LayerProblem, mapping: Mapping) -> Mapping:
+def fit_levels(problem: LayerProblem | WideLayerProblem, mapping: Mapping) -> Mapping:
     """Fit codewords and scales by least squares for given codes; the error does not increase.
 
     Parameters
     ----------
-    problem : LayerProblem
+    problem : LayerProblem or WideLayerProblem
     mapping : Mapping
         Not modified.
 
@@ -241,9 +247,9 @@ def stored_layer(mapping: Mapping, bias: np.ndarray, used: np.ndarray, grouping:
     )
 
 
-def _residual(problem: LayerProblem, mapping: Mapping) -> np.ndarray:
+def _residual(problem: LayerProblem | WideLayerProblem, mapping: Mapping) -> np.ndarray:
     """Return half the gradient of the error; ndarray of shape (n_outputs, n_inputs)."""
-    return np.ascontiguousarray((problem.gram @ mapping.weight - problem.cross).T)
+    return np.ascontiguousarray((problem.times_gram(mapping.weight) - problem.cross).T)
 
 
 def _code_lengths(codes: np.ndarray, n_codewords: int) -> np.ndarray:
@@ -295,11 +301,17 @@ def _sweep(codes, residual, gram, levels, groups, prices, frozen):
                         slope[other] += change * row[other]
 
 
-def _fit_levels(problem: LayerProblem, mapping: Mapping) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _fit_levels(
+    problem: LayerProblem | WideLayerProblem, mapping: Mapping
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield (step, codebooks, scales) of least squares for given codes: codebooks and scales in turn."""
     n_groups, n_codewords = len(mapping.scales), mapping.codebooks.shape[1]
-    curvature, slope = np.zeros((n_groups, n_codewords, n_codewords)), np.zeros((n_groups, n_codewords))
-    _accumulate(mapping.codes, problem.gram, np.ascontiguousarray(problem.cross.T), mapping.groups, curvature, slope)
+    if isinstance(problem, WideLayerProblem):
+        curvature, slope = problem.accumulate(mapping.codes, mapping.groups, n_groups, n_codewords)
+    else:
+        curvature, slope = np.zeros((n_groups, n_codewords, n_codewords)), np.zeros((n_groups, n_codewords))
+        cross = np.ascontiguousarray(problem.cross.T)
+        _accumulate(mapping.codes, problem.gram, cross, mapping.groups, curvature, slope)
     free = np.arange(n_codewords) if mapping.frozen is None else np.delete(np.arange(n_codewords), _ZERO)
     codebooks, scales = mapping.codebooks.copy(), mapping.scales.copy()
     if len(codebooks) == n_groups > 1:
