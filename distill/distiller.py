@@ -151,9 +151,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     Warns
     -----
     FidelityWarning
-        `distill.exceptions.FidelityWarning`, at the end of a fit whose agreement on held-out rows is below that of a
-        linear model or a constant, below .7 for labels or below .3 for an R^2. With fewer than 20 held-out rows all
-        rows are judged. The message says what to try.
+        `distill.exceptions.FidelityWarning`, at the end of a fit whose agreement on held-out rows is clearly below that
+        of a linear model or a constant (by .05 for labels, by .1 for an R^2, which is never below 0), or below .7 for
+        labels and .3 for an R^2. With fewer than 20 held-out rows all rows are judged. The message says what to try.
 
     Notes
     -----

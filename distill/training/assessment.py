@@ -16,9 +16,9 @@ _MOST_ROWS = 2000
 _LEAST_ROWS = 20
 # Penalty of the linear model as a fraction of the mean variance of the inputs, so that it exists for any rows
 _RIDGE = 1e-3
-# A student is below a linear model by more than chance if its accuracy is lower by this number of standard errors, or
-# its R^2 by this difference; the standard error of an R^2 needs more rows than a validation set has. Chosen by hand
-_STANDARD_ERRORS, _R2_MARGIN = 2.0, 0.05
+# A student is below simpler models if its accuracy is lower by this number of standard errors and by this difference,
+# or its R^2 by this difference; the standard error of an R^2 needs more rows than a validation set has. Chosen by hand
+_STANDARD_ERRORS, _ACCURACY_MARGIN, _R2_MARGIN = 2.0, 0.05, 0.1
 # Fidelity below which a student is called poor whatever a linear model reaches. Chosen by hand
 _POOR_ACCURACY, _POOR_R2 = 0.7, 0.3
 
@@ -45,8 +45,9 @@ class Baseline:
         """Score that a trained student exceeds unless something went wrong: that of simpler models, less chance."""
         if not self.classification:
             return max(0.0, self.linear - _R2_MARGIN)
-        chance = float(np.sqrt(self.linear * (1 - self.linear) / self.n_rows))
-        return max(self.constant, self.linear - _STANDARD_ERRORS * chance)
+        best = max(self.constant, self.linear)
+        chance = _STANDARD_ERRORS * float(np.sqrt(best * (1 - best) / self.n_rows))
+        return best - max(chance, _ACCURACY_MARGIN)
 
     def is_below(self, score: float) -> bool:
         """Return whether a score is below the floor; an R^2 of zero is that of a constant, and is below."""

@@ -12,7 +12,12 @@ from distill.runtime.forward import layer_outputs
 from distill.training.fidelity import fidelity, label_positions
 from distill.training.samples import holdout, rows_per_block
 from distill.training.scaling import feature_ranges
+from distill.utils.caller import warn_caller
 from distill.utils.validation import LARGEST_SEED
+
+# Values of the sparse rows that a compression makes dense, 256 MB in float32; methods copy them once or twice. Rows
+# that are dense already take no more than those given. Chosen by hand
+_DENSE_VALUES = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +110,7 @@ def draw_calibration(
         If the samples shall be balanced and the network predicts no labels.
     """
     rng = np.random.default_rng(seed)
-    n_drawn = X.shape[0] if n_samples is None else min(max(n_samples, 2), X.shape[0])
+    n_drawn = _limited(X, X.shape[0] if n_samples is None else min(max(n_samples, 2), X.shape[0]))
     drawn = rng.permutation(X.shape[0])
     if balanced:
         labels = labels_of(network, X)
@@ -119,6 +124,19 @@ def draw_calibration(
     low, high = feature_ranges(X)
     rows = tuple(scaled_rows(X[part], network) for part in positions)
     return Calibration(*rows, high > low, int(rng.integers(LARGEST_SEED)), X, y, positions, balanced)
+
+
+def _limited(X: np.ndarray | sparse.csr_array, n_rows: int) -> int:
+    """Return the number of rows that are made dense, at most `n_rows`; warn if these are fewer."""
+    most = max(2, _DENSE_VALUES // max(1, X.shape[1]))
+    if not sparse.issparse(X) or n_rows <= most:
+        return n_rows
+    warn_caller(
+        f"X is sparse and has {X.shape[1]} features, and a compression makes its rows dense: it uses {most} of "
+        f"{n_rows} rows, which take {_DENSE_VALUES // 2**18} MB. Set n_calibration={most} or less to choose this "
+        "number, or select features before the student",
+    )
+    return most
 
 
 def labels_of(network: Network, X: np.ndarray | sparse.csr_array) -> np.ndarray:
@@ -176,6 +194,7 @@ def targets_from_y(network: Network, calibration: Calibration, validation_fracti
     ValueError
         If X and y differ in length, or y does not suit the network; see `encode_targets`.
     """
+    _limited(calibration.X, calibration.X.shape[0])
     targets, train, validation = split_y(network, calibration, validation_fraction)
     train_rows, validation_rows = (scaled_rows(calibration.X[part], network) for part in (train, validation))
     kind = "regression" if network.classes is None else "classification"
@@ -200,6 +219,9 @@ def split_y(
         raise ValueError(f"X has {n_samples} samples and y has {len(targets)}; they must be equal")
     labels = targets if network.classes is not None else None
     train, validation = holdout(labels, n_samples, validation_fraction, calibration.seed)
+    if sparse.issparse(calibration.X):
+        most, rng = max(2, _DENSE_VALUES // max(1, calibration.X.shape[1])), np.random.default_rng(calibration.seed)
+        train, validation = (np.sort(rng.permutation(part)[:most]) for part in (train, validation))
     if calibration.balanced:
         train, validation = (
             _balanced(part, targets, calibration.seed) if len(part) else part for part in (train, validation)

@@ -70,7 +70,8 @@ class MatrixGaussianCompressor(Compressor):
     compensate : bool, default=True
         Whether the weights of a layer are rounded jointly, so that the errors of correlated inputs cancel, and each
         layer compensates for the changes of the layers before it; wide layers then have larger steps for rows that
-        other rows compensate for. If False, weights are rounded independently.
+        other rows compensate for. If False, and in layers of more than 4096 inputs, weights are rounded
+        independently.
     kl_weight : float or "auto", default="auto"
         Weight of the KL divergence from the prior relative to the likelihood, positive. 1 is the Bayesian posterior;
         lower values trust the data more, as if each sample had been seen several times. "auto" is 1 where the targets

@@ -26,6 +26,9 @@ from distill.training.units import Standardization
 
 # Rounds of quantization at most, each without the hidden units that lost all their weights in the round before
 _MAX_ROUNDS = 4
+# Rows of a layer up to which its inputs are correlated with each other; their matrix takes 134 MB then and grows with
+# the square. Weights of wider layers are rounded one by one
+_MOST_CORRELATED = 4097
 # Narrower layers keep the plain steps: a step exponent for each row costs them more bytes than larger steps save
 _MIN_COLUMNS = 32
 # Ridge of the fit of a layer to changed inputs, relative to their mean square. At 0 the fit is singular for dependent
@@ -361,13 +364,15 @@ def _round_layers_jointly(
     result: list[GridLayer] = []
     parts = zip(weights.matrices, layers, weights.row_variances, weights.column_variances)
     for matrix, layer, row_variance, column_variance in parts:
-        correlations = input_correlations(rounded)
         outputs = original @ matrix[:-1] + matrix[-1]
         if result:
             matrix = refit(matrix, rounded, outputs)
-        if not weights.marginal and len(column_variance) >= _MIN_COLUMNS:
-            layer = replace(layer, step_exponents=step_multipliers(correlations))
-        result.append(round_jointly(layer, matrix, row_variance, column_variance, correlations, rate_weight))
+        if len(matrix) <= _MOST_CORRELATED:
+            correlations = input_correlations(rounded)
+            if not weights.marginal and len(column_variance) >= _MIN_COLUMNS:
+                layer = replace(layer, step_exponents=step_multipliers(correlations))
+            layer = round_jointly(layer, matrix, row_variance, column_variance, correlations, rate_weight)
+        result.append(layer)
         original = activated(outputs, activation)
         matrix = result[-1].matrix
         rounded = activated(rounded @ matrix[:-1] + matrix[-1], activation)

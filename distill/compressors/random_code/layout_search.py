@@ -13,11 +13,14 @@ import numpy as np
 
 from distill.codecs import container
 from distill.codecs import random_code as codec
+from distill.codecs.container import StudentFileError
 from distill.codecs.random_code import Layout
 from distill.compressors.budget import bisect
 from distill.network import Network
 from distill.training.perceptron import initial_network
 
+# Weights of a network for each byte of its file, at most; see `distill.codecs.container`
+_MOST_WEIGHTS_OF_BYTE = 4096
 # Random numbers per bit of all codes, with "auto". With more of them each has fewer bits; on MNIST, random numbers of
 # less than about a bit and a half were more noise than weight (docs/methods/random_code.md)
 _NUMBERS_PER_BIT = 0.6
@@ -115,17 +118,24 @@ def search_layout(network: Network, settings: LayoutSettings) -> Layout:
             f"max_bytes={settings.max_bytes} is not below the size of this network in float32, {float_size} bytes; "
             "lower it"
         )
-    least = file_size(network, make_layout(network, settings, 1))
-    n_blocks = 1 + max(0, settings.max_bytes - least) * 8 // settings.bits_per_block
+    fewest = 1
+    try:
+        least = file_size(network, make_layout(network, settings, fewest))
+    except StudentFileError:  # a reader takes no more than 4096 weights for a byte
+        fewest = -(-network.n_parameters * 8 // (_MOST_WEIGHTS_OF_BYTE * settings.bits_per_block))
+        least = file_size(network, make_layout(network, settings, fewest))
+        if least > settings.max_bytes:
+            raise ValueError(_too_small(network, settings.max_bytes, least)) from None
+    n_blocks = fewest + max(0, settings.max_bytes - least) * 8 // settings.bits_per_block
     layout = make_layout(network, settings, n_blocks)
     if n_blocks > layout.n_numbers:
         layout = make_layout(network, settings, layout.n_numbers)
     # Every block takes the same number of bits, so that a few layouts suffice; each is encoded for its size. Bisection
     # could miss the largest one: hash factors and counts are varints, and the size is not monotone in the blocks
     while (excess := file_size(network, layout) - settings.max_bytes) > 0:
-        if layout.n_blocks == 1:
+        if layout.n_blocks == fewest:
             raise ValueError(_too_small(network, settings.max_bytes, least))
-        n_blocks = max(1, layout.n_blocks - max(1, excess * 8 // settings.bits_per_block))
+        n_blocks = max(fewest, layout.n_blocks - max(1, excess * 8 // settings.bits_per_block))
         layout = make_layout(network, settings, n_blocks)
     return layout
 
