@@ -65,6 +65,7 @@ ESTIMATORS += [
 EXPECTED_WARNINGS = (
     pytest.mark.filterwarnings("ignore:The schedule has collapsed"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning"),
 )
 EXPECTED_FAILURES: dict[type, dict[str, str]] = {}
 
@@ -80,6 +81,7 @@ def checks(estimators):
 @checks(ESTIMATORS[:3])
 @EXPECTED_WARNINGS[0]
 @EXPECTED_WARNINGS[1]
+@EXPECTED_WARNINGS[2]
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
@@ -88,6 +90,7 @@ def test_scikit_learn_checks(estimator, check):
 @checks(ESTIMATORS[3:])
 @EXPECTED_WARNINGS[0]
 @EXPECTED_WARNINGS[1]
+@EXPECTED_WARNINGS[2]
 def test_scikit_learn_checks_of_all_others(estimator, check):
     check(estimator)
 

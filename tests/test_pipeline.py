@@ -44,6 +44,9 @@ from distill.model_selection import fidelity_scorer
 from distill.pipeline import to_bytes
 from distill.runtime.preprocessing import Preprocessing
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 X, y = load_digits(return_X_y=True)
 # Offsets and scales of very different size: what a scaler is for
 SKEWED = X * np.geomspace(1e-6, 1e6, 64) + np.linspace(-1e5, 1e5, 64)

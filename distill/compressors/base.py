@@ -147,9 +147,9 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
     """Base class of compressors: meta-estimators around an estimator that has a network.
 
     A subclass has the parameters `estimator`, `n_calibration`, `validation_fraction`, `memory`, `random_state` and
-    `verbose` besides those of the method, and implements `_compress`. With a parameter `class_weight` its calibration
-    samples are balanced on demand. It may implement `_check_parameters` (conditions on several parameters), `_n_steps`
-    (for progress) and `for_budget` (for `distill.AutoCompressor`).
+    `verbose` besides those of the method, and implements `_compress`. With a parameter `balance_classes`, True or
+    False, it offers calibration samples that have equally many of each label. It may implement `_check_parameters`
+    (conditions on several parameters), `_n_steps` (for progress) and `for_budget` (for `distill.AutoCompressor`).
 
     Attributes
     ----------
@@ -169,7 +169,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         "max_bytes": [Interval(Integral, 1, None, closed="left"), None],
         "learn_from": [StrOptions({"auto", "outputs", "y"})],
         "n_calibration": [Interval(Integral, 2, None, closed="left"), None],
-        "class_weight": [StrOptions({"balanced"}), None],
+        "balance_classes": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "memory": [str, HasMethods(["cache"]), None],
         "random_state": ["random_state"],
@@ -217,7 +217,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         if isinstance(self.estimator_, Student):
             network = _with_scaling(network, rows)
         # Compressors of others may lack the parameter
-        balanced = getattr(self, "class_weight", None) == "balanced"
+        balanced = bool(getattr(self, "balance_classes", False))
         calibration = draw_calibration(rows, y, network, self.n_calibration, self.validation_fraction, seed, balanced)
         # The rounding of a sum depends on its division among threads; results must not depend on the number of cores
         with threadpool_limits(1), one_thread(), progress.stage("compress", self._n_steps()) as stage:
@@ -257,7 +257,7 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
             worst, n_lost = int(np.nanargmin(agreement)), int((agreement < _LOST).sum())
             others = f" and {n_lost - 1} more" if n_lost > 1 else ""
             counts += np.bincount(more_expected, minlength=len(labels))
-            balanced = f"set class_weight='balanced' (it has {counts[worst] / counts.sum():.2%} of the rows), or "
+            balanced = f"set balance_classes=True (it has {counts[worst] / counts.sum():.2%} of the rows), or "
             self._complaint = (
                 f"the compression loses the label {labels[worst]!r}{others}: only {agreement[worst]:.2f} of its rows "
                 f"keep it; {'' if calibration.balanced else balanced}allow a larger file, by more bits, a higher "

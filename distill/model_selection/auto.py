@@ -57,9 +57,9 @@ class AutoCompressor(Compressor):
         set, the candidate is kept.
     validation_fraction : float, default=0.2
         Fraction of the samples in the validation set, between 0 and 1.
-    class_weight : "balanced" or None, default=None
-        Passed to the candidates: "balanced" compresses on samples that have equally many of each label, which keeps
-        small clusters. Candidates are compared by the plain fidelity.
+    balance_classes : bool, default=False
+        Whether candidates are compressed on samples that have equally many of each label, which keeps small clusters.
+        Candidates are compared by the plain fidelity.
     n_jobs : int or None, default=None
         Number of candidates fitted in parallel by joblib; the result does not depend on it.
     memory : str, joblib.Memory or None, default=None
@@ -136,7 +136,7 @@ class AutoCompressor(Compressor):
         effort: float = 1.0,
         refit: bool = True,
         validation_fraction: float = 0.2,
-        class_weight: str | None = None,
+        balance_classes: bool = False,
         n_jobs: int | None = None,
         memory: str | joblib.Memory | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -149,7 +149,7 @@ class AutoCompressor(Compressor):
         self.effort = effort
         self.refit = refit
         self.validation_fraction = validation_fraction
-        self.class_weight = class_weight
+        self.balance_classes = balance_classes
         self.n_jobs = n_jobs
         self.memory = memory
         self.random_state = random_state
@@ -193,7 +193,12 @@ class AutoCompressor(Compressor):
         with progress.stage("search") as stage:
             methods = chosen_methods(self.methods)
             demand = Demand(
-                self.max_bytes, self.min_fidelity, methods, float(self.effort), seed, class_weight=self.class_weight
+                self.max_bytes,
+                self.min_fidelity,
+                methods,
+                float(self.effort),
+                seed,
+                balance_classes=bool(self.balance_classes),
             )
             search = Search(demand, fitted, X_train, X_validation, self.n_jobs, stage)
             if self.max_bytes is None or self.min_fidelity is not None:

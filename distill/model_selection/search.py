@@ -47,7 +47,7 @@ class Demand:
     methods: tuple[str, ...]
     effort: float
     seed: int
-    class_weight: str | None = None
+    balance_classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def make_compressor(candidate: Candidate, fitted: BaseEstimator, demand: Demand)
         hidden_layer_sizes=candidate.hidden_layer_sizes,
         random_state=demand.seed,
     )
-    return compressor if demand.class_weight is None else compressor.set_params(class_weight=demand.class_weight)
+    return compressor.set_params(balance_classes=True) if demand.balance_classes else compressor
 
 
 def try_candidate(

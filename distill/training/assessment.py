@@ -148,15 +148,15 @@ def baseline_of(
         for part in (at_most(_MOST_ROWS, train, seed), at_most(_MOST_ROWS, judged, seed))
     )
     if unit is not None:
-        outputs = _linear_model(inputs, targets.astype(np.float64), others)
+        outputs = linear_model(inputs, targets.astype(np.float64), others)
         return Baseline(fidelity(expected * unit, outputs * unit, classification=False), 0.0, len(expected), False)
     labels, expected = label_positions(targets), label_positions(expected)
     one_hot = np.eye(max(n_outputs, 2))[labels]
-    linear = fidelity(expected, _linear_model(inputs, one_hot, others), classification=True)
+    linear = fidelity(expected, linear_model(inputs, one_hot, others), classification=True)
     return Baseline(linear, float(np.bincount(expected).max() / len(expected)), len(expected), True)
 
 
-def _linear_model(inputs: np.ndarray, targets: np.ndarray, others: np.ndarray) -> np.ndarray:
+def linear_model(inputs: np.ndarray, targets: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the outputs of a ridge regression for other inputs, float64."""
     n_samples, n_features = inputs.shape
     mean = targets.mean(axis=0)

@@ -17,7 +17,7 @@ from distill.utils.validation import LARGEST_SEED
 
 # Values of the sparse rows that a compression makes dense, 256 MB in float32; methods copy them once or twice. Rows
 # that are dense already take no more than those given. Chosen by hand
-_DENSE_VALUES = 2**26
+DENSE_VALUES = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +128,12 @@ def draw_calibration(
 
 def _limited(X: np.ndarray | sparse.csr_array, n_rows: int) -> int:
     """Return the number of rows that are made dense, at most `n_rows`; warn if these are fewer."""
-    most = max(2, _DENSE_VALUES // max(1, X.shape[1]))
+    most = max(2, DENSE_VALUES // max(1, X.shape[1]))
     if not sparse.issparse(X) or n_rows <= most:
         return n_rows
     warn_caller(
         f"X is sparse and has {X.shape[1]} features, and a compression makes its rows dense: it uses {most} of "
-        f"{n_rows} rows, which take {_DENSE_VALUES // 2**18} MB. Set n_calibration={most} or less to choose this "
+        f"{n_rows} rows, which take {DENSE_VALUES // 2**18} MB. Set n_calibration={most} or less to choose this "
         "number, or select features before the student",
     )
     return most
@@ -149,7 +149,7 @@ def labels_of(network: Network, X: np.ndarray | sparse.csr_array) -> np.ndarray:
     """
     if network.classes is None:
         raise ValueError(
-            "class_weight='balanced' is for labels, and the wrapped network predicts numbers; set class_weight=None"
+            "balance_classes=True is for labels, and the wrapped network predicts numbers; set it to False"
         )
     size = rows_per_block(X.shape[1])
     blocks = (scaled_rows(X[start : start + size], network) for start in range(0, X.shape[0], size))
@@ -220,7 +220,7 @@ def split_y(
     labels = targets if network.classes is not None else None
     train, validation = holdout(labels, n_samples, validation_fraction, calibration.seed)
     if sparse.issparse(calibration.X):
-        most, rng = max(2, _DENSE_VALUES // max(1, calibration.X.shape[1])), np.random.default_rng(calibration.seed)
+        most, rng = max(2, DENSE_VALUES // max(1, calibration.X.shape[1])), np.random.default_rng(calibration.seed)
         train, validation = (np.sort(rng.permutation(part)[:most]) for part in (train, validation))
     if calibration.balanced:
         train, validation = (

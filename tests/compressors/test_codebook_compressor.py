@@ -32,6 +32,9 @@ from distill.runtime.forward import layer_outputs
 from distill.training.losses import DistillationLoss
 from distill.training.targets import Calibration, draw_calibration
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 DIGITS, CLASSES = load_digits(return_X_y=True)
 DIGITS = DIGITS / 16
 TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)

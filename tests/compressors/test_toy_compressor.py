@@ -15,6 +15,9 @@ from distill import AutoCompressor, Distiller, compressors, load
 from distill.compressors.base import network_of
 from distill.model_selection import fidelity_scorer
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 
 @pytest.fixture(scope="module")
 def ternary(student, train_rows):

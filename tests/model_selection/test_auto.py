@@ -20,6 +20,9 @@ from distill.compressors import COMPRESSORS
 from distill.model_selection import pareto_front
 from distill.model_selection.search import narrower
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 DIGITS, LABELS = load_digits(return_X_y=True)
 X_ALL, X_NEW, y_all, _ = train_test_split(DIGITS, LABELS, random_state=0)
 X, y = X_ALL[:600], y_all[:600]

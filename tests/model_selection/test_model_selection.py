@@ -25,6 +25,9 @@ from distill import CodebookCompressor, Distiller, SpikeSlabCompressor, load
 from distill.model_selection import SCORING, fidelity_scorer, pareto_front, size_scorer, smallest_within
 from distill.pipeline import to_bytes
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 DIGITS, LABELS = load_digits(return_X_y=True)
 DIGITS = DIGITS / 16
 X, X_NEW, y, y_new = train_test_split(DIGITS, LABELS, random_state=0)

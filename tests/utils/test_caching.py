@@ -24,6 +24,9 @@ from distill import Distiller
 from distill.model_selection import fidelity_scorer
 from distill.utils.caching import cached_call, call_key
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 GRID = {"compress__bits": [1, 2, 3], "compress__n_groups": [1, 2], "compress__max_iter": [0, 1]}
 
 

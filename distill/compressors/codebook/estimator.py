@@ -79,8 +79,8 @@ class CodebookCompressor(Compressor):
         Largest number of samples used, 2 or more; None for all.
     validation_fraction : float, default=0.1
         Fraction of them in the validation set, between 0 and 1.
-    class_weight : "balanced" or None, default=None
-        "balanced": calibration samples are drawn such that all labels, as the wrapped network predicts them (or y where
+    balance_classes : bool, default=False
+        Whether calibration samples are drawn such that all labels, as the wrapped network predicts them (or y where
         it is the target), have equally many, those of small classes repeatedly. A small cluster then counts as much as
         a large one in the compression, its choices and the "agreement" in `report_`. For networks with labels only.
     memory : str, joblib.Memory or None, default=None
@@ -185,7 +185,7 @@ class CodebookCompressor(Compressor):
         temperature: float = 4.0,
         n_calibration: int | None = 10000,
         validation_fraction: float = 0.1,
-        class_weight: str | None = None,
+        balance_classes: bool = False,
         memory: str | joblib.Memory | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -205,7 +205,7 @@ class CodebookCompressor(Compressor):
         self.temperature = temperature
         self.n_calibration = n_calibration
         self.validation_fraction = validation_fraction
-        self.class_weight = class_weight
+        self.balance_classes = balance_classes
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose

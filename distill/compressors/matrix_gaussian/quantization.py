@@ -28,7 +28,7 @@ from distill.training.units import Standardization
 _MAX_ROUNDS = 4
 # Rows of a layer up to which its inputs are correlated with each other; their matrix takes 134 MB then and grows with
 # the square. Weights of wider layers are rounded one by one
-_MOST_CORRELATED = 4097
+MOST_CORRELATED = 4097
 # Narrower layers keep the plain steps: a step exponent for each row costs them more bytes than larger steps save
 _MIN_COLUMNS = 32
 # Ridge of the fit of a layer to changed inputs, relative to their mean square. At 0 the fit is singular for dependent
@@ -367,7 +367,7 @@ def _round_layers_jointly(
         outputs = original @ matrix[:-1] + matrix[-1]
         if result:
             matrix = refit(matrix, rounded, outputs)
-        if len(matrix) <= _MOST_CORRELATED:
+        if len(matrix) <= MOST_CORRELATED:
             correlations = input_correlations(rounded)
             if not weights.marginal and len(column_variance) >= _MIN_COLUMNS:
                 layer = replace(layer, step_exponents=step_multipliers(correlations))

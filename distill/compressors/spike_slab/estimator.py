@@ -104,8 +104,8 @@ class SpikeSlabCompressor(Compressor):
         Largest number of samples used when learning from outputs, at least 2; None for all.
     validation_fraction : float, default=0.1
         Fraction of the samples in the validation set, between 0 and 1.
-    class_weight : "balanced" or None, default=None
-        "balanced": calibration samples are drawn such that all labels, as the wrapped network predicts them (or y where
+    balance_classes : bool, default=False
+        Whether calibration samples are drawn such that all labels, as the wrapped network predicts them (or y where
         it is the target), have equally many, those of small classes repeatedly. A small cluster then counts as much as
         a large one in the compression, its choices and the "agreement" in `report_`. For networks with labels only.
     memory : str, joblib.Memory or None, default=None
@@ -238,7 +238,7 @@ class SpikeSlabCompressor(Compressor):
         learning_rate_init: float = 2e-3,
         n_calibration: int | None = None,
         validation_fraction: float = 0.1,
-        class_weight: str | None = None,
+        balance_classes: bool = False,
         memory: str | joblib.Memory | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -263,7 +263,7 @@ class SpikeSlabCompressor(Compressor):
         self.learning_rate_init = learning_rate_init
         self.n_calibration = n_calibration
         self.validation_fraction = validation_fraction
-        self.class_weight = class_weight
+        self.balance_classes = balance_classes
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose
