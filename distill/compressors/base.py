@@ -223,17 +223,19 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
         with threadpool_limits(1), one_thread(), progress.stage("compress", self._n_steps()) as stage:
             compressed = self._compress(network, calibration, stage)
         self._adopt(self._with_steps(compressed.data))
-        self.__dict__.update(compressed.attributes, _measured=compressed.report)
+        self.__dict__.update(compressed.attributes)
+        self._measured = dict(compressed.report)
+        self._complaint: str | None = None
         if network.classes is not None:
             with threadpool_limits(1):
-                self._measure_classes(network, calibration)
+                self._measure_classes(network, calibration, compressed.data)
         if teachers.teacher_type(self.imitated_estimator()) == "clusterer" and self.network_.classes is not None:
             self.labels_ = self.predict(X)
         progress.finish()
         return self
 
-    def _measure_classes(self, network: Network, calibration: Calibration) -> None:
-        """Add "agreement_per_class" to `report_`, and warn of a label that is lost."""
+    def _measure_classes(self, network: Network, calibration: Calibration, data: bytes) -> None:
+        """Add "agreement_per_class" to `report_`, and warn of a label that is lost; `data` is a file without steps."""
         # Balanced samples are repeated, and count once here
         if hasattr(self, "learn_from") and learns_from_y(self, calibration.y):
             targets, *parts = split_y(network, calibration, self.validation_fraction)
@@ -243,16 +245,16 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
             (train, first), (validation, other) = (np.unique(part, return_index=True) for part in calibration.positions)
             samples = calibration.validation[other], calibration.train[first]
             expected, more_expected = (label_positions(layer_outputs(network, rows)[-1]) for rows in samples)
+        student = self._student if self._student.preprocessing is None else Student.from_bytes(data)
         labels = cast(np.ndarray, network.classes).tolist()
         counts = np.bincount(expected, minlength=len(labels))
         # Training samples are only used for the labels of few validation samples
         few = counts[more_expected] < LEAST_OF_CLASS
         found, more_found = (
-            label_positions(self._student.raw_outputs(calibration.X[part])) for part in (validation, train[few])
+            label_positions(student.raw_outputs(calibration.X[part])) for part in (validation, train[few])
         )
         agreement = agreement_per_class(expected, found, len(labels), more_expected[few], more_found)
-        self._measured = {**self._measured, "agreement_per_class": dict(zip(labels, agreement.tolist()))}
-        self._complaint = None
+        self._measured["agreement_per_class"] = dict(zip(labels, agreement.tolist()))
         if (agreement < _LOST).any():
             worst, n_lost = int(np.nanargmin(agreement)), int((agreement < _LOST).sum())
             others = f" and {n_lost - 1} more" if n_lost > 1 else ""

@@ -1,5 +1,6 @@
 """How good a student is: beside a linear model and a constant, and for every label."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from torch import nn
 
 from distill.training.fidelity import LEAST_OF_CLASS, agreement_per_class, fidelity, label_positions
 from distill.training.samples import DenseRows, SparseRows, at_most, outputs_of
+
+Finish = Callable[..., np.ndarray]
 
 # Rows from which the linear model is computed, and rows with which it is compared: at 784 features a quarter of a
 # second, less than an epoch of a hidden layer of 256 units. Chosen by hand
@@ -92,7 +95,7 @@ def assess(
     module: nn.Module,
     train: DenseRows | SparseRows,
     validation: DenseRows | SparseRows | None,
-    unit: np.ndarray | None,
+    finish: Finish | None,
     seed: int,
 ) -> Assessment:
     """Compare a trained module with simpler models.
@@ -103,8 +106,8 @@ def assess(
     train : DenseRows or SparseRows
         Inputs and targets of the training.
     validation : DenseRows, SparseRows or None
-    unit : ndarray of shape (n_outputs,), or None
-        Units of the outputs of a regression; None for classification.
+    finish : callable(outputs, are_targets=False) -> ndarray, or None
+        Makes values of the outputs of a regression, or of its targets; None for classification.
     seed : int
         Seed of the choice of rows.
 
@@ -116,15 +119,16 @@ def assess(
     rows = [at_most(_MOST_ROWS, part, seed) for part in (validation, None if held_out else train) if part is not None]
     judged = DenseRows(*(torch.cat(parts) for parts in zip(*(part.tensors for part in rows))))
     found, targets = outputs_of(module, judged).cpu().numpy(), judged.tensors[-1].cpu().numpy()
-    baseline = baseline_of(train, judged, unit, found.shape[1], seed)
-    if unit is not None:
-        return Assessment(fidelity(targets * unit, found * unit, classification=False), baseline, held_out)
+    baseline = baseline_of(train, judged, finish, found.shape[1], seed)
+    if finish is not None:
+        score = fidelity(finish(targets, are_targets=True), finish(found), classification=False)
+        return Assessment(score, baseline, held_out)
     score = fidelity(targets, found, classification=True)
     return Assessment(score, baseline, held_out, _per_class(module, train, validation, max(found.shape[1], 2), seed))
 
 
 def baseline_of(
-    train: DenseRows | SparseRows, judged: DenseRows | SparseRows, unit: np.ndarray | None, n_outputs: int, seed: int
+    train: DenseRows | SparseRows, judged: DenseRows | SparseRows, finish: Finish | None, n_outputs: int, seed: int
 ) -> Baseline:
     """Fit a linear model by least squares to training rows, and measure it and the best constant on other rows.
 
@@ -132,7 +136,7 @@ def baseline_of(
     ----------
     train, judged : DenseRows or SparseRows
         At most 2000 of either are used.
-    unit : ndarray of shape (n_outputs,), or None
+    finish : callable or None
         See `assess`.
     n_outputs : int
         Of the student.
@@ -147,9 +151,10 @@ def baseline_of(
         [part.tensors[0].cpu().numpy(), part.tensors[-1].cpu().numpy()]
         for part in (at_most(_MOST_ROWS, train, seed), at_most(_MOST_ROWS, judged, seed))
     )
-    if unit is not None:
+    if finish is not None:
         outputs = linear_model(inputs, targets.astype(np.float64), others)
-        return Baseline(fidelity(expected * unit, outputs * unit, classification=False), 0.0, len(expected), False)
+        expected, outputs = (finish(values, are_targets=True) for values in (expected, outputs))
+        return Baseline(fidelity(expected, outputs, classification=False), 0.0, len(expected), False)
     labels, expected = label_positions(targets), label_positions(expected)
     one_hot = np.eye(max(n_outputs, 2))[labels]
     linear = fidelity(expected, linear_model(inputs, one_hot, others), classification=True)

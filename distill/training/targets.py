@@ -117,13 +117,14 @@ def draw_calibration(
         drawn = _in_turn(drawn, labels)
     drawn = np.sort(drawn[:n_drawn])
     train, validation = holdout(labels[drawn] if balanced else None, n_drawn, validation_fraction, seed)
-    positions = drawn[train], drawn[validation]
+    train, validation = drawn[train], drawn[validation]
     if balanced:
-        positions = tuple(_balanced(part, labels, seed) for part in positions)
+        train, validation = (_balanced(part, labels, seed) for part in (train, validation))
     # Over all samples: an input that is constant in the drawn ones may vary
     low, high = feature_ranges(X)
-    rows = tuple(scaled_rows(X[part], network) for part in positions)
-    return Calibration(*rows, high > low, int(rng.integers(LARGEST_SEED)), X, y, positions, balanced)
+    train_rows, validation_rows = (scaled_rows(X[part], network) for part in (train, validation))
+    seed = int(rng.integers(LARGEST_SEED))
+    return Calibration(train_rows, validation_rows, high > low, seed, X, y, (train, validation), balanced)
 
 
 def _limited(X: np.ndarray | sparse.csr_array, n_rows: int) -> int:

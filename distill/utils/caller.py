@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 
 # Packages whose frames are skipped: a fit may be called through scikit-learn's pipelines and searches
 _SKIPPED = ("distill", "mbn", "sklearn", "joblib", "contextlib", "functools")
@@ -21,7 +22,8 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     """
     if _QUIET.get():
         return
-    level, frame = 1, sys._getframe()
+    level = 1
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _SKIPPED:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
