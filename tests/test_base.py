@@ -9,6 +9,9 @@ from sklearn.utils.validation import validate_data
 
 from distill import Distiller, load
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 X = load_digits().data[:600]
 
 

@@ -19,6 +19,9 @@ from sklearn.neural_network import MLPClassifier
 from distill import AutoCompressor, CodebookCompressor, Distiller, MatrixGaussianCompressor, load
 from mbn import MultilayerBootstrapNetwork
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 NAMES = ["sepal length", "sepal width", "petal length", "petal width"]
 X, Y = load_iris(return_X_y=True)
 TABLE = dict(zip(NAMES, np.ascontiguousarray(X.T)))

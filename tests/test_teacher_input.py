@@ -22,6 +22,9 @@ from distill import AutoCompressor, CodebookCompressor, Distiller
 from distill.teachers import own_copy
 from mbn import MultilayerBootstrapNetwork
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 X, groups = make_blobs(120, centers=[[1, 1], [9, 1], [1, 9]], cluster_std=0.6, random_state=0)
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 2, "learning_rate_init": 0.02, "random_state": 0}
 
