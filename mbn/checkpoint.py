@@ -7,6 +7,7 @@ a warning gives the reason.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from scipy import sparse
 
 from mbn.metrics import Matrix
 from mbn.parallel import blocks
-from mbn.rows import Rows
+from mbn.rows import Preparation, Rows
 
 # To be raised whenever the codes of the same rows and parameters change
 VERSION = 3
@@ -43,6 +44,8 @@ class Checkpoint:
         The folder; of a joblib.Memory its location. With None no layer is kept.
     X : ndarray or CSR of shape (n_samples, n_features)
         The rows of the fit. The same values in another dtype or memory layout are the same rows.
+    preparation : mbn.rows.Preparation, optional
+        Of these rows. Where it shifts or scales them the prepared rows count, since float32 would round them before.
 
     Raises
     ------
@@ -61,12 +64,12 @@ class Checkpoint:
     [[1 2]] None
     """
 
-    def __init__(self, memory: Any, X: Matrix):
+    def __init__(self, memory: Any, X: Matrix, preparation: Preparation = Preparation()):
         location = getattr(memory, "location", None) if hasattr(memory, "cache") else memory
         if location is not None and not isinstance(location, (str, os.PathLike)):
             raise ValueError(f"memory={memory!r} must be the path of a folder, a joblib.Memory with one, or None")
         self.folder = None if location is None else Path(location) / "mbn-layers"
-        self.rows = None if location is None else digest_of_rows(X)
+        self.rows = None if location is None else digest_of_rows(X, preparation)
         self.writes = self.folder is not None
 
     def load(self, parameters: dict) -> np.ndarray | None:
@@ -153,10 +156,16 @@ class _UnusableError(Exception):
     """The reason why a file cannot be used."""
 
 
-def digest_of_rows(X: Matrix) -> str:
-    """Digest of the values of rows, as float32."""
+def digest_of_rows(X: Matrix, preparation: Preparation = Preparation()) -> str:
+    """Digest of the values of rows as float32, after a preparation that shifts or scales them."""
     digest = hashlib.blake2b(repr(X.shape).encode(), digest_size=16)
-    rows = Rows(X)
+    if preparation.moves():
+        preparation = dataclasses.replace(preparation, unit=False)
+        for part in (preparation.keep, preparation.mean, preparation.factor):
+            digest.update(repr(None if part is None else np.asarray(part).tolist()).encode())
+        rows = Rows(X, preparation)
+    else:
+        rows = Rows(X)
     for block in rows.blocks():
         part = rows[block]
         if sparse.issparse(part):

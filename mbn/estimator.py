@@ -362,8 +362,8 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _fit_layers(self, sample: Matrix) -> np.ndarray:
         """Draw and assign all layers, or read their codes from `memory`; returns the codes of the top layer."""
         report = _Report(self.verbose, type(self).__name__, len(self.k_))
-        kept = Checkpoint(self._memory(), sample)
-        self.preparation_ = fit_preparation(sample, self.metric)
+        self.preparation_ = fit_preparation(sample, self.metric, getattr(self, "feature_names_in_", None))
+        kept = Checkpoint(self._memory(), sample, self.preparation_)
         self.layers_ = []
         settings = self._settings()
         codes: Any = Rows(sample, self.preparation_)  # of the input of the next layer
