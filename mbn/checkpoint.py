@@ -23,7 +23,7 @@ from scipy import sparse
 
 from mbn.metrics import Matrix
 from mbn.parallel import blocks
-from mbn.rows import Preparation, Rows
+from mbn.rows import IDENTITY, Preparation, Rows
 
 # To be raised whenever the codes of the same rows and parameters change
 VERSION = 3
@@ -64,7 +64,7 @@ class Checkpoint:
     [[1 2]] None
     """
 
-    def __init__(self, memory: Any, X: Matrix, preparation: Preparation = Preparation()):
+    def __init__(self, memory: Any, X: Matrix, preparation: Preparation = IDENTITY):
         location = getattr(memory, "location", None) if hasattr(memory, "cache") else memory
         if location is not None and not isinstance(location, (str, os.PathLike)):
             raise ValueError(f"memory={memory!r} must be the path of a folder, a joblib.Memory with one, or None")
@@ -156,7 +156,7 @@ class _UnusableError(Exception):
     """The reason why a file cannot be used."""
 
 
-def digest_of_rows(X: Matrix, preparation: Preparation = Preparation()) -> str:
+def digest_of_rows(X: Matrix, preparation: Preparation = IDENTITY) -> str:
     """Digest of the values of rows as float32, after a preparation that shifts or scales them."""
     digest = hashlib.blake2b(repr(X.shape).encode(), digest_size=16)
     if preparation.moves():

@@ -20,7 +20,15 @@ from mbn.columns import validate_rows
 from mbn.metrics import Matrix
 from mbn.parallel import run
 from mbn.rows import Rows, fit_preparation
-from mbn.schedule import automatic_schedule, draw_landmarks, schedule_from
+from mbn.schedule import (
+    FEW_FEATURES,
+    automatic_schedule,
+    draw_landmarks,
+    most_centroids,
+    n_used_features,
+    ratio,
+    schedule_from,
+)
 
 # Multiplications and additions of direct assignment in the bottom layer, which limit the automatic schedule: accuracy
 # against time, a few minutes on two cores (docs/design.md).
@@ -47,13 +55,13 @@ def all_or_nothing(fit: Callable) -> Callable:
 
 
 class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Multilayer bootstrap network: layers of random clusterings that reveal clusters of any shape.
+    """Multilayer bootstrap network: layers of random clusterings, from fine to coarse.
 
     Each layer holds `n_estimators` clusterings. A clustering draws k samples as its centroids, without any
     optimization, and assigns to every sample the code of the nearest centroid in a random part of the inputs. The
     codes are the input of the next layer, which has fewer centroids, until k is about the number of clusters: small
     differences vanish from layer to layer and large ones remain. The principal components of the top layer's codes
-    span a space in which k-means or agglomerative clustering finds the clusters.
+    span a space in which k-means or agglomerative clustering finds clusters that need not be round in the features.
 
     Parameters
     ----------
@@ -67,13 +75,17 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     k : "auto", int or sequence of int, default="auto"
         Number of centroids in each layer, bottom first. An integer sets the bottom layer, and the others follow by
         `delta`. "auto" starts at half of the samples, or, with direct assignment, at the k that a budget of 5e13
-        operations allows.
-    delta : float, default=0.5
-        Ratio of the numbers of centroids in successive layers, in (0, 1). The most sensitive parameter.
+        operations allows. With 2 to 8 features it starts at a fifth of the samples, 1000 at most, and at
+        ``12 * n_clusters`` at least; with one feature at ``12 * n_clusters``.
+    delta : float or "auto", default="auto"
+        Ratio of the numbers of centroids in successive layers, in (0, 1). "auto" is 0.5, and 0.9 with 2 to 8 features.
+        The most sensitive parameter.
     max_features : float, default=0.5
-        Fraction of the inputs that each clustering uses, in (0, 1]; a in the paper.
+        Fraction of the inputs that each clustering uses, in (0, 1]; a in the paper. In the bottom layer a clustering
+        uses at least 8 features, and all if there are fewer: half of two features would be another shape.
     metric : {"euclidean", "cosine", "linear"}, default="euclidean"
-        Distance in the bottom layer. "cosine" and "linear" (the largest inner product is nearest) suit text.
+        Distance in the bottom layer. "cosine" and "linear" (the largest inner product is nearest) suit text. With
+        "euclidean" neither an offset nor a common factor of the features changes the codes.
     assignment : {"auto", "direct", "neighbors"}, default="auto"
         "direct" compares every sample with every centroid of the bottom layer. "neighbors" compares it with the
         centroids among its nearest samples, which is far cheaper if k is a large fraction of the samples. "auto" is
@@ -137,6 +149,17 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     centroids at equal distance, or with equally many shared codes, the one drawn first is chosen, in the order of each
     clustering.
 
+    Up to 8 features (those that vary) count as few. Samples then have few neighbors, and some share no code with any
+    centroid of a clustering above; such a sample follows the most similar of some others, where it would be assigned to
+    the centroid drawn first.
+
+    Distances are computed in float32, after offsets and a common factor have been removed in float64. A feature whose
+    range is less than 2**-46 of its values is constant up to rounding, and left out. ``fit`` warns of features whose
+    differences float32 cannot represent, and of integers past 2**53.
+
+    A cluster has as many of the top layer's centroids as its share of the samples. Where the shares differ by more than
+    a factor of two, k-means may split a large cluster and join two small ones, however far they are apart.
+
     References
     ----------
     X.-L. Zhang, "Multilayer bootstrap networks", Neural Networks 103 (2018) 29-43, arXiv:1408.0848.
@@ -164,7 +187,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "k": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left"), "array-like"],
-        "delta": [Interval(Real, 0, 1, closed="neither")],
+        "delta": [Interval(Real, 0, 1, closed="neither"), StrOptions({"auto"})],
         "max_features": [Interval(Real, 0, 1, closed="right")],
         "metric": [StrOptions({"euclidean", "cosine", "linear"})],
         "assignment": [StrOptions({"auto", "direct", "neighbors"})],
@@ -189,7 +212,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         n_clusters: int = 10,
         n_estimators: int = 400,
         k: str | int | Sequence[int] = "auto",
-        delta: float = 0.5,
+        delta: str | float = "auto",
         max_features: float = 0.5,
         metric: str = "euclidean",
         assignment: str = "auto",
@@ -238,11 +261,13 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         Raises
         ------
         ValueError
-            If X is not finite, or has fewer samples than 1.5 times `n_clusters` or than the largest k.
+            If X is not finite, or has fewer samples than 1.5 times `n_clusters` or than the largest k; or if some of
+            its values are too large for float32 beside the others.
 
         Warns
         -----
         UserWarning
+            If float32 cannot represent the differences within a feature.
             If a layer kept in `memory` cannot be used, or none can be kept; or if workers were lost.
         """
         self._fit(X)
@@ -335,7 +360,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Fit, and return the validated samples and the top layer's codes of those that may become centroids."""
         self._validate_params()
         X = validate_rows(self, X, reset=True, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
-        n_samples, n_features = X.shape
+        n_samples = X.shape[0]
         if n_samples < 1.5 * self.n_clusters:
             raise ValueError(
                 f"n_samples={n_samples} is less than 1.5 * n_clusters with n_clusters={self.n_clusters}: the top "
@@ -348,10 +373,12 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         n_landmarks = self._n_landmarks(n_samples)
         # All that follows depends on these samples only
         sample = X if self.max_samples is None else X[draw_landmarks(n_samples, n_landmarks, self.seed_)]
+        self.preparation_ = fit_preparation(sample, self.metric, getattr(self, "feature_names_in_", None))
+        n_features = Rows(sample, self.preparation_).shape[1]
         self.k_ = self._schedule(n_landmarks, n_features)
         self.assignment_ = self._choose_assignment(self.k_[0], n_landmarks)
         n_components = self._n_components(n_landmarks, self.k_[-1])
-        codes = self._fit_layers(sample)
+        codes = self._fit_layers(sample, n_features <= FEW_FEATURES)
         if self.output == "pca":
             self.components_, self.mean_, self.explained_variance_ratio_ = output.principal_components(
                 codes, self.k_[-1], n_components, self.seed_
@@ -359,17 +386,17 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self._n_features_out = self.n_estimators * self.k_[-1] if self.output == "codes" else n_components
         return X, codes
 
-    def _fit_layers(self, sample: Matrix) -> np.ndarray:
+    def _fit_layers(self, sample: Matrix, few: bool) -> np.ndarray:
         """Draw and assign all layers, or read their codes from `memory`; returns the codes of the top layer."""
         report = _Report(self.verbose, type(self).__name__, len(self.k_))
-        self.preparation_ = fit_preparation(sample, self.metric, getattr(self, "feature_names_in_", None))
         kept = Checkpoint(self._memory(), sample, self.preparation_)
         self.layers_ = []
-        settings = self._settings()
+        settings = dataclasses.replace(self._settings(), guided=few)
         codes: Any = Rows(sample, self.preparation_)  # of the input of the next layer
+        n_features = codes.shape[1]
         for index, k in enumerate(self.k_):
             report.start(index, k)
-            parameters = self._file_parameters(index, settings)
+            parameters = self._file_parameters(index, settings, n_features)
             known = kept.load(parameters)
             if index == 0:
                 codes, layer = layers.fit_bottom(codes, k, settings, known)
@@ -394,9 +421,13 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             device=self.device,
         )
 
-    def _file_parameters(self, index: int, settings: layers.LayerSettings) -> dict:
+    def _file_parameters(self, index: int, settings: layers.LayerSettings, n_features: int) -> dict:
         """Return the parameters on which the codes of a layer depend, under the names that its file has for them."""
+        n_used = n_used_features(settings.max_features, n_features)
+        more = {} if n_used == max(1, round(settings.max_features * n_features)) else {"n_used_features": n_used}
+        more |= {"guided": True} if settings.guided else {}
         return {
+            **more,
             "layer": index,
             "k": list(self.k_[: index + 1]),
             "n_estimators": settings.n_estimators,
@@ -436,19 +467,20 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         return n_landmarks
 
     def _schedule(self, n_landmarks: int, n_features: int) -> tuple[int, ...]:
-        """Return the number of centroids in each layer."""
+        """Return the number of centroids in each layer, for rows of which `n_features` are in use."""
+        delta = ratio(self.delta, n_features)
         if not isinstance(self.k, (str, Integral)):
             schedule = tuple(int(k) for k in np.asarray(self.k).reshape(-1))
             if not schedule or not all(isinstance(k, (Integral, np.integer)) for k in np.asarray(self.k).reshape(-1)):
                 raise ValueError(f"k={self.k!r} must hold one integer or more, one per layer")
         elif isinstance(self.k, Integral):
-            schedule = schedule_from(int(self.k), self.n_clusters, self.delta)
+            schedule = schedule_from(int(self.k), self.n_clusters, delta)
         else:
-            k_max = None
+            k_max = most_centroids(n_landmarks, self.n_clusters, n_features)
             if self.assignment == "direct":
-                per_centroid = n_landmarks * max(1, round(self.max_features * n_features)) * self.n_estimators * 2
-                k_max = max(int(DIRECT_OPERATIONS / per_centroid), int(np.ceil(1.5 * self.n_clusters)))
-            schedule = automatic_schedule(n_landmarks, self.n_clusters, delta=self.delta, k_max=k_max)
+                per_centroid = n_landmarks * n_used_features(self.max_features, n_features) * self.n_estimators * 2
+                k_max = min(k_max, max(int(DIRECT_OPERATIONS / per_centroid), int(np.ceil(1.5 * self.n_clusters))))
+            schedule = automatic_schedule(n_landmarks, self.n_clusters, delta=delta, k_max=k_max)
         if min(schedule) < 1 or max(schedule) > n_landmarks:
             raise ValueError(
                 f"k={self.k!r} requires {max(schedule)} centroids in a layer, but only {n_landmarks} rows can become "

@@ -1,5 +1,6 @@
 """Draw and assign whole layers; each task has a block of rows, or some clusterings."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,12 @@ import numpy as np
 from scipy import sparse
 from sklearn import get_config
 
-from mbn import accelerator, assign_direct, assign_neighbors, neighbors, output, tree, upper
+from mbn import accelerator, assign_direct, assign_neighbors, guides, neighbors, output, tree, upper
 from mbn.metrics import Matrix
 from mbn.neighbors import NeighborSearch
 from mbn.parallel import blocks, n_workers, run
 from mbn.rows import Rows
-from mbn.schedule import draw
+from mbn.schedule import draw, n_used_features
 
 # Tasks of a worker: more of them balance the load better, and each costs a message. A task has from LEAST_ROWS to
 # MOST_ROWS rows, and operations for some ten seconds of a core at most, so that little is lost with a worker.
@@ -57,6 +58,8 @@ class LayerSettings:
     n_neighbors : int
     n_jobs : int or None
     device : str
+    guided : bool
+        Whether samples that share no code with a centroid follow others; see `mbn.guides`.
     """
 
     n_estimators: int
@@ -67,6 +70,7 @@ class LayerSettings:
     n_neighbors: int
     n_jobs: int | None = None
     device: str = "cpu"
+    guided: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,18 @@ class Layer:
         Rows of the reference that are the centroids of each clustering, in the order drawn.
     used : ndarray of shape (n_estimators, n_used)
         Inputs of each clustering, ascending.
+    guides : ndarray of shape (n_guides,), or None
+        Rows of the reference that are followed by rows that share no code with a centroid; None in the bottom layer
+        and where the features are not few.
+    guide_codes : ndarray of shape (n_guides, n_estimators), or None
+        Codes of the guides in this layer.
     """
 
     reference: Matrix
     rows: np.ndarray
     used: np.ndarray
+    guides: np.ndarray | None = None
+    guide_codes: np.ndarray | None = None
 
 
 def _draw_layer(
@@ -103,6 +114,7 @@ def _draw_layer(
     used : ndarray of shape (n_estimators, n_used)
     """
     n_estimators, n_used = settings.n_estimators, max(1, round(settings.max_features * n_inputs))
+    n_used = n_used_features(settings.max_features, n_inputs) if index == 0 else n_used
     rows = np.empty((n_estimators, k), np.min_scalar_type(n_rows))
     used = np.empty((n_estimators, n_used), np.min_scalar_type(n_inputs))
     for v in range(n_estimators):
@@ -298,6 +310,17 @@ def fit_upper(
     """
     drawn, rows, used = _draw_layer(index, k, *codes.shape, settings)
     layer = Layer(codes if len(drawn) == len(codes) else np.take(codes.T, drawn, axis=1).T, rows, used)
+    if settings.guided:
+        chosen = guides.draw_guides(len(drawn), n_codes, settings.seed, index)
+        nearest = codes_above
+        if nearest is None:
+            nearest = assign_upper(codes, layer, n_codes, settings.n_jobs)
+        guide_codes = np.ascontiguousarray(nearest[drawn[chosen]])
+        if codes_above is None:
+            below = layer.reference[chosen]
+            guide_codes = guides.codes_of_guides(guide_codes, below, layer.reference, rows, used)
+        layer = dataclasses.replace(layer, guides=chosen, guide_codes=guide_codes)
+        return _follow_guides(nearest, codes, layer, settings.n_jobs) if codes_above is None else nearest, layer
     if codes_above is None:
         codes_above = assign_upper(codes, layer, n_codes, settings.n_jobs)
     return codes_above, layer
@@ -324,7 +347,8 @@ def assign_upper(codes: np.ndarray, layer: Layer, n_codes: int, n_jobs: int | No
     reference_codes = np.ascontiguousarray(reference.T)
     if len(codes) <= COMPARED_ROWS:
         bits = upper.pack_used(used, codes.shape[1])
-        return upper.match_compared(np.ascontiguousarray(codes), reference_codes, rows, bits)
+        found = upper.match_compared(np.ascontiguousarray(codes), reference_codes, rows, bits)
+        return found if layer.guides is None else _follow_guides(found, codes, layer, n_jobs)
     found = _empty_codes(len(codes), *rows.shape)
     index_bytes = upper.index_bytes(*reference_codes.shape, n_codes) + len(reference) * len(rows) * found.itemsize
     if index_bytes <= INDEX_BYTES and upper.mean_list(reference) < RANKED_LENGTH * used.shape[1]:
@@ -333,7 +357,43 @@ def assign_upper(codes: np.ndarray, layer: Layer, n_codes: int, n_jobs: int | No
         parts = _match_lists(codes, reference_codes, layer, n_codes, n_jobs)
     for which, part in parts:
         found[which] = part
+    return found if layer.guides is None else _follow_guides(found, codes, layer, n_jobs)
+
+
+def _follow_guides(found: np.ndarray, codes: np.ndarray, layer: Layer, n_jobs: int | None) -> np.ndarray:
+    """Let samples that share no code with a centroid follow guides; changes `found`, which it returns.
+
+    Parameters
+    ----------
+    found : ndarray of shape (n_samples, n_estimators)
+        Codes of the nearest centroids.
+    codes : ndarray of shape (n_samples, n_inputs)
+        Codes of the layer below.
+    layer : Layer
+    n_jobs : int or None
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_estimators)
+    """
+    shared = (layer.reference, layer.rows, layer.used, layer.guides, layer.guide_codes)
+    tasks = row_blocks(len(codes), n_jobs, len(layer.guides) * codes.shape[1])
+    for block, part in run(_guided, shared, tasks, lambda block: (found[block], codes[block]), n_jobs=n_jobs):
+        found[block] = part
     return found
+
+
+def _guided(
+    reference: np.ndarray,
+    rows: np.ndarray,
+    used: np.ndarray,
+    chosen: np.ndarray,
+    guide_codes: np.ndarray,
+    found: np.ndarray,
+    codes: np.ndarray,
+) -> np.ndarray:
+    """Task of `_follow_guides`."""
+    return guides.follow(found, codes, reference, rows, used, chosen, guide_codes)
 
 
 def _match_ranked(

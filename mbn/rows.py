@@ -121,6 +121,9 @@ def _move_sparse(X: Matrix, mean: np.ndarray | None, factor: float | None) -> Ma
     return X.astype(np.float32)
 
 
+IDENTITY = Preparation()
+
+
 class Rows:
     """Prepared float32 rows, computed on access.
 
@@ -144,7 +147,7 @@ class Rows:
            [4., 5.]], dtype=float32)
     """
 
-    def __init__(self, X: Matrix, preparation: Preparation = Preparation()):
+    def __init__(self, X: Matrix, preparation: Preparation = IDENTITY):
         self.X = X
         self.preparation = preparation
         n_features = X.shape[1] if preparation.keep is None else len(preparation.keep)
@@ -272,7 +275,8 @@ def fit_preparation(X: Matrix, metric: str, names: np.ndarray | None = None) -> 
         small, large = (np.float32(side * factor) for side in (low, high))
     vanished = used & ((small == large) if metric == "euclidean" else (small == 0) & (large == 0))
     merged = np.zeros(len(mean)) if sample is None else np.where(used, sample.merged(mean, factor), 0)
-    integers = X.dtype.kind in "iu" and (maxima > minima) & (np.maximum(np.abs(minima), np.abs(maxima)) > _LARGEST_INTEGER)
+    extent = np.maximum(np.abs(minima), np.abs(maxima))
+    integers = X.dtype.kind in "iu" and (maxima > minima) & (extent > _LARGEST_INTEGER)
     _report_losses(metric, names, sizes, used, vanished, merged, integers)
     keep = np.flatnonzero(used & ~vanished)
     keep = np.arange(1) if len(keep) == 0 else keep
@@ -357,7 +361,7 @@ def _report_losses(
     integers: Any,
 ) -> None:
     """Raise or warn where float32, or float64, cannot hold the values of features; arrays as in `fit_preparation`."""
-    largest, level = sizes[used].max(initial=0.0), 7  # the caller of fit
+    largest, level = sizes[used].max(initial=0.0), 6  # the caller of fit
 
     def describe(features: np.ndarray) -> str:
         numbers = np.flatnonzero(features)
@@ -367,9 +371,9 @@ def _report_losses(
     lost = used & (vanished | (merged > _SAID))
     if lost.any() and largest > np.finfo(np.float32).max:
         raise ValueError(
-            f"X has a value too large for float32 beside the others: {describe(used & (sizes == largest))} reaches {largest:.3g} "
-            f"from its middle, and no factor keeps the differences in {describe(lost)}. Remove or clip such values, or "
-            "scale the features, as with RobustScaler."
+            f"X has a value too large for float32 beside the others: {describe(used & (sizes == largest))} reaches "
+            f"{largest:.3g} from its middle, and no factor keeps the differences in {describe(lost)}. Remove or clip such "
+            "values, or scale the features, as with RobustScaler."
         )
     if vanished.any():
         warnings.warn(

@@ -6,6 +6,36 @@ import numpy as np
 
 # Key of the landmarks' random stream, larger than the index of any layer
 _LANDMARK_STREAM = 1 << 20
+# Rows of up to this many features have few neighbors, and every part of the features is another shape: all of them are
+# used, and layers shrink slowly. Chosen on two-dimensional data sets; the data sets of docs/results/mbn.md have more.
+FEW_FEATURES = 8
+# Of rows with few features: the schedule starts at a fifth of the rows, so that a clustering is coarser than the gaps
+# between single rows, at 1000 centroids at most, and at 12 for each cluster if there are so many rows. Of one feature
+# it always starts at 12 for each cluster, since a line breaks at every gap.
+_FEW_FRACTION, _FEW_MOST, _PER_CLUSTER = 5, 1000, 12
+# Ratio of layers by default: of rows with few features, but more than one, and of others. A layer can only join what
+# lies near each other along a curve, and a small step does so with fewer errors.
+_FEW_DELTA, _DELTA = 0.9, 0.5
+
+
+def n_used_features(max_features: float, n_features: int) -> int:
+    """Return the number of features that a clustering of the bottom layer uses."""
+    return max(1, round(max_features * n_features), min(n_features, FEW_FEATURES))
+
+
+def ratio(delta: str | float, n_features: int) -> float:
+    """Return the ratio of layers for rows of `n_features` features."""
+    if not isinstance(delta, str):
+        return float(delta)
+    return _FEW_DELTA if 1 < n_features <= FEW_FEATURES else _DELTA
+
+
+def most_centroids(n_rows: int, n_clusters: int, n_features: int) -> int:
+    """Return the limit of the bottom layer in the automatic schedule."""
+    least = min(n_rows // 2, _PER_CLUSTER * n_clusters)
+    if n_features > FEW_FEATURES:
+        return n_rows
+    return least if n_features == 1 else max(least, min(n_rows // _FEW_FRACTION, _FEW_MOST))
 
 
 def automatic_schedule(

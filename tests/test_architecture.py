@@ -80,6 +80,7 @@ ROOMS = [
     Room(1, "mbn.preprocessing", "mbn.columns", "numpy sklearn"),
     Room(1, "mbn.upper", "mbn.parallel", "numpy numba"),
     Room(1, "mbn.neighbors", "mbn.metrics mbn.parallel", "numpy scipy numba"),
+    Room(1, "mbn.guides", "", "numpy numba"),
     Room(1, "mbn.output", "mbn.parallel", "numpy scipy numba sklearn threadpoolctl"),
     Room(2, "mbn.rows", "mbn.metrics mbn.parallel mbn.neighbors", "numpy scipy sklearn"),
     Room(2, "mbn.tree", "mbn.metrics mbn.neighbors", "numpy scipy numba"),
@@ -91,7 +92,7 @@ ROOMS = [
         5,
         "mbn.layers",
         "mbn.parallel mbn.schedule mbn.metrics mbn.neighbors mbn.rows mbn.tree mbn.assign_direct "
-        "mbn.assign_neighbors mbn.upper mbn.output mbn.accelerator",
+        "mbn.assign_neighbors mbn.upper mbn.output mbn.accelerator mbn.guides",
         "numpy scipy sklearn",
     ),
     Room(
