@@ -360,7 +360,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Fit, and return the validated samples and the top layer's codes of those that may become centroids."""
         self._validate_params()
         X = validate_rows(self, X, reset=True, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
-        n_samples = X.shape[0]
+        n_samples, n_features = X.shape
         if n_samples < 1.5 * self.n_clusters:
             raise ValueError(
                 f"n_samples={n_samples} is less than 1.5 * n_clusters with n_clusters={self.n_clusters}: the top "
@@ -374,11 +374,11 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         # All that follows depends on these samples only
         sample = X if self.max_samples is None else X[draw_landmarks(n_samples, n_landmarks, self.seed_)]
         self.preparation_ = fit_preparation(sample, self.metric, getattr(self, "feature_names_in_", None))
-        n_features = Rows(sample, self.preparation_).shape[1]
-        self.k_ = self._schedule(n_landmarks, n_features)
+        n_varying = Rows(sample, self.preparation_).shape[1]
+        self.k_ = self._schedule(n_landmarks, n_features, n_varying)
         self.assignment_ = self._choose_assignment(self.k_[0], n_landmarks)
         n_components = self._n_components(n_landmarks, self.k_[-1])
-        codes = self._fit_layers(sample, n_features <= FEW_FEATURES)
+        codes = self._fit_layers(sample, n_varying <= FEW_FEATURES)
         if self.output == "pca":
             self.components_, self.mean_, self.explained_variance_ratio_ = output.principal_components(
                 codes, self.k_[-1], n_components, self.seed_
@@ -466,9 +466,9 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             )
         return n_landmarks
 
-    def _schedule(self, n_landmarks: int, n_features: int) -> tuple[int, ...]:
-        """Return the number of centroids in each layer, for rows of which `n_features` are in use."""
-        delta = ratio(self.delta, n_features)
+    def _schedule(self, n_landmarks: int, n_features: int, n_varying: int) -> tuple[int, ...]:
+        """Return the number of centroids in each layer, for rows with `n_features`, of which `n_varying` are used."""
+        delta = ratio(self.delta, n_varying)
         if not isinstance(self.k, (str, Integral)):
             schedule = tuple(int(k) for k in np.asarray(self.k).reshape(-1))
             if not schedule or not all(isinstance(k, (Integral, np.integer)) for k in np.asarray(self.k).reshape(-1)):
@@ -476,7 +476,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         elif isinstance(self.k, Integral):
             schedule = schedule_from(int(self.k), self.n_clusters, delta)
         else:
-            k_max = most_centroids(n_landmarks, self.n_clusters, n_features)
+            k_max = most_centroids(n_landmarks, self.n_clusters, n_varying)
             if self.assignment == "direct":
                 per_centroid = n_landmarks * n_used_features(self.max_features, n_features) * self.n_estimators * 2
                 k_max = min(k_max, max(int(DIRECT_OPERATIONS / per_centroid), int(np.ceil(1.5 * self.n_clusters))))

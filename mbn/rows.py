@@ -372,8 +372,8 @@ def _report_losses(
     if lost.any() and largest > np.finfo(np.float32).max:
         raise ValueError(
             f"X has a value too large for float32 beside the others: {describe(used & (sizes == largest))} reaches "
-            f"{largest:.3g} from its middle, and no factor keeps the differences in {describe(lost)}. Remove or clip such "
-            "values, or scale the features, as with RobustScaler."
+            f"{largest:.3g} from its middle, and no factor keeps the differences in {describe(lost)}. Remove or clip "
+            "such values, or scale the features, as with RobustScaler."
         )
     if vanished.any():
         warnings.warn(

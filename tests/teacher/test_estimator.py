@@ -185,7 +185,7 @@ def test_rows_without_drawn_candidates_are_compared_with_all_centroids():
 
 def test_every_centroid_is_nearest_to_itself():
     X = np.random.default_rng(0).random((300, 6)).astype(np.float32)
-    model = MultilayerBootstrapNetwork(n_estimators=15, n_clusters=3, random_state=0).fit(X)
+    model = MultilayerBootstrapNetwork(n_estimators=15, n_clusters=3, k=150, random_state=0).fit(X)
     layer = model.layers_[0]
     codes = assign_bottom(X, layer, "euclidean", "neighbors")
     for v, rows in enumerate(layer.rows):

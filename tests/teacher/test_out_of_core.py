@@ -79,7 +79,7 @@ def test_network_does_not_depend_on_storage(tmp_path):
 
 def test_float32_rows_are_not_copied_into_the_model(tmp_path):
     X = on_disk(tmp_path, np.random.default_rng(0).random((500, 6), np.float32))
-    model = MultilayerBootstrapNetwork(n_estimators=15, n_clusters=3, random_state=0).fit(X)
+    model = MultilayerBootstrapNetwork(n_estimators=15, n_clusters=3, k=250, random_state=0).fit(X)
     assert np.may_share_memory(model.layers_[0].reference, X)
 
 
