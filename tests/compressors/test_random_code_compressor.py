@@ -25,6 +25,9 @@ from distill.compressors.random_code.layout_search import (
 from distill.compressors.random_code.learner import initial_means
 from distill.compressors.random_code.refinement import SharedNetwork
 
+# Networks are trained too short on purpose, and say so
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 DIGITS, CLASSES = load_digits(return_X_y=True)
 DIGITS = DIGITS / 16
 TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)
