@@ -29,6 +29,9 @@ from distill.pipeline import to_bytes
 from distill.runtime.preprocessing import Preprocessing
 from mbn.preprocessing import ImageMoments
 
+# Students are trained for a few epochs only
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 X, y = load_digits(return_X_y=True)
 FLAGS = [flags for flags in itertools.product((False, True), (False, True), (False, True), (0.0, 0.75)) if any(flags)]
 SHAPES = [(8, 8, 1), (5, 7, 3), (1, 9, 1), (9, 1, 2), (1, 1, 12), (2, 2, 1)]

@@ -17,6 +17,9 @@ from distill import CodebookCompressor, Distiller, SpikeSlabCompressor
 matplotlib.use("Agg")
 from distill.plotting import EmbeddingDisplay, InclusionDisplay, TradeOffDisplay, WeightCodesDisplay
 
+# Students are trained for a few epochs only
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 X, y = load_digits(return_X_y=True)
 X, y = X[:400], y[:400]
 SMALL = {"hidden_layer_sizes": (12,), "max_iter": 3, "random_state": 0}

@@ -89,9 +89,9 @@ DETECTORS = [
     (Detector(1, -1), [1, -1]),
     (FrozenEstimator(Thresholded().fit(ROWS)), [0, 1]),
     (make_pipeline(StandardScaler(), LocalOutlierFactor(novelty=True)), [-1, 1]),
-    (IsolationForest(n_estimators=40, contamination=0.05), [-1, 1]),
+    (IsolationForest(n_estimators=40, contamination=0.05, random_state=0), [-1, 1]),
     # For the rest the threshold is enough
-    (EllipticEnvelope(contamination=0.05), [-1, 1]),
+    (EllipticEnvelope(contamination=0.05, random_state=0), [-1, 1]),
     (Detector(shift=-100.0), [0, 1]),
     (Detector(shift=1e6), [0, 1]),
     (Detector(1, -1, sign=-1), [-1, 1]),
