@@ -105,6 +105,7 @@ def test_variances_take_few_bytes(matrix_gaussian):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [350, 700, 1500])
+@pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
 def test_max_bytes_is_kept_and_used(student, max_bytes):
     compressor = MatrixGaussianCompressor(
         FrozenEstimator(student), max_bytes=max_bytes, max_iter=1, random_state=0

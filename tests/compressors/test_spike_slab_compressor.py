@@ -178,6 +178,7 @@ def test_gates_of_units_keep_or_remove_whole_units(student, granularity):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
 def test_automatic_priors(student):
     settings = {"kl_weight": 1.0, **SHORT}
     by_size, by_bound, strict = (
