@@ -1,0 +1,40 @@
+"""Predictions of a teacher as targets for the training of a network.
+
+A teacher is any scikit-learn estimator, and the `target` is one of its methods. Its predictions are labels, class
+probabilities, or values (an embedding, a score, a regression); `read_predictions` distinguishes them.
+"""
+
+from distill.teachers.arrays import as_array, plain_classes
+from distill.teachers.calls import compare_labels, fit_and_predict, labels_beside, predict, predict_beyond
+from distill.teachers.copies import own_copy
+from distill.teachers.methods import (
+    PRECOMPUTED,
+    Precomputed,
+    is_detector,
+    is_transductive,
+    predicts_values,
+    resolve_target,
+    teacher_type,
+)
+from distill.teachers.reading import Predictions, range_of, read_predictions
+
+__all__ = [
+    "PRECOMPUTED",
+    "Precomputed",
+    "Predictions",
+    "as_array",
+    "compare_labels",
+    "fit_and_predict",
+    "is_detector",
+    "is_transductive",
+    "labels_beside",
+    "own_copy",
+    "plain_classes",
+    "predict",
+    "predict_beyond",
+    "predicts_values",
+    "range_of",
+    "read_predictions",
+    "resolve_target",
+    "teacher_type",
+]
