@@ -106,10 +106,25 @@ def validated_rows(estimator: BaseEstimator, X: Any, **settings: Any) -> Any:
 
     A conversion to float32 or float64 would cut digits of integers. Text is converted to float64, as scikit-learn does.
     """
+    _check_columns_are_numbers(X)
     try:
         return validated(estimator, X, accept_sparse="csr", dtype="numeric", **settings)
     except ValueError:
         return validated(estimator, X, accept_sparse="csr", dtype=np.float64, **settings)
+
+
+def _check_columns_are_numbers(X: Any) -> None:
+    """Raise ValueError for dates and time spans, which NumPy would take for numbers or refuse without a column."""
+    kinds = getattr(X, "dtypes", None)
+    if hasattr(X, "iloc") and kinds is not None and hasattr(kinds, "items"):
+        found = [(name, kind) for name, kind in kinds.items() if getattr(kind, "kind", "") in ("m", "M")]
+    else:
+        found = [(0, X.dtype)] if isinstance(X, np.ndarray) and X.dtype.kind in "mM" else []
+    if found:
+        raise ValueError(
+            f"X has dates or time spans in column {found[0][0]!r} ({found[0][1]}); convert them to numbers, such as "
+            "seconds since a date, or leave them out"
+        )
 
 
 def _names_unknown_to_sklearn(X: Any) -> tuple[str, ...] | None:

@@ -22,6 +22,7 @@ from sklearn.utils.validation import _num_samples
 from distill import teachers
 from distill.base import StudentMixin, all_or_nothing, student_attributes, validated_rows, with_columns, without_columns
 from distill.codecs import container
+from distill.codecs.labels import encode_classes
 from distill.exceptions import FidelityWarning
 from distill.network import ACTIVATIONS, Network
 from distill.teachers import Predictions
@@ -29,7 +30,7 @@ from distill.training.beyond import Beyond, surround
 from distill.training.device import check_device
 from distill.training.loop import History
 from distill.training.perceptron import fold_input, folds_well, unfold_input
-from distill.training.scaling import feature_ranges, fit_input_scaling
+from distill.training.scaling import coarse_feature, feature_ranges, fit_input_scaling
 from distill.training.student import StudentSettings, fit_student
 from distill.utils.caching import cached_call, call_key
 from distill.utils.caller import warn_caller
@@ -42,6 +43,9 @@ from distill.utils.validation import (
     seeded,
     warn_user,
 )
+
+# Rows of a label from which it is said that none of them keeps it
+_ROWS_OF_LABEL = 20
 
 
 class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
@@ -299,6 +303,14 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self.teacher_, predictions = cached_call(self.memory, _fit_teacher, *given, progress=progress)
         if predictions.note:
             warn_user(predictions.note)
+        if predictions.classes is not None:
+            encode_classes(predictions.classes)  # labels that no file can hold are an error before the training
+        predictions = teachers.with_noise(self.teacher_, without_columns(X), rows, predictions)
+        if (column := coarse_feature(rows)) is not None:
+            warn_user(
+                f"the differences within column {column} of X are a few steps of its type, {rows.dtype}, so far from "
+                "zero; subtract an offset from it before, in the type that it was measured in"
+            )
         beyond = self._look_beyond(X, rows, predictions, settings)
         samples = (rows, predictions, beyond, settings)
         network, history = cached_call(self.memory, fit_student, *samples, progress=progress)
@@ -310,7 +322,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self.best_validation_score_ = history.best_score
         if teachers.teacher_type(teacher) == "clusterer" and predictions.kind != "values":
             self.labels_ = self.predict(X)
-        self._measured = self._measure(history)
+        self._measured = self._measure(history, predictions)
         progress.finish()
         return self
 
@@ -319,7 +331,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         """Sizes of the parts of the student file in bytes, and the agreement for each label."""
         return {**super().report_, **self._measured}
 
-    def _measure(self, history: History) -> dict:
+    def _measure(self, history: History, predictions: Predictions) -> dict:
         """Return the measurements of `report_`, and warn of a poor student."""
         if self.early_stopping and history.validation_scores is None:
             warn_caller(
@@ -329,6 +341,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             )
         found = history.assessment
         complaint = found.complaint()
+        if complaint is None and found.per_class is not None:
+            complaint = _lost_label(found.per_class, predictions)
         if complaint is not None:
             warn_caller(
                 f"{complaint}; try a larger max_iter, now {self.max_iter}, n_iter_no_change, now "
@@ -444,6 +458,19 @@ def _fit_teacher(
 def _predict_with_teacher(key: str, X: Any, target: str, teacher: BaseEstimator) -> np.ndarray:
     """Return the predictions of a fitted teacher; `key` identifies its fit in the cache."""
     return teachers.predict(teacher, X, target)
+
+
+def _lost_label(per_class: np.ndarray, predictions: Predictions) -> str | None:
+    """Return what to say of a label that no row keeps, None if there is none with enough rows."""
+    counts = np.bincount(predictions.labels, minlength=len(per_class))
+    lost = np.flatnonzero((per_class == 0) & (counts >= _ROWS_OF_LABEL))
+    if not len(lost):
+        return None
+    label = cast(np.ndarray, predictions.classes)[lost[:1]].tolist()[0]
+    return (
+        f"the student predicts the label {label!r} for none of the rows that have it, {counts[lost[0]]} of "
+        f"{counts.sum()}: the features tell it hardly apart, or say so by their missing values"
+    )
 
 
 def _predict_beyond(key: str, X: Any, rows: np.ndarray, predictions: Predictions, teacher: BaseEstimator) -> np.ndarray:

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from distill.base import StudentMixin
 from distill.codecs import container
 from distill.codecs.preprocessing import AnyStep, MomentsStep, Step
+from distill.runtime import Student
 
 _DTYPES = ("float64", "float32")
 # A mean this small relative to the standard deviation is below the resolution of float32 rows
@@ -94,7 +95,7 @@ def to_bytes(estimator: BaseEstimator, *, dtype: str = "float64") -> bytes:
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(repr, _DTYPES))}, got {dtype!r}")
     *before, (name, student) = _flat_steps(estimator)
-    if not isinstance(student, StudentMixin):
+    if not isinstance(student, StudentMixin | Student):
         raise TypeError(
             f"a student file needs a Distiller or a compressor, or a Pipeline that ends in one, got {name} "
             f"({type(student).__name__})"

@@ -27,7 +27,7 @@ VERSION = 1
 _PREPROCESSING, _CLASSES, _NAMES, _INPUT, _OUTPUT = 0, 1, 2, 3, 4
 # Flags of the input and output sections, a varint: the first seven are those of the format's first files
 _OFFSET, _OFFSET_PER_FEATURE, _SCALE, _SCALE_PER_FEATURE, _WIDE, _CLIP, _FILL = 1, 2, 4, 8, 16, 32, 64
-_DOUBLE_OFFSET, _DOUBLE_SCALE = 128, 256
+_DOUBLE_OFFSET, _DOUBLE_SCALE, _SOME_INPUTS = 128, 256, 512
 # Least kind of a section with weights
 _FIRST_CODEC = 16
 # Limit of the format
@@ -142,7 +142,18 @@ def encode(network: Network, codec: str = "float32") -> bytes:
     if codec not in names:
         raise ValueError(f"codec must be one of {sorted(names)}, got {codec!r}")
     layers = zip(network.weights, network.biases)
-    return pack(network, [dense.encode(weight, bias, names[codec]) for weight, bias in layers])
+    return pack(network, [_layer_section(weight, bias, codec, names[codec]) for weight, bias in layers])
+
+
+def _layer_section(weight: np.ndarray, bias: np.ndarray, codec: str, number: int) -> Section:
+    """Return an uncompressed layer, or only the weights of used inputs where that is shorter by half."""
+    plain = dense.encode(weight, bias, number)
+    # A wide table or text has many inputs that never vary, and have no weight
+    if 2 * np.count_nonzero(weight.any(axis=1)) <= len(weight):
+        few = import_module("distill.codecs.sparse").encode(weight, bias, codec)
+        if 2 * len(few.payload) <= len(plain.payload):
+            return few
+    return plain
 
 
 def pack(network: Network, weight_sections: Iterable[Section]) -> bytes:
@@ -427,11 +438,19 @@ def _framed(kind: int, payload: bytes) -> bytes:
 def _encode_input(network: Network) -> bytes:
     """Return the payload of the input section."""
     flags = (_WIDE if network.has_wide_inputs else 0) | (_FILL if network.fill else 0)
+    parts = (network.offset, network.scale)
+    used = np.ones(network.n_features, bool)
+    if all(np.ndim(part) == 1 for part in parts if part is not None):
+        used = np.any([part != 0 for part in parts if part is not None] or [used], axis=0)
     written = b""
-    values = ((network.offset, _OFFSET, _DOUBLE_OFFSET), (network.scale, _SCALE, _DOUBLE_SCALE))
-    for value, flag, double in values:
+    # Inputs without a scale have no weight; a bit for each says which they are, where that is shorter
+    if 4 * np.count_nonzero(~used) > len(used) / 8:
+        flags |= _SOME_INPUTS
+        written += np.packbits(used, bitorder="little").tobytes()
+    for value, flag, double in zip(parts, (_OFFSET, _SCALE), (_DOUBLE_OFFSET, _DOUBLE_SCALE)):
         if value is not None:
             flags |= flag if np.ndim(value) == 0 else 2 * flag
+            value = value[used] if flags & _SOME_INPUTS else value
             with np.errstate(over="ignore", under="ignore"):
                 short = np.asarray(value, "<f4")
             if network.has_wide_inputs and not (short == value).all():
@@ -446,7 +465,7 @@ def _encode_input(network: Network) -> bytes:
 
 def _decode_input(reader: Reader, n_features: int) -> dict[str, Any]:
     """Return offset, scale, clip and fill of the input section."""
-    flags = reader.varint("input", 511)
+    flags = reader.varint("input", 1023)
     extended = flags & (_CLIP | _FILL | _DOUBLE_OFFSET | _DOUBLE_SCALE)
     if (
         not flags
@@ -455,15 +474,26 @@ def _decode_input(reader: Reader, n_features: int) -> dict[str, Any]:
         or (extended and not flags & _WIDE)
         or (flags & _DOUBLE_OFFSET and not flags & 3)
         or (flags & _DOUBLE_SCALE and not flags & 12)
+        or (flags & _SOME_INPUTS and (flags & (_OFFSET | _SCALE) or not flags & 10))
     ):
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")
     found: dict[str, Any] = {}
+    used = None
+    if flags & _SOME_INPUTS:
+        bits = np.unpackbits(reader.array("u1", -(-n_features // 8), "input"), bitorder="little").astype(bool)
+        used = bits[:n_features]
+        if bits[n_features:].any() or used.all():
+            raise StudentFileError(f"{reader.where} has impossible bits of used inputs")
     parts = (("offset", _OFFSET, _DOUBLE_OFFSET), ("scale", _SCALE, _DOUBLE_SCALE))
     for name, shared, double in parts:
         if not flags & (shared | 2 * shared):
             continue
         kind = "<f8" if flags & double else "<f4"
-        values = reader.array(kind, 1 if flags & shared else n_features, "input")
+        n_values = n_features if used is None else int(used.sum())
+        values = reader.array(kind, 1 if flags & shared else n_values, "input")
+        if used is not None:
+            stored, values = values, np.zeros(n_features, values.dtype)
+            values[used] = stored
         if flags & _WIDE:
             values = values.astype(np.float64)
         found[name] = values.reshape(()) if flags & shared else values

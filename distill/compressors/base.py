@@ -424,7 +424,8 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
             )
         # Names are those of the columns before any preprocessing, and enter the file together with it
         has_steps = student is not None and student.preprocessing is not None
-        return network if has_steps else replace(network, feature_names=names)
+        # An X without names has those columns whose names the wrapped estimator knows
+        return network if has_steps else replace(network, feature_names=names or fitted_names)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -41,6 +41,11 @@ class Preprocessing:
         self.steps = tuple(steps)
         self._calls = [_call_of(step) for step in self.steps]
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether every step is for each feature alone, so that a missing value stays one missing value."""
+        return all(not isinstance(step, MomentsStep) and step.operation != "product" for step in self.steps)
+
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Return the inputs of the network.
 

@@ -12,6 +12,7 @@ array(['left', 'right'], dtype='<U5')
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -39,6 +40,8 @@ _MOMENT_ROWS = 4096
 # Values of a block of rows at most, 16 MB in float32: blocks of wide sparse rows are made dense, and their memory does
 # not grow with the width. Blocks are multiples of 16 rows, and predictions do not depend on them
 _BLOCK_VALUES, _LEAST_ROWS = 1 << 22, 16
+# Steps of float32 around an offset, in standard deviations, from which float32 rows are warned of
+_COARSE = 0.1
 _METHODS = {"predict", "predict_proba", "transform", "decision_function"}
 
 
@@ -144,8 +147,12 @@ class Student:
         self._layers = _without_scaling(network) if network.has_wide_inputs else network
         self._forward = Forward(self._layers)
         self._is_plain = preprocessing is None and not network.has_wide_inputs
+        self._coarse = _coarse_column(network) if preprocessing is None else None
+        # Missing values stay missing through steps for each feature alone, and a product would spread them
+        self._may_be_missing = network.fill and (preprocessing is None or preprocessing.is_elementwise)
         self._single_shape = (1, network.n_features) if self._is_plain else None
         self._n_single_rows = 0
+        self._data: bytes | None = None
         self._single_row: SingleRowClassifier | None = None
 
     @classmethod
@@ -159,7 +166,61 @@ class Student:
         """
         contents = container.decode(data)
         preprocessing = Preprocessing(contents.n_features, contents.steps) if contents.steps else None
-        return cls(contents.network, container.summarize(contents), contents.extras, preprocessing)
+        student = cls(contents.network, container.summarize(contents), contents.extras, preprocessing)
+        student._data = bytes(data)
+        return student
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of the student file from which the student was read.
+
+        Raises
+        ------
+        ValueError
+            If it was made from a Network.
+        """
+        if self._data is None:
+            raise ValueError(
+                "this student was not read from a file; distill.codecs.container.encode writes its network"
+            )
+        return self._data
+
+    def save(self, path: Any) -> None:
+        """Write the student file from which the student was read; see `distill.save`.
+
+        Parameters
+        ----------
+        path : str, path or open binary file
+        """
+        files.write_bytes(self.to_bytes(), path)
+
+    def score(self, X: Any, y: Any) -> float:
+        """Return the agreement with y: accuracy for labels, otherwise the R^2 with columns weighted by their variance.
+
+        Parameters
+        ----------
+        X : {array-like, data frame, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+
+        Returns
+        -------
+        float
+            At most 1.
+
+        Raises
+        ------
+        ValueError
+            If y is None or has another shape than the predictions.
+        """
+        if y is None:
+            raise ValueError("a loaded student is compared with y, and y is None; its teacher is not in the file")
+        method = self.predict if hasattr(self, "predict") else getattr(self, self.network.target)
+        expected, found = np.asarray(y), method(X)
+        if expected.shape != found.shape:
+            raise ValueError(f"y has the shape {expected.shape}, and the predictions {found.shape}; they must be equal")
+        if self.network.classes is not None:
+            return float(np.mean(expected == found))
+        error, total = np.square(expected - found).sum(), np.square(expected - expected.mean(axis=0)).sum()
+        return float(1 - error / total) if total else float(error == 0)
 
     def raw_outputs(self, X: Any) -> np.ndarray:
         """Return the outputs of the last layer: logits, or values without their output function, offset and scale.
@@ -452,7 +513,7 @@ class Student:
         """Return a block of rows as inputs of the network, float32."""
         if self._is_plain:
             return _finite_rows(X)
-        rows = _finite_rows(X, np.float64, may_be_missing=self.network.fill and self.preprocessing is None)
+        rows = _finite_rows(X, np.float64, may_be_missing=self._may_be_missing)
         if self.preprocessing is not None:
             rows = self.preprocessing(rows.copy())
         if self.network.has_wide_inputs:
@@ -478,6 +539,12 @@ class Student:
                 X = X.astype(np.float64)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"X must hold real numbers: {error}") from error
+        if self._coarse is not None and X.dtype in (np.float32, np.float16):
+            warnings.warn(
+                f"column {self._coarse} of X is {X.dtype}, whose steps around the values of the fit are as large as "
+                "the differences that the student has learned; give it float64",
+                stacklevel=4,
+            )
         return X
 
 
@@ -504,6 +571,15 @@ def _finite_rows(X: Any, dtype: type = np.float32, name: str = "X", may_be_missi
                 f"column {column}; replace them, for instance with sklearn.impute.SimpleImputer"
             )
     return rows
+
+
+def _coarse_column(network: Network) -> int | None:
+    """Return a column whose differences float32 rows cannot hold around its offset, None if there is none."""
+    if not network.has_wide_inputs or network.offset is None or network.scale is None:
+        return None
+    steps = np.spacing(np.abs(network.offset).astype(np.float32)) * np.ones(network.n_features)
+    coarse = np.flatnonzero(steps * network.scale > _COARSE)
+    return int(coarse[0]) if len(coarse) else None
 
 
 def _without_scaling(network: Network) -> Network:

@@ -5,7 +5,7 @@ probabilities, or values (an embedding, a score, a regression); `read_prediction
 """
 
 from distill.teachers.arrays import as_array, plain_classes
-from distill.teachers.calls import compare_labels, fit_and_predict, labels_beside, predict, predict_beyond
+from distill.teachers.calls import compare_labels, fit_and_predict, labels_beside, predict, predict_beyond, with_noise
 from distill.teachers.copies import own_copy
 from distill.teachers.methods import (
     PRECOMPUTED,
@@ -37,4 +37,5 @@ __all__ = [
     "read_predictions",
     "resolve_target",
     "teacher_type",
+    "with_noise",
 ]

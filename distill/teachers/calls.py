@@ -1,9 +1,12 @@
 """Fit of a teacher, and the calls of its methods."""
 
+import warnings
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from scipy import sparse
+from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.validation import _num_samples
@@ -15,6 +18,10 @@ from distill.teachers.reading import UNEXPLAINED, Predictions
 
 # Rows whose labels are compared with those that the most probable class or the largest decision value gives
 _COMPARED = 1000
+# Labels of a clusterer's fit that its `predict` gives at least: the rest may be rows at a border between clusters
+_LEAST_AGREEMENT = 0.9
+# Rows of the trial that shows whether a teacher calls rows far from all others noise
+_TRIAL_ROWS = 500
 
 
 def fit_and_predict(
@@ -120,10 +127,57 @@ def predict_beyond(teacher: BaseEstimator, X: Any, rows: np.ndarray, predictions
     return np.where(classes[positions] == found, positions, noise).astype(np.int64)
 
 
+def with_noise(teacher: BaseEstimator, X: Any, rows: Any, predictions: Predictions) -> Predictions:
+    """Return predictions with a label of noise for a clusterer that marks rows far from all others, found by a trial.
+
+    A density-based clusterer may call no row of the fit noise, and would still do so for a row beyond them all. A clone
+    is fitted to some of the rows and a few that are far from them and from each other.
+
+    Parameters
+    ----------
+    teacher : estimator
+        Fitted.
+    X : array-like or data frame
+        Rows of the fit, whose type the teacher knows.
+    rows : ndarray or CSR of shape (n_samples, n_features)
+        The same rows as numbers.
+    predictions : Predictions
+        Of the same rows.
+
+    Returns
+    -------
+    Predictions
+        The same, unless the teacher has labels of integers, none of them noise, no predictions for new rows, and calls
+        one of the far rows -1.
+    """
+    classes = predictions.classes
+    if predictions.kind != "labels" or predictions.noise is not None or isinstance(teacher, Precomputed):
+        return predictions
+    if classes is None or classes.dtype.kind != "i" or -1 in classes or not is_transductive(teacher, "predict"):
+        return predictions
+    some = rows[:: max(1, rows.shape[0] // _TRIAL_ROWS)]
+    some = np.asarray(some.toarray() if sparse.issparse(some) else some, np.float64)
+    span = np.where(np.ptp(some, axis=0) > 0, np.ptp(some, axis=0), 1.0)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (3, some.shape[1]))
+    far = some.mean(axis=0) + 1000 * span * signs * np.array([[1.0], [2.0], [4.0]])
+    unfitted = clone(teacher.estimator if isinstance(teacher, FrozenEstimator) else teacher)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            labels = np.asarray(unfitted.fit_predict(_like(X, np.vstack([some, far]))))
+    except Exception:  # a trial: a teacher that refuses it is one that tells nothing
+        return predictions
+    if labels.dtype.kind != "i" or -1 not in labels[-len(far) :]:
+        return predictions
+    return replace(predictions, values=predictions.values + 1, classes=np.append([-1], classes), noise=0)
+
+
 def compare_labels(teacher: BaseEstimator, X: Any, predictions: Predictions) -> str:
     """Return a warning if a teacher's labels are not those that its probabilities or decision values give, else "".
 
-    A classifier with a tuned threshold is an example. At most a thousand rows are compared.
+    A classifier with a tuned threshold is an example. Labels of a clusterer's fit are compared with those of its
+    `predict`: scikit-learn's KMeans, for instance, loses the digits of rows far from zero there. At most a thousand
+    rows are compared.
 
     Parameters
     ----------
@@ -137,10 +191,13 @@ def compare_labels(teacher: BaseEstimator, X: Any, predictions: Predictions) -> 
     -------
     str
     """
-    if predictions.classes is None or predictions.values.ndim == 1 or not hasattr(teacher, "predict"):
+    if predictions.classes is None or not hasattr(teacher, "predict"):
         return ""
-    if predictions.values.shape[1] < 2:  # `_read_values` has compared decision values of two classes
+    of_fit = predictions.kind == "labels" and hasattr(teacher, "fit_predict") and not isinstance(teacher, Precomputed)
+    if predictions.values.ndim == 1 and not of_fit:
         return ""
+    if predictions.values.ndim == 2 and predictions.values.shape[1] < 2:
+        return ""  # `_read_values` has compared decision values of two classes
     positions = np.arange(0, len(predictions.values), max(1, len(predictions.values) // _COMPARED))
     try:
         labels = as_array(call(teacher, "predict", _safe_indexing(indexable(X)[0], positions)), "")
@@ -148,6 +205,15 @@ def compare_labels(teacher: BaseEstimator, X: Any, predictions: Predictions) -> 
         return ""
     if labels.shape != positions.shape:
         return ""
+    if of_fit:
+        agreement = np.mean(predictions.classes[predictions.values[positions]] == labels)
+        if agreement >= _LEAST_AGREEMENT:
+            return ""
+        return (
+            f"the teacher {type(teacher).__name__} predicts the labels of its own fit for {agreement:.1%} of the "
+            "training rows only; the student learns those of the fit, and score compares it with predict; put a "
+            "StandardScaler before the teacher, in a Pipeline, if features are far from zero"
+        )
     agreement = np.mean(predictions.classes[predictions.values[positions].argmax(axis=1)] == labels)
     if agreement >= 1 - UNEXPLAINED:
         return ""

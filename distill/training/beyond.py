@@ -15,7 +15,7 @@ from distill.training.device import one_thread
 from distill.training.scaling import InputScaling, dense
 
 # Made rows: as many as training rows within these limits. Chosen by hand on blobs, moons, positions and digits
-_LEAST, _MOST = 1000, 10_000
+_LEAST, _MOST = 400, 10_000
 # Training rows to which distances are computed, and the number of rows of a block
 _REFERENCE, _BLOCK = 10_000, 1024
 # Values of such a sample of rows, 64 MB in float32, whatever the number of features

@@ -27,6 +27,9 @@ _RESOLUTION_OF_FLOAT64 = 1e-15
 # Wild values: at most this fraction of a feature's values on either side, beyond a gap of `_GAP` times the range of the
 # others, or `_GAP_OF_RARE` times where 90 % of the values are equal. Chosen by hand
 _MAX_WILD, _GAP, _GAP_OF_RARE = 0.05, 10.0, 1000.0
+# Standard deviations of a feature in steps of its type below which differences are rounding, with an offset of more
+# than this many ranges
+_COARSE_STEPS, _SHIFTED = 4.0, 1000.0
 # Rows from which the features that may have wild values are found, and their values, 128 MB in float64. Chosen by hand
 _SAMPLE, _SAMPLE_VALUES = 2000, 2**24
 # Distance of the clipping from the range of the other values, in its own units: wild values stay apart from them
@@ -162,6 +165,31 @@ def _clip(low: np.ndarray, high: np.ndarray, offset: Any, scale: Any, varies: np
     """Return the limit of scaled values, a float32: a margin beyond all values that are not wild."""
     largest = np.maximum(np.abs(low - offset), np.abs(high - offset)) * scale
     return float(np.float32(_CLIP_MARGIN * largest[varies].max()))
+
+
+def coarse_feature(X: np.ndarray | sparse.csr_array) -> int | None:
+    """Return a feature whose values differ by a few steps of their type only, None if there is none.
+
+    Examples
+    --------
+    >>> coarse_feature((1e8 + np.arange(60)[:, None] % 20).astype(np.float32))
+    0
+    """
+    if X.dtype.kind not in "iuf":
+        return None
+    statistics = feature_statistics(X)
+    largest = np.maximum(np.abs(statistics.low), np.abs(statistics.high))
+    # Integers are converted to float64, which has steps above 1 beyond 2^53
+    kind = X.dtype if X.dtype.kind == "f" else np.dtype(np.float64)
+    with np.errstate(over="ignore"):
+        steps = np.spacing(largest.astype(kind)).astype(np.float64)
+    exact = (largest < 2.0**53) if X.dtype.kind != "f" else np.zeros(len(steps), bool)
+    # Whole numbers and other coarse scales are no rounding: only an offset makes a step as large as the spread
+    shifted = largest > _SHIFTED * (statistics.high - statistics.low)
+    coarse = (
+        (statistics.high > statistics.low) & shifted & ~exact & (np.sqrt(statistics.variance) < _COARSE_STEPS * steps)
+    )
+    return int(np.flatnonzero(coarse)[0]) if coarse.any() else None
 
 
 def have_one_unit(low: np.ndarray, high: np.ndarray, mean: np.ndarray) -> bool:

@@ -261,6 +261,9 @@ def _trained_network(
 ) -> Network:
     """Return the network with the module's weights, in the units of the teacher's predictions."""
     weights, biases = module.arrays()
+    if predictions.kind == "values" and predictions.range == "any":
+        constant = np.ptp(predictions.values, axis=0) == 0
+        weights[-1][:, constant], biases[-1][constant] = 0, 0
     last, output_offset, output_scale = _last_layer(weights[-1], biases[-1], predictions, mean, unit)
     output = "identity"
     if predictions.kind != "values":

@@ -114,6 +114,16 @@ NETWORKS = {
         "identity",
         {"classes": np.array([1, 0]), "output_offset": np.array(0.3), "squeeze": True},
     ),
+    "some-inputs-float32": (
+        (40, 2),
+        "relu",
+        "transform",
+        "identity",
+        {
+            "offset": np.where(np.arange(40) % 7, 0, np.arange(40) * 1e10 + 0.5),
+            "scale": np.where(np.arange(40) % 7, 0, 0.25).astype(np.float64),
+        },
+    ),
     "scaled-float32": (
         (4, 2),
         "relu",

@@ -98,12 +98,14 @@ def read(data):
             network["names"] = read_names(section, n_features)
         elif kind == 3:
             flags = section.varint()
+            used = section.packed(1, sizes[0]) if flags & 512 else [1] * sizes[0]
             for shared, double, name in ((1, 128, "offset"), (4, 256, "scale")):
                 kind = "f8" if flags & double else "f4"
                 if flags & shared:
                     network[name] = section.numbers(kind, 1) * sizes[0]
                 elif flags & 2 * shared:
-                    network[name] = section.numbers(kind, sizes[0])
+                    numbers = iter(section.numbers(kind, sum(used)))
+                    network[name] = [next(numbers) if is_used else 0.0 for is_used in used]
             if flags & 32:
                 network["clip"] = section.numbers("f4", 1)[0]
             network["missing"] = bool(flags & 64)
