@@ -75,10 +75,11 @@ def validated(estimator: BaseEstimator, X: Any, *, reset: bool = False, **check_
     ValueError
         If X is invalid, or has other columns than in the fit, or in another order.
     """
+    fitted = vars(estimator).get("feature_names_in_")
+    columns.check_labels(X, None if reset else fitted)
     names = _names_unknown_to_sklearn(X)
     if names is not None or isinstance(X, np.ma.MaskedArray):
         X = columns.matrix(X)
-    fitted = vars(estimator).get("feature_names_in_")
     if names is None or (fitted is None and not reset):
         if names is not None:
             warnings.warn(
@@ -107,6 +108,7 @@ def validated_rows(estimator: BaseEstimator, X: Any, **settings: Any) -> Any:
     A conversion to float32 or float64 would cut digits of integers. Text is converted to float64, as scikit-learn does.
     """
     _check_columns_are_numbers(X)
+    X = columns.in_memory(X)  # a lazy container is computed once
     try:
         return validated(estimator, X, accept_sparse="csr", dtype="numeric", **settings)
     except ValueError:

@@ -137,6 +137,22 @@ def test_teacher_sees_frames_as_given_and_others_as_arrays():
     assert seen == [pd.DataFrame, pa.Table, np.ndarray, np.ndarray]
 
 
+def test_labels_that_count_in_another_order_are_refused(expected):
+    """scikit-learn ignores labels that are no strings: scikit-learn #7242."""
+    X_named, counted = pd.DataFrame(TABLE), pd.DataFrame(X)[[3, 2, 1, 0]]
+    for call in (distiller().fit, expected.predict, expected.score):
+        with pytest.raises(ValueError, match=r"labels \[3, 2, 1, 0\], which count the columns in another order"):
+            call(counted)
+    np.testing.assert_array_equal(expected.predict(counted[range(4)]), expected.predict(X))
+    student = distiller().fit(X_named)
+    for labels in ([3, 2, 1, 0], [5, 6, 7, 8], pd.MultiIndex.from_product([["x"], NAMES])):
+        with pytest.raises(ValueError, match=r"X has the column labels .* student was fitted with the names"):
+            student.predict(X_named.set_axis(labels, axis=1))
+    for make in (pl.DataFrame(TABLE).to_struct, pa.table(TABLE).to_struct_array, pa.table(TABLE).to_reader):
+        assert distiller().fit(make()).feature_names_in_.tolist() == NAMES
+        np.testing.assert_array_equal(student.predict(make()), expected.predict(X))
+
+
 def test_masked_values_are_not_unmasked(expected):
     masked = np.ma.array(X, mask=X > 6)
     with pytest.raises(ValueError, match="contains NaN"):

@@ -1,8 +1,9 @@
 """Columns by name, out of data frames and all other containers that name theirs.
 
 Containers are recognized by what they offer, so that no library is imported: data frames of pandas, polars (lazy ones
-as well), dask, pyarrow (tables and record batches), duckdb's relations, NumPy's structured arrays, dicts of columns,
-lists of dicts or of named tuples, data sets of xarray and arrays of xarray with names along the second dimension.
+as well), dask, pyarrow (tables, record batches and their readers), series of structs of these, duckdb's relations,
+NumPy's structured arrays, dicts of columns, lists of dicts or of named tuples, data sets of xarray and arrays of xarray
+with names along the second dimension.
 
 >>> import numpy as np
 >>> table = {"height": [1.5, 2.0], "width": [3, 4]}
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["column_names", "matrix", "single_row", "structured"]
+__all__ = ["check_labels", "column_names", "in_memory", "matrix", "single_row", "structured"]
 
 # Kinds of the dtypes of real numbers, and what the others are called
 _NUMERIC = "fiub"
@@ -48,7 +49,8 @@ def matrix(X: Any, names: Sequence[str] | None = None) -> Any:
     ----------
     X : {array-like, container of columns, sparse matrix} of shape (n_samples, n_features)
     names : sequence of str or None
-        Columns to return, in this order. An X without names is returned as it is.
+        Columns to return, in this order. An X without names is returned as it is, as is one whose labels are 0, 1, 2,
+        ..., as of a data frame made from an array.
 
     Returns
     -------
@@ -58,8 +60,8 @@ def matrix(X: Any, names: Sequence[str] | None = None) -> Any:
     Raises
     ------
     ValueError
-        If a name is missing or found twice, X has other columns as well, or a column does not hold one real number for
-        each row.
+        If a name is missing or found twice, X has other columns as well, its labels are neither names nor 0, 1, 2, ...,
+        or a column does not hold one real number for each row.
 
     Examples
     --------
@@ -69,14 +71,16 @@ def matrix(X: Any, names: Sequence[str] | None = None) -> Any:
     """
     if hasattr(X, "tocsr"):
         return X.tocsr()
+    X = _opened(X)
     keys = _keys(X)
     if not keys:
         return _plain(X)
+    check_labels(X, names)
     order: Sequence | None = None
     if names is not None and all(isinstance(key, str) for key in keys) and list(keys) != list(names):
         _check_names(X, keys, names)
         order = names
-    X = _loaded(X)
+    X = in_memory(X)
     # Not of polars and pyarrow, which make numbers of dates
     if isinstance(X, np.ndarray) or hasattr(X, "iloc") or (hasattr(X, "coords") and not isinstance(X, Mapping)):
         whole = _whole(X, keys)
@@ -106,8 +110,66 @@ def structured(X: Any) -> np.ndarray:
     return values.view([(name, values.dtype) for name in names]).reshape(len(values))
 
 
+def check_labels(X: Any, names: Sequence[str] | None) -> None:
+    """Raise ValueError if columns would be taken by position although their labels say another order, or may.
+
+    Parameters
+    ----------
+    X : object
+        Any container of rows. Labels that are all strings, and none at all, are right here.
+    names : sequence of str or None
+        Names of the columns that are wanted. Without them labels only must not count the columns in another order: an
+        integer is a position to most libraries.
+
+    Examples
+    --------
+    >>> check_labels([{0: 1.5, 1: 2.5}], ("a", "b"))
+    >>> check_labels({1: [1.5], 0: [2.5]}, None)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: X has the column labels [1, 0], which count the columns in another order; give {label: X[label] for ...
+    """
+    keys = _keys(X) or []
+    count = list(range(len(keys)))
+    if all(isinstance(key, str) for key in keys) or keys == count:
+        return
+    labels = f"{keys[:5]}{' and more' if len(keys) > 5 else ''}"
+    if names is None:
+        if set(keys) == set(count):
+            raise ValueError(
+                f"X has the column labels {labels}, which count the columns in another order; give "
+                f"{_selection(X, f'range({len(keys)})', 'label')}, or rename them"
+            )
+        return
+    raise ValueError(
+        f"X has the column labels {labels}, and the student was fitted with the names {list(names)[:5]}; "
+        f"{_naming(X, keys, names)}"
+    )
+
+
+def in_memory(X: Any) -> Any:
+    """Return a lazy container in memory, computed or read once, and any other as it is."""
+    if hasattr(X, "collect_schema") and hasattr(X, "collect"):  # polars
+        return X.collect()
+    if getattr(X, "__dask_graph__", None) is not None:
+        return X.compute()
+    if hasattr(X, "fetchnumpy"):  # duckdb
+        return X.fetchnumpy()
+    if hasattr(X, "toPandas"):  # Spark
+        return X.toPandas()
+    if _is_reader(X):
+        return X.read_all()
+    return X
+
+
 def single_row(X: Any, n_features: int) -> str:
     """Return the advice to write a vector as rows: as one row, or as one feature where that is all there is."""
+    if hasattr(X, "tolist") and getattr(getattr(X, "dtype", None), "kind", "") == "O" and len(X):
+        value = next(iter(X))
+        if isinstance(value, Mapping):
+            return "X.tolist() is a list of rows that name their values"
+        if not isinstance(value, str) and hasattr(value, "__len__"):
+            return "numpy.array(X.tolist()) has a row for each value"
     n_values = len(X) if hasattr(X, "__len__") else 0
     column = n_features == 1 and n_values > 1
     if type(X) is np.ndarray:
@@ -121,10 +183,32 @@ def single_row(X: Any, n_features: int) -> str:
     return "numpy.asarray(X)[:, None] has a row for each value" if column else "numpy.asarray(X)[None] is a single row"
 
 
+def _opened(X: Any) -> Any:
+    """Return a series of structs as a container of their columns, and any other X as it is."""
+    if isinstance(X, np.ndarray | list | tuple):
+        return X
+    dtype = getattr(X, "dtype", None)
+    if hasattr(getattr(X, "type", None), "get_field_index") and hasattr(X, "flatten"):  # pyarrow
+        names = [X.type.field(index).name for index in range(X.type.num_fields)]
+        _check_twice(names, names)
+        return dict(zip(names, X.flatten()))
+    if hasattr(dtype, "fields") and hasattr(getattr(X, "struct", None), "unnest"):  # polars
+        return X.struct.unnest()
+    if hasattr(getattr(dtype, "pyarrow_dtype", None), "get_field_index"):  # pandas
+        return X.struct.explode()
+    return X
+
+
+def _is_reader(X: Any) -> bool:
+    """Return whether X is a reader of record batches, which can be read once."""
+    return callable(getattr(X, "read_all", None)) and hasattr(getattr(X, "schema", None), "names")
+
+
 def _keys(X: Any) -> list | None:
     """Return the names of the columns, which need not be strings, or None."""
     if isinstance(X, np.ndarray):
         return None if X.dtype.names is None else list(X.dtype.names)
+    X = _opened(X)
     if isinstance(X, list | tuple):
         row = X[0] if len(X) else None
         return list(row) if isinstance(row, Mapping) else list(getattr(row, "_fields", ())) or None
@@ -136,22 +220,11 @@ def _keys(X: Any) -> list | None:
         found = getattr(X, attribute, None)
         if found is not None and not callable(found):
             return list(found)
+    if _is_reader(X):
+        return list(X.schema.names)
     if hasattr(X, "coords") and hasattr(X, "dims") and len(X.dims) == 2 and X.dims[1] in X.coords:  # of xarray
         return np.asarray(X.coords[X.dims[1]]).tolist()
     return None
-
-
-def _loaded(X: Any) -> Any:
-    """Return a lazy container in memory, computed once, and any other as it is."""
-    if hasattr(X, "collect_schema") and hasattr(X, "collect"):  # polars
-        return X.collect()
-    if getattr(X, "__dask_graph__", None) is not None:
-        return X.compute()
-    if hasattr(X, "fetchnumpy"):  # duckdb
-        return X.fetchnumpy()
-    if hasattr(X, "toPandas"):  # Spark
-        return X.toPandas()
-    return X
 
 
 def _plain(X: Any) -> np.ndarray:
@@ -188,16 +261,33 @@ def _check_twice(keys: Sequence, names: Sequence[str]) -> None:
         raise ValueError(f"X has the column {twice!r} more than once; rename one of them")
 
 
-def _selection(X: Any) -> str:
-    """Return the code that selects the student's columns."""
+def _selection(X: Any, names: str = "student.feature_names_in_", name: str = "name") -> str:
+    """Return the code that selects columns, of which `names` is the code and `name` is one."""
     if isinstance(X, Mapping):
-        return "{name: X[name] for name in student.feature_names_in_}"
+        return f"{{{name}: X[{name}] for {name} in {names}}}"
     if isinstance(X, list | tuple):
-        return "[{name: row[name] for name in student.feature_names_in_} for row in X]"
+        return f"[{{{name}: row[{name}] for {name} in {names}}} for row in X]"
     if hasattr(X, "fetchnumpy"):
-        return "X.select(*student.feature_names_in_)"
-    names = "list(student.feature_names_in_)"
-    return f"X.select({names})" if hasattr(X, "select") else f"X[{names}]"
+        return f"X.select(*{names})"
+    if _is_reader(X):
+        return f"X.read_all().select(list({names}))"
+    return f"X.select(list({names}))" if hasattr(X, "select") else f"X[list({names})]"
+
+
+def _naming(X: Any, keys: list, names: Sequence[str]) -> str:
+    """Return the code that gives the columns their names."""
+    if hasattr(X, "iloc"):
+        tuples = all(isinstance(key, tuple) for key in keys)
+        for level in range(min(map(len, keys)) if tuples else 0):
+            if {key[level] for key in keys} == set(names):
+                return f"X.columns = X.columns.get_level_values({level}) gives them these"
+        array = " or give X.to_numpy()" if hasattr(X, "to_numpy") else ""
+        return f"if its columns are in this order, set X.columns = student.feature_names_in_{array}"
+    if isinstance(X, Mapping):
+        return "if its columns are in this order, give dict(zip(student.feature_names_in_, X.values()))"
+    if isinstance(X, list | tuple):
+        return "if its values are in this order, give [list(row.values()) for row in X]"
+    return "if its columns are in this order, give numpy.asarray(X)"
 
 
 def _whole(X: Any, keys: list) -> np.ndarray | None:

@@ -14,7 +14,7 @@ import pytest
 from some_students import labelled, make_rows
 
 from distill.runtime import Student
-from distill.runtime.columns import column_names, matrix, structured
+from distill.runtime.columns import check_labels, column_names, matrix, structured
 
 NAMES = ("alpha", "beta", "gamma")
 ROWS = make_rows(6, 3)
@@ -29,6 +29,10 @@ class Labeled:
 
     def __array__(self, dtype=None, copy=None):
         return self._values
+
+
+def struct_array(table):
+    return pa.RecordBatch.from_pydict(table).to_struct_array()
 
 
 class Archive(dict):
@@ -49,6 +53,10 @@ CONTAINERS = {
     "polars lazy": lambda table: pl.DataFrame(table).lazy(),
     "pyarrow table": pa.table,
     "pyarrow batch": pa.RecordBatch.from_pydict,
+    "polars structs": lambda table: pl.DataFrame(table).to_struct("x"),
+    "pyarrow structs": struct_array,
+    "pyarrow chunks of structs": lambda table: pa.table(table).to_struct_array(),
+    "pandas structs": lambda table: pd.Series(struct_array(table), dtype=pd.ArrowDtype(struct_array(table).type)),
     "dask": lambda table: dask.dataframe.from_pandas(pd.DataFrame(table), npartitions=2),
     "duckdb": lambda table: duckdb.from_arrow(pa.table(table)),
     "structured": lambda table: structured(table),
@@ -112,9 +120,62 @@ def test_advice_on_unknown_columns_works(student, name):
     np.testing.assert_array_equal(student.raw_outputs(selected), student.raw_outputs(ROWS))
 
 
-def test_names_that_are_no_strings_mean_positions(student):
+def test_labels_that_count_the_columns_mean_positions(student):
     for X in (pd.DataFrame(ROWS), pd.DataFrame(ROWS[:, ::-1], columns=[2, 1, 0]).iloc[:, ::-1], ROWS.tolist()):
         np.testing.assert_array_equal(student.raw_outputs(X), student.raw_outputs(ROWS))
+
+
+@pytest.mark.parametrize(
+    "labels", [[2, 1, 0], [0, "beta", 2], [5, 6, 7], [0.5, 1.5, 2.5], [("x", "a"), "b", "c"]], ids=str
+)
+@pytest.mark.parametrize("make", [pd.DataFrame, dict, lambda table: [dict(zip(table, map(float, ROWS[0])))]])
+def test_other_labels_are_no_positions(student, make, labels):
+    """They may say another order, which would be wrong labels without a word: scikit-learn #7242."""
+    X = make(dict(zip(labels, ROWS.T)))
+    with pytest.raises(ValueError, match=r"X has the column labels .* student was fitted with the names") as caught:
+        student.predict(X)
+    assert str(labels[0]) in str(caught.value)
+    way_out = str(caught.value).rpartition("give ")[2]
+    corrected = eval(way_out, {"X": X, "student": student})
+    np.testing.assert_array_equal(
+        student.raw_outputs(corrected), student.raw_outputs(ROWS[: len(X) if len(X) < 3 else 6])
+    )
+    if isinstance(X, pd.DataFrame):
+        exec(str(caught.value).rpartition("set ")[2].partition(" or ")[0], {"X": X, "student": student})
+        np.testing.assert_array_equal(student.raw_outputs(X), student.raw_outputs(ROWS))
+
+
+def test_names_in_a_level_of_labels_are_found(student):
+    X = pd.concat({"x": pd.DataFrame(ROWS, columns=NAMES).iloc[:, ::-1]}, axis=1)
+    with pytest.raises(ValueError, match=r"X.columns = X.columns.get_level_values\(1\) gives") as caught:
+        student.predict(X)
+    exec(str(caught.value).partition("; ")[2].partition(" gives")[0], {"X": X})
+    np.testing.assert_array_equal(student.raw_outputs(X), student.raw_outputs(ROWS))
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, dict, lambda table: [dict(zip(table, map(float, ROWS[0])))]])
+def test_student_without_names_refuses_positions_in_another_order(make):
+    student, X = Student(labelled((3, 4))), make(dict(zip([2, 0, 1], ROWS[:, [2, 0, 1]].T)))
+    with pytest.raises(ValueError, match=r"labels \[2, 0, 1\], which count the columns in another order") as caught:
+        student.predict(X)
+    if not isinstance(X, list):
+        selected = eval(str(caught.value).partition("give ")[2].partition(", or")[0], {"X": X})
+        np.testing.assert_array_equal(student.raw_outputs(selected), student.raw_outputs(ROWS))
+    check_labels(make(dict(zip([2, 4, 3], ROWS.T))), None)
+
+
+def test_reader_of_batches_is_read(student):
+    table = pa.table(dict(zip(NAMES[::-1], ROWS[:, ::-1].T)))
+    assert column_names(table.to_reader()) == NAMES[::-1]
+    np.testing.assert_array_equal(student.raw_outputs(table.to_reader()), student.raw_outputs(ROWS))
+
+
+def test_advice_on_a_series_of_rows_works(student):
+    for X in (pd.Series(ROWS.tolist()), pd.Series(pd.DataFrame(ROWS, columns=NAMES).to_dict("records"))):
+        with pytest.raises(ValueError, match="must have two dimensions") as caught:
+            student.predict(X)
+        corrected = eval(str(caught.value).partition("; ")[2].rpartition(")")[0] + ")", {"X": X, "numpy": np})
+        np.testing.assert_array_equal(student.raw_outputs(corrected), student.raw_outputs(ROWS))
 
 
 @pytest.mark.parametrize(
