@@ -17,7 +17,7 @@ import numpy as np
 
 from distill.codecs.files import write_bytes
 from distill.runtime import Student, load
-from distill.tables import Wanted, read_rows
+from distill.tables import Wanted, check_values, read_rows
 
 _METHODS = ("predict", "predict_proba", "transform", "decision_function")
 
@@ -106,7 +106,12 @@ def _predict(student: Student, data: str, output: str | None, method: str | None
     predict = getattr(student, method or _usual_method(student))
     fills = student.network.fill and student.preprocessing is None
     wanted = Wanted(student.n_features_in_, student.network.feature_names, fills, _note)
-    predictions = predict(read_rows(data, wanted))
+    rows = read_rows(data, wanted)
+    try:
+        predictions = predict(rows)
+    except ValueError:
+        check_values(rows, "standard input" if data == "-" else data, wanted)
+        raise
     if output is None:
         _write_csv(sys.stdout, predictions)
         sys.stdout.flush()

@@ -1,6 +1,7 @@
 """Samples from files and streams for the command line: NumPy arrays, separated text, Parquet.
 
-Text may begin with a byte order mark and be separated by commas, semicolons, tabs or blanks. Which columns a student
+Text may begin with a byte order mark and be separated by commas, semicolons, tabs or blanks, or by what Excel's first
+line `sep=;` says. Which columns a student
 takes is decided by the names in the first line; what was decided is noted, and what cannot be read is an error with its
 line and column.
 """
@@ -8,11 +9,13 @@ line and column.
 import csv
 import gzip
 import io
+import math
 import os
+import re
 import sys
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import chain, islice
 from typing import Any, BinaryIO, NamedTuple
@@ -21,7 +24,7 @@ import numpy as np
 
 from distill.runtime.columns import column_names, matrix
 
-__all__ = ["Wanted", "read_rows"]
+__all__ = ["Wanted", "check_values", "read_rows"]
 
 _TEXT, _TABLES = (".csv", ".tsv"), (".parquet", ".pq")
 # Lines from which the separator is found
@@ -29,6 +32,15 @@ _SAMPLE = 20
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "blanks"}
 # Cells without a value, in lower case; they are NaN
 _MISSING = {"", "na", "n/a", "nan", "null", "none"}
+# A number in another notation than Python's: with a decimal comma, or with thousands apart
+_OTHER_NOTATION = re.compile(
+    r"[+-]?(\d+|\d{1,3}([.' \xa0\u202f]\d{3})+),\d+(e[+-]?\d+)?|[+-]?\d{1,3}([,' \xa0\u202f]\d{3})+(\.\d*)?",
+    re.IGNORECASE,
+)
+# Excel's first line that says the separator
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
+# Rows of an array that are looked through for missing values at once
+_BLOCK = 4096
 # First bytes of files, by which those without a suffix are known
 _NPY, _PARQUET, _GZIP = b"\x93NUMPY", b"PAR1", b"\x1f\x8b"
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -99,7 +111,7 @@ def _read_rows(path: str, wanted: Wanted) -> Any:
             f"the data must end with .npy or .csv, or .tsv or .parquet, or be - for standard input, got {path!r}"
         )
     if name.endswith(".npy"):
-        return _by_name(np.load(path, mmap_mode="r", allow_pickle=False), path, wanted)
+        return _by_name(_array(path, path, mmap_mode="r"), path, wanted)
     with open(path, "rb") as file:
         if name.endswith(_TABLES):
             return _by_name(_parquet(file, path), path, wanted)
@@ -111,10 +123,61 @@ def _from_bytes(data: bytes, path: str, wanted: Wanted) -> Any:
     if data.startswith(_GZIP):
         return _from_bytes(gzip.decompress(data), path, wanted)
     if data.startswith(_NPY):
-        return _by_name(np.load(io.BytesIO(data), allow_pickle=False), path, wanted)
+        return _by_name(_array(io.BytesIO(data), path), path, wanted)
     if data.startswith(_PARQUET):
         return _by_name(_parquet(io.BytesIO(data), path), path, wanted)
     return _Text(path, wanted).read(io.BytesIO(data))
+
+
+def check_values(table: Any, path: str, wanted: Wanted) -> None:
+    """Raise ValueError for the first value of a file that a student does not take, with its row and column.
+
+    Parameters
+    ----------
+    table : ndarray or container of columns
+        What `read_rows` returned.
+    path : str
+    wanted : Wanted
+
+    Raises
+    ------
+    ValueError
+        If a value is missing, infinite or too large for float32.
+    """
+    names = column_names(table) or wanted.names
+    rows = matrix(table)
+    if rows.ndim != 2 or rows.dtype.kind != "f":
+        return
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        wrong = np.abs(block) > np.finfo(np.float32).max
+        wrong = np.argwhere(wrong if wanted.fills else wrong | np.isnan(block))
+        if len(wrong):
+            row, column = wrong[0].tolist()
+            named = names is not None and len(names) == rows.shape[1]
+            place = f"row {start + row + 1}, column {repr(names[column]) if named else column + 1}"
+            raise ValueError(_unusable(block[row, column], path, place))
+
+
+def _unusable(value: float, path: str, place: str) -> str:
+    """Return the message for a value that is NaN, infinite or too large."""
+    if math.isnan(value):
+        return f"{path} has no value in {place}, and this student needs all; fill it in or leave the row out"
+    kind = "an infinite value" if math.isinf(value) else f"too large a value, {value},"
+    return f"{path} has {kind} in {place}; correct it or leave the row out"
+
+
+def _array(file: Any, path: str, **options: Any) -> Any:
+    """Return the array in a .npy file."""
+    try:
+        return np.load(file, allow_pickle=False, **options)
+    except ValueError as error:
+        if "objects" in str(error) or "pickle" in str(error):
+            raise ValueError(
+                f"{path} holds Python objects, which are not loaded, because that may run code; save numbers, as with "
+                "numpy.save(path, X.astype(float))"
+            ) from None
+        raise ValueError(f"{path} cannot be read as .npy: {error}") from error
 
 
 def _parquet(file: BinaryIO, path: str) -> Any:
@@ -132,6 +195,8 @@ def _parquet(file: BinaryIO, path: str) -> Any:
 def _by_name(table: Any, path: str, wanted: Wanted) -> Any:
     """Return an array as it is, and a table without the columns that the student does not take."""
     found = column_names(table)
+    if found is not None and wanted.names is None:
+        wanted.note(f"{path} has names of columns, and the student has none: they are taken in the order of the fit")
     if found is None or wanted.names is None:
         return table
     _check_names(list(found), path, wanted)
@@ -145,14 +210,21 @@ def _check_names(found: list[str], path: str, wanted: Wanted) -> None:
     names = wanted.names or ()
     missing = [name for name in names if name not in found]
     if missing:
-        raise ValueError(f"{path} lacks the columns {missing[:5]} that the student was fitted with")
+        raise ValueError(
+            f"{path} lacks the columns {_shortened(missing)} that the student was fitted with; it has "
+            f"{_shortened(found)}"
+        )
     twice = [name for name in names if found.count(name) > 1]
     if twice:
         raise ValueError(f"{path} has the columns {twice[:5]} more than once; rename one of each")
     extra = [name for name in found if name not in names]
     if extra:
-        more = f" and {len(extra) - 5} more" if len(extra) > 5 else ""
-        wanted.note(f"columns of {path} that the student was not fitted with are ignored: {extra[:5]}{more}")
+        wanted.note(f"columns of {path} that the student was not fitted with are ignored: {_shortened(extra)}")
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Return the first of many names."""
+    return f"{list(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
 
 
 class _Text:
@@ -179,12 +251,15 @@ class _Text:
 
     def _rows(self, text: io.TextIOBase) -> np.ndarray:
         lines = list(islice(text, _SAMPLE))
-        separator = self._separator(lines)
-        rows = _split(self._watched(chain(lines, text)), separator)
+        said = _SEPARATOR_LINE.fullmatch(lines[0]) if lines else None
+        if said is not None:
+            lines[0] = "\n"  # blank, so that the lines after it keep their numbers
+        separator = self._separator(lines) if said is None else said[1]
+        rows = _split(self._watched(chain(lines, text)), separator, _has_blanks_before_quotes(lines, separator))
         first = next(rows, None)
         if first is None:
             raise ValueError(f"{self.path} is no numeric table: it is empty")
-        header, width, order = self._header(first[1]), len(first[1]), None
+        header, width, order = self._header(*first), len(first[1]), None
         if header is None:
             rows = chain([first], rows)
         else:
@@ -203,14 +278,20 @@ class _Text:
             n_rows += 1
             if not self.underscore:
                 try:
-                    values.extend(map(float, taken))
-                    continue
+                    numbers = list(map(float, taken))
+                    if math.isfinite(sum(numbers)):
+                        values.extend(numbers)
+                        continue
                 except ValueError:
-                    del values[(n_rows - 1) * len(taken) :]
-            values.extend(self._numbers(taken, line, header, separator))
+                    pass
+            values.extend(self._numbers(taken, line, header))
             self.underscore = False
         if not n_rows:
             raise ValueError(f"{self.path} is no numeric table: it has no rows")
+        if self.names is not None and header is None and width == self.wanted.n_features:
+            self.wanted.note(
+                f"{self.path} has no names of columns: they are taken in the order of the fit, {_shortened(self.names)}"
+            )
         return np.frombuffer(values, np.float64).reshape(n_rows, -1)
 
     def _watched(self, lines: Iterable[str]) -> Iterator[str]:
@@ -219,31 +300,40 @@ class _Text:
             self.underscore |= "_" in line
             yield line
 
-    def _numbers(self, cells: list[str], line: int, names: list[str] | None, separator: str) -> list[float]:
+    def _numbers(self, cells: list[str], line: int, names: list[str] | None) -> list[float]:
         """Return the cells of a row of which some may be missing; ValueError for one that is no number."""
         found = []
         for index, cell in enumerate(cells):
             place = f"line {line}, column {index + 1 if names is None else repr(names[index])}"
-            if _is_numeric(cell):
-                found.append(float(cell))
-            elif _is_missing(cell):
-                if not self.wanted.fills:
-                    raise ValueError(f"{self.path} has no value in {place}, and this student needs all")
-                found.append(np.nan)
-            else:
-                decimal = separator != "," and cell.count(",") == 1 and _is_numeric(cell.replace(",", "."))
-                advice = "; it has a decimal comma, and must have a decimal point" if decimal else ""
-                raise ValueError(
-                    f"{self.path} is no numeric table: could not convert string {cell!r} in {place}{advice}"
-                )
+            number = float(cell) if _is_numeric(cell) else np.nan
+            if math.isnan(number) and not _is_missing(cell):
+                raise self._no_number(cell, place)
+            if math.isinf(number) or (math.isnan(number) and not self.wanted.fills):
+                raise ValueError(_unusable(number, self.path, place))
+            found.append(number)
         return found
 
-    def _header(self, cells: list[str]) -> list[str] | None:
-        """Return the names in the first line, or None if it is a row."""
+    def _no_number(self, cell: str, place: str) -> ValueError:
+        """Return the error for a cell that holds something else."""
+        advice = ""
+        if _OTHER_NOTATION.fullmatch(cell.strip()):
+            decimal = cell.count(",") == 1 and _is_numeric(cell.replace(",", "."))
+            kind = "has a decimal comma" if decimal else "has its thousands apart"
+            advice = f"; it {kind}, and must have {'a decimal point' if decimal else 'none but a decimal point'}"
+        return ValueError(f"{self.path} is no numeric table: could not convert string {cell!r} in {place}{advice}")
+
+    def _header(self, line: int, cells: list[str]) -> list[str] | None:
+        """Return the names in the first line that is not blank, or None if it is a row."""
         if self.names is not None:
             for names in (cells, _stripped(cells), _stripped(_uncommented(cells))):
                 if set(self.names) <= set(names):
+                    if all(map(_is_numeric, names)):
+                        self._note_names(names)
                     return names
+        # A row of numbers in another notation would be lost as well
+        for index, cell in enumerate(cells):
+            if _OTHER_NOTATION.fullmatch(cell.strip()):
+                raise self._no_number(cell, f"line {line}, column {index + 1}")
         texts = [index for index, cell in enumerate(cells) if not (_is_numeric(cell) or _is_missing(cell))]
         if not texts:
             if len(cells) > 1 and cells == [str(index) for index in range(len(cells))]:
@@ -252,16 +342,24 @@ class _Text:
         if any(_is_numeric(cell) for cell in cells):
             # If it were names its numbers would be lost without a word
             raise ValueError(
-                f"{self.path} is no numeric table: line 1 has numbers, and {cells[texts[0]]!r} in column "
+                f"{self.path} is no numeric table: line {line} has numbers, and {cells[texts[0]]!r} in column "
                 f"{texts[0] + 1}; it must hold only numbers or only names"
             )
-        return _uncommented(cells)
+        names = _uncommented(cells)
+        if self.names is None:
+            self._note_names(names)
+        return names
+
+    def _note_names(self, names: list[str]) -> None:
+        """Note that the first line is no row, where that may be wrong."""
+        order = "" if self.names is not None else ", and the columns are taken in the order of the fit"
+        self.wanted.note(f"the first line of {self.path} is taken for names, {_shortened(names)}{order}")
 
     def _separator(self, lines: list[str]) -> str:
         """Return the separator that makes the best table of the first lines; a comma, where all are equal."""
 
         def quality(separator: str) -> tuple[bool, bool, bool, bool]:
-            rows = [cells for _, cells in _split(lines, separator)]
+            rows = [cells for _, cells in _split(lines, separator, _has_blanks_before_quotes(lines, separator))]
             named = self.names is not None and set(self.names) <= {*rows[0], *_stripped(rows[0])}
             widths = {len(cells) for cells in rows}
             regular = len(widths) == 1 and widths != {1}
@@ -277,15 +375,23 @@ class _Text:
         return best
 
 
-def _split(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+def _split(lines: Iterable[str], separator: str, skips_blanks: bool) -> Iterator[tuple[int, list[str]]]:
     """Yield number and cells of every line that is not blank; a quoted cell may hold line breaks."""
     if separator == " ":
         yield from ((number, line.split()) for number, line in enumerate(lines, 1) if line.strip())
         return
-    reader = csv.reader(lines, delimiter=separator)
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=skips_blanks)
+    line = 1  # of the first of several, in which a quote may be left open
     for cells in reader:
         if len(cells) > 1 or (cells and cells[0].strip()):
-            yield reader.line_num, cells
+            yield line, cells
+        line = reader.line_num + 1
+
+
+def _has_blanks_before_quotes(lines: Iterable[str], separator: str) -> bool:
+    """Return whether there are blanks between separators and quoted cells, which hide the quotes from `csv`."""
+    pattern = re.compile(f'(^|{re.escape(separator)}) +"')
+    return any(pattern.search(line) for line in lines)
 
 
 def _stripped(cells: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -244,6 +245,18 @@ def test_standard_input_and_pipes(student, table, kind, tmp_path, capsys, monkey
         ("\n \n", "it is empty"),
         ("{}\n", "it has no rows"),
         ('1,2,3,"4\n1,2,3,4\n', "line 1 has numbers, and '4"),
+        # A first row is never lost as names
+        ("1,5;2,5;3,5;4,5\n1;2;3;4\n", "convert string '1,5' in line 1, column 1; it has a decimal comma"),
+        ("\n1;2;3,5;x\n1;2;3;4\n", "convert string '3,5' in line 2, column 3; it has a decimal comma"),
+        ('"1,5","2,5","3,5","4,5"\n1,2,3,4\n', "convert string '1,5' in line 1, column 1; it has a decimal comma"),
+        ('"1,234.5",-,-,-\n1,2,3,4\n', "convert string '1,234.5' in line 1, column 1; it has its thousands apart"),
+        ("x;y;z;1.234.567,5\n1;2;3;4\n", "in line 1, column 4; it has its thousands apart"),
+        ("sep=;\n1;2;3,5;4\n", "convert string '3,5' in line 2, column 3"),
+        ("1,2,3,4\n1,nan,3,4\n", "has no value in line 2, column 2, and this student needs all"),
+        ("1,2,3,4\n1,2,-inf,4\n", "has an infinite value in line 2, column 3"),
+        ("{}\n1,2,3,1e400\n", "has an infinite value in line 2, column 'with"),
+        ("1,2,3,4\n1,2,1e39,4\n", "has too large a value, 1e+39, in row 2, column 'c'"),
+        ("x,y,z,a,u,v,w\n1,2,3,4,5,6,7\n", "it has ['x', 'y', 'z', 'a', 'u'] and 2 more"),
     ],
 )
 def test_bad_cells_are_named(student, text, message, tmp_path, capsys):
@@ -252,10 +265,75 @@ def test_bad_cells_are_named(student, text, message, tmp_path, capsys):
     error = refuse(student, path, capsys)
     assert message in error
     assert "bad.csv" in error or "X has" in error
+    assert "sklearn" not in error
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("nan.npy", lambda path: np.save(path, [[1, 2, 3, 4], [1, np.nan, 3, 4]]), "no value in row 2, column 'b'"),
+        ("inf.npy", lambda path: np.save(path, np.full((1, 4), -np.inf)), "an infinite value in row 1, column 'a'"),
+        (
+            "null.parquet",
+            lambda path: pl.DataFrame([[1, 2], [3, 4], [5, None], [7, 8]], schema=list(NAMES)).write_parquet(path),
+            "no value in row 2, column 'c'",
+        ),
+        ("o.npy", lambda path: np.save(path, np.array([[1, None]])), "holds Python objects, which are not loaded"),
+        ("pickle.npy", lambda path: path.write_bytes(pickle.dumps([1, 2])), "holds Python objects"),
+        ("lacking.parquet", lambda path: pl.DataFrame({"a": [1], "x": [2]}).write_parquet(path), "it has ['a', 'x']"),
+    ],
+)
+def test_values_that_no_student_takes_are_named(student, name, write, message, tmp_path, capsys):
+    write(tmp_path / name)
+    error = refuse(student, tmp_path / name, capsys)
+    assert f"{tmp_path / name}" in error
+    assert message in error
+    assert "sklearn" not in error
+    assert "allow_pickle" not in error
+
+
+@pytest.mark.parametrize(
+    ("text", "separator"),
+    [
+        ("sep=;\na;b;c;{}\n", ";"),
+        ("\ufeffsep=|\r\na|b|c|{}\r\n", "|"),
+        ('"sep=\t"\na\tb\tc\t{}\n', "\t"),
+        ('a, b, "c", {}\n', ","),
+        (' "a" ;  "b"; "c"; {}\n', ";"),
+    ],
+)
+def test_first_lines_of_excel_and_of_hands(student, text, separator, tmp_path, capsys):
+    """Excel writes and reads a first line `sep=;`; people write blanks after commas."""
+    rows = make_rows(3, 4)
+    with open(tmp_path / "t.csv", "w", encoding="utf-8", newline="") as file:
+        file.write(text.replace("{}", '"with ""quotes"", and comma"'))
+        np.savetxt(file, rows, delimiter=separator)
+    assert predict(student, tmp_path / "t.csv", capsys)[0] == load(student).predict(rows).tolist()
+
+
+def test_order_without_names_is_noted(student, rows, tmp_path, capsys):
+    noted = predict(student, tmp_path / "rows.csv", capsys)[1]
+    assert (
+        f"{tmp_path / 'rows.csv'} has no names of columns: they are taken in the order of the fit, ['a', 'b'" in noted
+    )
+    assert "no names" not in predict(student, tmp_path / "named.csv", capsys)[1]
+
+
+def test_names_that_are_numbers_are_a_header(rows, tmp_path, capsys):
+    names = ("1", "2", "3", "4")
+    container.save(container.encode(labelled((4, 8, 3), feature_names=names)), tmp_path / "numbers.student")
+    expected = load(tmp_path / "numbers.student").predict(rows).tolist()
+    np.savetxt(tmp_path / "t.csv", rows[:, ::-1], delimiter=",", header="4,3,2,1", comments="")
+    labels, noted = predict(tmp_path / "numbers.student", tmp_path / "t.csv", capsys)
+    assert labels == expected
+    assert "is taken for names, ['4', '3', '2', '1']" in noted
+    np.savetxt(tmp_path / "t.csv", rows, delimiter=",")
+    assert predict(tmp_path / "numbers.student", tmp_path / "t.csv", capsys)[0] == expected
 
 
 def test_student_that_takes_missing_values_reads_them(rows, tmp_path, capsys):
     network = labelled((4, 8, 3), feature_names=NAMES, offset=np.zeros(4, np.float32), fill=True)
+    (tmp_path / "inf.csv").write_text("1,nan,3,4\n1,inf,3,4\n")
     container.save(container.encode(network), tmp_path / "fills.student")
     rows = np.where(np.arange(120).reshape(30, 4) % 7 == 0, np.nan, rows)
     frame = pd.DataFrame(rows, columns=list(NAMES))[list(NAMES[::-1])]
@@ -265,6 +343,10 @@ def test_student_that_takes_missing_values_reads_them(rows, tmp_path, capsys):
     frame.convert_dtypes().to_parquet(tmp_path / "t.parquet")
     for name in ("t.csv", "named.csv", "t.parquet"):
         assert predict(tmp_path / "fills.student", tmp_path / name, capsys)[0] == expected
+    np.savetxt(tmp_path / "nan.csv", rows, delimiter=",")  # writes "nan"
+    assert predict(tmp_path / "fills.student", tmp_path / "nan.csv", capsys)[0] == expected
+    error = refuse(tmp_path / "fills.student", tmp_path / "inf.csv", capsys)
+    assert "an infinite value in line 2, column 2" in error
 
 
 @pytest.mark.parametrize(
@@ -298,7 +380,10 @@ def test_student_without_names_takes_tables_by_position(rows, tmp_path, capsys):
     frame.to_csv(tmp_path / "t.csv", index=False, sep=";")
     frame.to_parquet(tmp_path / "t.parquet")
     for name in ("t.csv", "t.parquet"):
-        assert predict(tmp_path / "plain.student", tmp_path / name, capsys)[0] == expected
+        labels, noted = predict(tmp_path / "plain.student", tmp_path / name, capsys)
+        assert labels == expected
+        assert ("is taken for names, ['x_1', 'x_2', 'x_3', 'x_4']" in noted) == (name == "t.csv")
+        assert "taken in the order of the fit" in noted
 
 
 @pytest.mark.skipif(os.name != "posix", reason="named pipes")

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import zipfile
@@ -71,6 +72,11 @@ def test_memory_and_other_open_files(expected, tmp_path):
         container.save(DATA, file)
     with fsspec.open("memory://a.student", "rb") as file:
         check(file, expected)
+    # Not opened yet, compressed as well: they are closed, or bytes would be lost
+    for path, more in (("memory://b.student", {}), (str(tmp_path / "c.gz"), {"compression": "gzip"})):
+        container.save(DATA, fsspec.open(path, "wb", **more))
+        check(fsspec.open(path, "rb", **more), expected)
+        check(fsspec.open(path, **more), expected)
     with tempfile.TemporaryFile() as file:
         container.save(DATA, file)
         file.seek(0)
@@ -115,6 +121,16 @@ def test_wrong_sources_and_targets_are_named(tmp_path):
         load(file)
     with open(tmp_path / "text", "w") as file, pytest.raises(TypeError, match="open it with mode 'wb'"):
         container.save(DATA, file)
+    # They must not be opened, which would empty one
+    for mode in ("wb", "w", "rt"):
+        with pytest.raises(TypeError, match=f"mode '{mode}'; give mode 'rb'"):
+            load(fsspec.open(str(tmp_path / "text"), mode))
+    for mode in ("rb", "r", "wt"):
+        with pytest.raises(TypeError, match=f"mode '{mode}'; give mode 'wb'"):
+            container.save(DATA, fsspec.open(str(tmp_path / "text"), mode))
+    assert (tmp_path / "text").read_text() == ""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive, pytest.raises(TypeError, match="must be a path"):
+        container.save(DATA, archive)
     for wrong in (1, None, 2.5, ["a"]):
         with pytest.raises(TypeError, match="must be a path, an open binary file or the bytes"):
             load(wrong)
@@ -150,6 +166,37 @@ def test_missing_folder_is_named(tmp_path):
     assert "part" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match=r"fsspec.open\('s3://bucket/a.student', 'wb'\)"):
         container.save(DATA, "s3://bucket/a.student")
+
+
+def test_paths_that_are_no_file_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="the path is empty; give the name of a file"):
+        container.save(DATA, "")
+    with pytest.raises(IsADirectoryError, match="give the name of a file in it"):
+        container.save(DATA, f"{tmp_path / 'new'}{os.sep}")
+    with pytest.raises(FileNotFoundError, match=r"fsspec.open\('memory://missing', 'rb'\)"):
+        load("memory://missing")
+    assert os.listdir(tmp_path) == []
+
+
+@posix
+def test_names_that_no_file_can_have_are_errors(tmp_path, monkeypatch):
+    for name in ("a" * 256, "ä" * 128, os.path.join("a", *["b" * 200] * 30)):
+        with pytest.raises(OSError, match="name too long") as caught:
+            container.save(DATA, tmp_path / name)
+        assert ".part" not in str(caught.value)
+    os.symlink(tmp_path / "loop", tmp_path / "loop")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        container.save(DATA, tmp_path / "loop")
+    assert os.path.islink(tmp_path / "loop")
+
+    def busy(source, target):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), source, None, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    with pytest.raises(OSError, match=r"the file cannot be replaced: .*busy: '.*a.student'") as caught:
+        container.save(DATA, tmp_path / "a.student")
+    assert ".part" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["loop"]
 
 
 def test_other_places_that_take_no_file_are_named(tmp_path):
