@@ -5,6 +5,8 @@ threads set their number themselves. The shared estimators are fitted once per w
 """
 
 import os
+import sys
+from dataclasses import replace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -12,12 +14,16 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import pytest
+import sklearn.datasets
 import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.frozen import FrozenEstimator
 
 from distill import Distiller, MatrixGaussianCompressor, RandomCodeCompressor, SpikeSlabCompressor
+from distill.compressors.random_code.learner import Learner
+from distill.training import loop
+from mbn import MultilayerBootstrapNetwork
 
 torch.set_num_threads(1)
 
@@ -69,6 +75,41 @@ def random_code(shallow_student, train_rows):
         random_state=0,
     )
     return compressor.fit(train_rows)
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    """A third of the digits, for code that loads them itself."""
+
+    def load(**options):
+        digits = load_digits(**options)
+        return tuple(array[:600] for array in digits) if isinstance(digits, tuple) else digits
+
+    monkeypatch.setattr(sklearn.datasets, "load_digits", load)
+
+
+@pytest.fixture
+def brief(few_digits, monkeypatch):
+    """Few digits, few clusterings and short trainings, for pages and examples that are to run as they are printed.
+
+    They go through all of the code that they go through otherwise. `make docs` runs the examples in full.
+    """
+    train, train_codes = loop.train, Learner.train
+
+    def train_briefly(*arguments, max_iter=100, **options):
+        return train(*arguments, max_iter=min(max_iter, 4), **options)
+
+    def train_codes_briefly(learner):
+        settings = learner.settings
+        learner.settings = replace(settings, n_steps=min(settings.n_steps, 50), n_steps_between_blocks=0)
+        train_codes(learner)
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("distill.")]:
+        if vars(module).get("train") is train:
+            monkeypatch.setattr(module, "train", train_briefly)
+    monkeypatch.setattr(Learner, "train", train_codes_briefly)
+    make = MultilayerBootstrapNetwork.__init__
+    monkeypatch.setattr(make, "__kwdefaults__", {**make.__kwdefaults__, "n_estimators": 40})
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,7 @@
-"""What README and user guide show is run exactly as it is printed: page by page, one block after the other."""
+"""What README and user guide show is run exactly as it is printed: page by page, one block after the other.
+
+Only the data are fewer and the trainings shorter than a reader's.
+"""
 
 import re
 from pathlib import Path
@@ -19,6 +22,7 @@ def blocks(page):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # a reader may be told of changes in scikit-learn to come
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.usefixtures("brief")
 def test_snippets_run_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__snippets__"}
