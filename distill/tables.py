@@ -154,8 +154,8 @@ def check_values(table: Any, path: str, wanted: Wanted) -> None:
         wrong = np.argwhere(wrong if wanted.fills else wrong | np.isnan(block))
         if len(wrong):
             row, column = wrong[0].tolist()
-            named = names is not None and len(names) == rows.shape[1]
-            place = f"row {start + row + 1}, column {repr(names[column]) if named else column + 1}"
+            name = column + 1 if names is None or len(names) != rows.shape[1] else repr(names[column])
+            place = f"row {start + row + 1}, column {name}"
             raise ValueError(_unusable(block[row, column], path, place))
 
 

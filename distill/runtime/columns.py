@@ -208,6 +208,8 @@ def _keys(X: Any) -> list | None:
     """Return the names of the columns, which need not be strings, or None."""
     if isinstance(X, np.ndarray):
         return None if X.dtype.names is None else list(X.dtype.names)
+    if hasattr(X, "tocsr"):  # one of them is a dict, of positions
+        return None
     X = _opened(X)
     if isinstance(X, list | tuple):
         row = X[0] if len(X) else None

@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from scipy import sparse
 from some_students import labelled, make_rows
 
 from distill.runtime import Student
@@ -162,6 +163,14 @@ def test_student_without_names_refuses_positions_in_another_order(make):
         selected = eval(str(caught.value).partition("give ")[2].partition(", or")[0], {"X": X})
         np.testing.assert_array_equal(student.raw_outputs(selected), student.raw_outputs(ROWS))
     check_labels(make(dict(zip([2, 4, 3], ROWS.T))), None)
+
+
+@pytest.mark.parametrize("layout", ["csr", "coo", "dok", "lil", "dia"])
+def test_sparse_rows_have_no_labels(student, layout):
+    X = sparse.csr_array(ROWS).asformat(layout)
+    check_labels(X, NAMES)
+    assert column_names(X) is None
+    np.testing.assert_array_equal(student.raw_outputs(X), student.raw_outputs(ROWS))
 
 
 def test_reader_of_batches_is_read(student):
