@@ -107,8 +107,8 @@ def validated_rows(estimator: BaseEstimator, X: Any, **settings: Any) -> Any:
 
     A conversion to float32 or float64 would cut digits of integers. Text is converted to float64, as scikit-learn does.
     """
+    X = columns.in_memory(X)  # a lazy container is computed once, and gives its dtypes without a warning
     _check_columns_are_numbers(X)
-    X = columns.in_memory(X)  # a lazy container is computed once
     try:
         return validated(estimator, X, accept_sparse="csr", dtype="numeric", **settings)
     except ValueError:
