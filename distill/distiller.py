@@ -314,6 +314,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         beyond = self._look_beyond(X, rows, predictions, settings)
         samples = (rows, predictions, beyond, settings)
         network, history = cached_call(self.memory, fit_student, *samples, progress=progress)
+        if network.offset is not None and network.offset.dtype == np.float64:
+            note = teachers.compare_labels_of_fit(self.teacher_, without_columns(X), predictions)
+            if note:
+                warn_user(note)
         self._input_section = (network.offset, network.scale)
         self._adopt(self._encode(network))
         self.n_iter_ = history.n_iter

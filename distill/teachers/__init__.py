@@ -5,7 +5,15 @@ probabilities, or values (an embedding, a score, a regression); `read_prediction
 """
 
 from distill.teachers.arrays import as_array, plain_classes
-from distill.teachers.calls import compare_labels, fit_and_predict, labels_beside, predict, predict_beyond, with_noise
+from distill.teachers.calls import (
+    compare_labels,
+    compare_labels_of_fit,
+    fit_and_predict,
+    labels_beside,
+    predict,
+    predict_beyond,
+    with_noise,
+)
 from distill.teachers.copies import own_copy
 from distill.teachers.methods import (
     PRECOMPUTED,
@@ -24,6 +32,7 @@ __all__ = [
     "Predictions",
     "as_array",
     "compare_labels",
+    "compare_labels_of_fit",
     "fit_and_predict",
     "is_detector",
     "is_transductive",

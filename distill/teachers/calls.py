@@ -175,9 +175,7 @@ def with_noise(teacher: BaseEstimator, X: Any, rows: Any, predictions: Predictio
 def compare_labels(teacher: BaseEstimator, X: Any, predictions: Predictions) -> str:
     """Return a warning if a teacher's labels are not those that its probabilities or decision values give, else "".
 
-    A classifier with a tuned threshold is an example. Labels of a clusterer's fit are compared with those of its
-    `predict`: scikit-learn's KMeans, for instance, loses the digits of rows far from zero there. At most a thousand
-    rows are compared.
+    A classifier with a tuned threshold is an example. At most a thousand rows are compared.
 
     Parameters
     ----------
@@ -191,29 +189,13 @@ def compare_labels(teacher: BaseEstimator, X: Any, predictions: Predictions) -> 
     -------
     str
     """
-    if predictions.classes is None or not hasattr(teacher, "predict"):
+    if predictions.classes is None or predictions.values.ndim == 1 or not hasattr(teacher, "predict"):
         return ""
-    of_fit = predictions.kind == "labels" and hasattr(teacher, "fit_predict") and not isinstance(teacher, Precomputed)
-    if predictions.values.ndim == 1 and not of_fit:
+    if predictions.values.shape[1] < 2:  # `_read_values` has compared decision values of two classes
         return ""
-    if predictions.values.ndim == 2 and predictions.values.shape[1] < 2:
-        return ""  # `_read_values` has compared decision values of two classes
-    positions = np.arange(0, len(predictions.values), max(1, len(predictions.values) // _COMPARED))
-    try:
-        labels = as_array(call(teacher, "predict", _safe_indexing(indexable(X)[0], positions)), "")
-    except (TypeError, ValueError):  # rows that cannot be selected, or a teacher that wants all of them
+    labels, positions = _labels_of_some(teacher, X, len(predictions.values))
+    if labels is None:
         return ""
-    if labels.shape != positions.shape:
-        return ""
-    if of_fit:
-        agreement = np.mean(predictions.classes[predictions.values[positions]] == labels)
-        if agreement >= _LEAST_AGREEMENT:
-            return ""
-        return (
-            f"the teacher {type(teacher).__name__} predicts the labels of its own fit for {agreement:.1%} of the "
-            "training rows only; the student learns those of the fit, and score compares it with predict; put a "
-            "StandardScaler before the teacher, in a Pipeline, if features are far from zero"
-        )
     agreement = np.mean(predictions.classes[predictions.values[positions].argmax(axis=1)] == labels)
     if agreement >= 1 - UNEXPLAINED:
         return ""
@@ -222,6 +204,39 @@ def compare_labels(teacher: BaseEstimator, X: Any, predictions: Predictions) -> 
         f"the labels of the teacher {type(teacher).__name__} are those of {largest} in {agreement:.1%} of the training "
         "rows only, and the student's labels are those in all; use target='predict' to imitate the teacher's labels"
     )
+
+
+def compare_labels_of_fit(teacher: BaseEstimator, X: Any, predictions: Predictions) -> str:
+    """Return a warning if the `predict` of a clusterer does not give the labels of its fit, else "".
+
+    scikit-learn's KMeans, for instance, loses the digits of rows far from zero there. At most a thousand rows are
+    compared; see `compare_labels` for the parameters.
+    """
+    if predictions.kind != "labels" or predictions.classes is None or isinstance(teacher, Precomputed):
+        return ""
+    if not (hasattr(teacher, "predict") and hasattr(teacher, "fit_predict")):
+        return ""
+    labels, positions = _labels_of_some(teacher, X, len(predictions.values))
+    if labels is None:
+        return ""
+    agreement = np.mean(predictions.classes[predictions.values[positions]] == labels)
+    if agreement >= _LEAST_AGREEMENT:
+        return ""
+    return (
+        f"the teacher {type(teacher).__name__} predicts the labels of its own fit for {agreement:.1%} of the training "
+        "rows only, which are far from zero; the student learns those of the fit, and score compares it with predict; "
+        "put a StandardScaler before the teacher, in a Pipeline"
+    )
+
+
+def _labels_of_some(teacher: BaseEstimator, X: Any, n_samples: int) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return a teacher's labels for at most some thousand rows, None if it has none for them, and their positions."""
+    positions = np.arange(0, n_samples, max(1, n_samples // _COMPARED))
+    try:
+        labels = as_array(call(teacher, "predict", _safe_indexing(indexable(X)[0], positions)), "")
+    except (TypeError, ValueError):  # rows that cannot be selected, or a teacher that wants all of them
+        return None, positions
+    return (labels if labels.shape == positions.shape else None), positions
 
 
 def call(teacher: BaseEstimator, method: str, X: Any) -> Any:
