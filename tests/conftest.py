@@ -69,7 +69,7 @@ def random_code(shallow_student, train_rows):
         bits_per_block=10,
         input_shape=(8, 8),
         n_frequencies=24,
-        n_steps=1500,
+        n_steps=700,
         n_steps_between_blocks=1,
         n_refinements=1,
         random_state=0,

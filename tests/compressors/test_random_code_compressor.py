@@ -119,9 +119,9 @@ def test_same_seed_gives_same_bytes_with_any_number_of_threads(shallow_student):
 # the wrapped estimator
 
 
-@pytest.mark.slow
 def test_hidden_layer_sizes(shallow_student):
-    compressor = compress(shallow_student, max_bytes=300, hidden_layer_sizes=(12, 6), input_shape=(8, 8))
+    changes = {"n_steps": 5, "n_steps_between_blocks": 0, "n_refinements": 0}
+    compressor = compress(shallow_student, max_bytes=300, hidden_layer_sizes=(12, 6), input_shape=(8, 8), **changes)
     assert compressor.network_.layer_sizes == (64, 12, 6, 10)
     assert np.array_equal(compressor.classes_, shallow_student.classes_)
 
@@ -155,17 +155,18 @@ def test_mlp_classifier_and_nested_compressor(shallow_student):
     network = MLPClassifier((20,), max_iter=30, random_state=0)
     with pytest.warns(UserWarning):
         network.fit(DIGITS[TRAIN], CLASSES[TRAIN])
-    compressor = compress(network, y=CLASSES[TRAIN], max_bytes=400, input_shape=(8, 8), n_steps=800)
+    compressor = compress(network, y=CLASSES[TRAIN], max_bytes=250, input_shape=(8, 8), n_steps=400)
     assert compressor.score(DIGITS[TEST], CLASSES[TEST]) > 0.7
-    nested = CodebookCompressor(FrozenEstimator(shallow_student), bits=3, max_iter=2, random_state=0)
-    assert RandomCodeCompressor(nested, **{**QUICK, "max_bytes": 300}).fit(DIGITS[TRAIN]).nbytes_ <= 300
+    nested = CodebookCompressor(FrozenEstimator(shallow_student), bits=3, max_iter=1, random_state=0)
+    short = {**QUICK, "n_steps": 5, "n_steps_between_blocks": 0}
+    assert RandomCodeCompressor(nested, max_bytes=300, **short).fit(DIGITS[TRAIN]).nbytes_ <= 300
 
 
 @pytest.mark.slow
 def test_mean_var_and_every_selection(shallow_student):
     for changes in ({"parameterization": "mean-var"}, {"selection": "sample"}, {"selection": "nearest"}):
-        compressor = compress(shallow_student, max_bytes=300, input_shape=(8, 8), **changes)
-        assert compressor.report_["agreement"] > 0.3
+        compressor = compress(shallow_student, max_bytes=150, input_shape=(8, 8), **changes)
+        assert compressor.report_["agreement"] > 0.6  # measured 0.90 to 0.96
 
 
 # errors

@@ -23,7 +23,10 @@ distributed = pytest.importorskip("distributed")
 
 DIGITS = load_digits().data.astype(np.float32)
 # Warnings of the cluster itself while its workers start, die and stop
-pytestmark = pytest.mark.filterwarnings("ignore:::distributed", "ignore::ResourceWarning", "ignore::RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:::distributed", "ignore::ResourceWarning", "ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning"),  # of short trainings
+]
 
 
 @pytest.fixture(scope="module")
@@ -121,18 +124,30 @@ def _spread(model, X, y=None):
 
 
 @pytest.mark.slow
-def test_fit_survives_the_death_of_a_worker(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["dask_map_blocks", "dask_map_partitions"])
+def test_student_on_dask_collection(client, name, monkeypatch, capsys):
+    """The examples, on the cluster of the other tests in place of their own."""
+    if name == "dask_map_partitions":
+        pytest.importorskip("pandas")
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr("dask.distributed.LocalCluster", lambda **_: nullcontext())
+    monkeypatch.setattr("dask.distributed.Client", lambda _: nullcontext())
+    example = Path(__file__).parents[2] / "examples" / f"{name}.py"
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(example), run_name="__main__")
+    assert ended.value.code == 0
+    assert "the same labels as here: True" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_fit_survives_the_death_of_a_worker(client, tmp_path, monkeypatch):
+    """The last one, because the cluster starts another worker only after a while."""
     X = DIGITS[:800]
     Z = a_network().fit_transform(X)
     marker = tmp_path / "killed"
     match = layers.match_group
 
-    with (
-        warnings.catch_warnings(action="ignore"),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster),
-        parallel_config(backend="dask"),
-    ):
+    with warnings.catch_warnings(action="ignore"), parallel_config(backend="dask"):
         monkeypatch.setattr(layers, "match_group", _Deadly(match, marker))
         assert_array_equal(a_network().fit_transform(X), Z)
     assert marker.exists()
@@ -149,19 +164,3 @@ class _Deadly:
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return self.function(*args)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["dask_map_blocks", "dask_map_partitions"])
-def test_student_on_dask_collection(client, name, monkeypatch, capsys):
-    """The examples, on the cluster of the other tests in place of their own."""
-    if name == "dask_map_partitions":
-        pytest.importorskip("pandas")
-        pytest.importorskip("pyarrow")
-    monkeypatch.setattr("dask.distributed.LocalCluster", lambda **_: nullcontext())
-    monkeypatch.setattr("dask.distributed.Client", lambda _: nullcontext())
-    example = Path(__file__).parents[2] / "examples" / f"{name}.py"
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(example), run_name="__main__")
-    assert ended.value.code == 0
-    assert "the same labels as here: True" in capsys.readouterr().out

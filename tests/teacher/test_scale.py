@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from mbn import neighbors
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scale.py"
 
@@ -49,23 +52,21 @@ def test_memory_of_files_does_not_count(scale, tmp_path):
 @pytest.mark.slow
 def test_small_sizes_run(tmp_path):
     out = tmp_path / "scale.json"
-    options = [
-        "--parts",
-        "landmarks",
-        "half",
-        "--landmarks-rows",
-        "3000",
-        "--half-rows",
-        "1000",
-        "--max-samples",
-        "1000",
-    ]
-    shown = subprocess.run(
-        [sys.executable, SCRIPT, "--out", out, "--n-estimators", "8", *options], capture_output=True, text=True
-    )
+    options = ["--parts", "landmarks", "--landmarks-rows", "3000", "--max-samples", "1000", "--n-estimators", "8"]
+    shown = subprocess.run([sys.executable, SCRIPT, "--out", out, *options], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     results = json.loads(out.read_text())
     (run,) = results["landmarks"]["runs"]
     assert (run["rows"], run["k"][0]) == (3000, 500)
     assert run["transform"] > 0
     assert out.with_suffix(".png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("approximate", [500, 2000])
+def test_fit_with_half_of_the_rows(scale, approximate, monkeypatch):
+    monkeypatch.setattr(neighbors, "EXACT_OPERATIONS", neighbors.EXACT_OPERATIONS)  # the script sets it
+    monkeypatch.setattr(scale, "warm_up", lambda: None)
+    options = {"n_estimators": 8, "n_jobs": 1, "clock": "cpu", "scratch": None, "approximate": approximate}
+    run = scale.fit_once("half", 1000, SimpleNamespace(**options))
+    assert (run["rows"], run["k"][0]) == (1000, 500)
+    assert 0 < run["neighbors"] < run["fit"] <= run["total"] and "transform" not in run

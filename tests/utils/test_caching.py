@@ -2,8 +2,6 @@
 
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -12,8 +10,7 @@ import joblib
 import numpy as np
 import pytest
 from counting_teacher import CountingKMeans, X, note, pipeline_with, small_search
-from fresh_process import environment
-from joblib import parallel_config
+from joblib import numpy_pickle, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
@@ -22,6 +19,7 @@ from sklearn.model_selection import GridSearchCV
 
 from distill import Distiller
 from distill.model_selection import fidelity_scorer
+from distill.training import student
 from distill.utils.caching import cached_call, call_key
 
 # Networks are trained too short on purpose, and say so
@@ -148,47 +146,43 @@ def test_keys_depend_on_values():
     assert call_key(noted_square, clone(estimator).set_params(alpha=1.0), X) != key
 
 
-INTERRUPTED = """
-import signal, sys
-from pathlib import Path
-from counting_teacher import pipeline_with, small_search
-from joblib import numpy_pickle
-from distill.training import student
-moment, count, calls = sys.argv[2], int(sys.argv[3]), []
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its jobs in the background ignore it
-def reached(when):
-    calls.append(when)
-    if when == moment and len(calls) == count:
-        print("reached", flush=True)
-        signal.pause()
-def train(*args, function=student.train, **options):
-    if moment == "training":
-        reached("training")
-    return function(*args, **options)
-def dump(item, file, *args, function=numpy_pickle.dump, **options):
-    if moment == "writing":
-        file.write(b"half of it")
-        file.flush()
-        reached("writing")
-        file.seek(0)
-    return function(item, file, *args, **options)
-student.train, numpy_pickle.dump = train, dump
-try:
-    small_search(pipeline_with(Path(sys.argv[1])))
-except KeyboardInterrupt:
-    sys.exit(3)
-"""
+@pytest.fixture
+def interrupts():
+    """Ctrl-C raises KeyboardInterrupt, also where a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("moment, count", [("training", 2), ("writing", 3)])
-def test_interrupted_search_leaves_a_valid_cache(moment, count, tmp_path):
-    command = [sys.executable, "-c", INTERRUPTED, tmp_path, moment, str(count)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as child:
-        assert "reached" in (line.strip() for line in child.stdout)  # up to the first
-        child.send_signal(signal.SIGINT)
-        child.stdout.read()
-    assert child.returncode == 3
+def test_interrupted_search_leaves_a_valid_cache(moment, count, tmp_path, monkeypatch):
+    calls = []
+
+    def reached(when):
+        calls.append(when)
+        if when == moment and len(calls) == count:
+            signal.raise_signal(signal.SIGINT)
+
+    def train(*args, function=student.train, **options):
+        if moment == "training":
+            reached("training")
+        return function(*args, **options)
+
+    def dump(item, file, *args, function=numpy_pickle.dump, **options):
+        if moment == "writing":
+            file.write(b"half of it")
+            file.flush()
+            reached("writing")
+            file.seek(0)
+        return function(item, file, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(student, "train", train)
+        patched.setattr(numpy_pickle, "dump", dump)
+        with pytest.raises(KeyboardInterrupt):
+            small_search(pipeline_with(tmp_path))
+    assert len(calls) == count
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert {path.name for path in kept} <= {"output.pkl", "metadata.json", "func_code.py", ".gitignore"}
     results = [joblib.load(path) for path in kept if path.suffix == ".pkl"]  # none of them is truncated
