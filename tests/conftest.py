@@ -89,24 +89,37 @@ def few_digits(monkeypatch):
 
 
 @pytest.fixture
-def brief(few_digits, monkeypatch):
+def limit_training(monkeypatch):
+    """Return a function that sets bounds of the options of all trainings, such as ``max_iter``."""
+    train = loop.train
+
+    def limit(**bounds):
+        def train_briefly(*arguments, **options):
+            for name, bound in bounds.items():
+                options[name] = min(options.get(name, bound), bound)
+            return train(*arguments, **options)
+
+        for module in [module for name, module in sys.modules.items() if name.startswith("distill.")]:
+            if vars(module).get("train") is train:
+                monkeypatch.setattr(module, "train", train_briefly)
+
+    return limit
+
+
+@pytest.fixture
+def brief(few_digits, limit_training, monkeypatch):
     """Few digits, few clusterings and short trainings, for pages and examples that are to run as they are printed.
 
     They go through all of the code that they go through otherwise. `make docs` runs the examples in full.
     """
-    train, train_codes = loop.train, Learner.train
-
-    def train_briefly(*arguments, max_iter=100, **options):
-        return train(*arguments, max_iter=min(max_iter, 4), **options)
+    train_codes = Learner.train
 
     def train_codes_briefly(learner):
         settings = learner.settings
         learner.settings = replace(settings, n_steps=min(settings.n_steps, 50), n_steps_between_blocks=0)
         train_codes(learner)
 
-    for module in [module for name, module in sys.modules.items() if name.startswith("distill.")]:
-        if vars(module).get("train") is train:
-            monkeypatch.setattr(module, "train", train_briefly)
+    limit_training(max_iter=4)
     monkeypatch.setattr(Learner, "train", train_codes_briefly)
     make = MultilayerBootstrapNetwork.__init__
     monkeypatch.setattr(make, "__kwdefaults__", {**make.__kwdefaults__, "n_estimators": 40})
