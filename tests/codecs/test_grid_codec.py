@@ -121,7 +121,7 @@ def test_posterior_steps_cost_less_than_one_step_at_equal_loss(seed):
     rng = np.random.default_rng(seed)
     rows, columns = np.exp(rng.normal(-5, 1, 201)), np.exp(rng.normal(0, 1, 60))
     mean = rng.normal(size=(201, 60))
-    weights = np.geomspace(1e-3, 0.1, 6)
+    weights = np.geomspace(1e-3, 0.1, 4)
     loss, size = np.transpose([loss_and_size(mean, rows, columns, weight, False) for weight in weights])
     flat_loss, flat_size = np.transpose([loss_and_size(mean, rows, columns, weight, True) for weight in weights])
     # Half the logarithm of the mean of 1 / variance times the geometric mean of the variance, in bits for each weight

@@ -472,7 +472,17 @@ def test_embeddings_have_standard_deviations():
     assert fitted.score(DIGITS[TEST]) > 0.85
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def diabetes():
+    """Rows, targets, and a network fitted to them."""
+    X, y = load_diabetes(return_X_y=True, scaled=False)
+    X = StandardScaler().fit_transform(X)
+    network = MLPRegressor(
+        hidden_layer_sizes=20, activation="tanh", learning_rate_init=0.1, early_stopping=True, random_state=0
+    )
+    return X, y, network.fit(X, y)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -484,15 +494,11 @@ def test_embeddings_have_standard_deviations():
         {"expectation": "draws"},
     ],
 )
-def test_every_posterior_and_prior_fits(changes):
-    X, y = load_diabetes(return_X_y=True, scaled=False)
-    X = StandardScaler().fit_transform(X)
-    network = MLPRegressor(
-        hidden_layer_sizes=20, activation="tanh", learning_rate_init=0.1, early_stopping=True, random_state=0
-    )
-    fitted = MatrixGaussianCompressor(FrozenEstimator(network.fit(X, y)), **SHORT, **changes).fit(X, y)
+def test_every_posterior_and_prior_fits(changes, diabetes):
+    X, y, network = diabetes
+    fitted = MatrixGaussianCompressor(FrozenEstimator(network), max_iter=8, random_state=0, **changes).fit(X, y)
     assert fitted.score(X, y) > 0.4
-    assert -5.8 < fitted.log_likelihood(X, y) < -5.0
+    assert -5.8 < fitted.log_likelihood(X, y) < -5.0  # measured -5.45 to -5.41
 
 
 # parameters
@@ -525,11 +531,11 @@ def test_old_name_of_initial_std_is_deprecated(student):
 
 @pytest.mark.slow
 def test_compressor_for_a_budget(student):
-    compressor = MatrixGaussianCompressor.for_budget(FrozenEstimator(student), 1500, effort=0.02, random_state=3)
-    assert (compressor.max_bytes, compressor.max_iter, compressor.random_state) == (1500, 2, 3)
+    compressor = MatrixGaussianCompressor.for_budget(FrozenEstimator(student), 400, effort=0.02, random_state=3)
+    assert (compressor.max_bytes, compressor.max_iter, compressor.random_state) == (400, 2, 3)
     assert compressor.learn_from == "outputs"
     assert MatrixGaussianCompressor.for_budget(student, 1500, effort=1e-3).max_iter == 1
-    assert compressor.fit(DIGITS[TRAIN]).nbytes_ <= 1500
+    assert compressor.fit(DIGITS[TRAIN]).nbytes_ <= 400
 
 
 # errors

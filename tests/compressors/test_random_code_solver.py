@@ -1,5 +1,6 @@
 """Learning random codes: gradient and curvature against autograd, choices against brute force, exact resuming."""
 
+import functools
 import itertools
 import math
 from dataclasses import replace
@@ -184,6 +185,11 @@ def current_loss(state, scales):
     return mean_loss(state.network, state.numbers, scales, state.samples, state.loss)
 
 
+@functools.cache
+def uninterrupted(layout, parameterization):
+    return learner(layout, parameterization=parameterization).run()
+
+
 class TestLearner:
     def test_coded_blocks_never_change_while_others_learn(self, layout):
         state = learner(layout)
@@ -229,7 +235,7 @@ class TestLearner:
     @pytest.mark.parametrize("parameterization", ["mean-kl", "mean-var"])
     @pytest.mark.parametrize("after", [1, 37, 62, 66])
     def test_an_interrupted_run_ends_with_the_same_codes(self, layout, after, parameterization, tmp_path, monkeypatch):
-        expected = learner(layout, parameterization=parameterization).run()
+        expected = uninterrupted(layout, parameterization)
         monkeypatch.setattr(random_code_learner, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         state = learner(layout, parameterization=parameterization)
         state.resume(tmp_path, "the same")
