@@ -70,9 +70,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     target : {"auto", "predict", "predict_proba", "transform", "decision_function"}, default="auto"
         The method to imitate. "auto": `predict_proba`, else `predict`, of classifiers and clusterers; `predict` of
         regressors; `decision_function` of outlier detectors, with the labels that the teacher gives to these values;
-        `transform` of transformers. Of precomputed predictions "auto" takes integers, Booleans and strings for labels,
-        a vector of floats for regression values, and two columns or more for an embedding; "predict_proba" is one
-        column for each class, and the columns of a data frame name the classes.
+        `transform` of transformers. Of a clusterer's labels "auto" learns soft ones where its answers give some (see
+        Notes), and "predict" the labels alone. Of precomputed predictions "auto" takes integers, Booleans and strings
+        for labels, a vector of floats for regression values, and two columns or more for an embedding; "predict_proba"
+        is one column for each class, and the columns of a data frame name the classes.
     hidden_layer_sizes : tuple of int, default=(256, 64)
         Units of every hidden layer. An empty tuple makes the student linear.
     activation : {"relu", "tanh", "logistic", "identity"}, default="relu"
@@ -127,6 +128,11 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         decision values, the second is that of larger values; they need not be sorted.
     labels_ : ndarray of shape (n_samples,)
         The student's labels of the training rows; only where the teacher is a clusterer.
+    learned_ : str
+        What the student learned: "labels", "soft labels from transform" (or from the fitted attribute that they come
+        from, such as `probabilities_`), "probabilities" or "values".
+    temperature_ : float or None
+        Temperature of soft labels that come from distances.
     n_iter_ : int
         Number of epochs.
     loss_curve_ : list of float
@@ -164,6 +170,16 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     The loss is cross-entropy for labels and probabilities and squared error otherwise, in units of the standard
     deviation: of all columns together for an embedding, of each column for other outputs. For two classes the student
     has a single output.
+
+    With ``target="auto"`` the student of a clusterer learns soft labels where the teacher's answers for the training
+    rows give some, because it then agrees with the teacher on more new rows. Of distances, which are what `transform`
+    returns if the smallest one in a row tells its label (k-means and pipelines that end in it), these are
+    ``exp(-gap / (temperature_ * unit))``, scaled to a sum of one, with the gap between a squared distance and the
+    smallest one of the row, and the median over the rows of that of the second nearest cluster as unit. Of the
+    strengths in [0, 1] that a fit keeps beside its labels (`probabilities_` of HDBSCAN), a row of strength p has the
+    share (1 + p) / 2 of its label, and the rest goes to noise. The largest soft label of a row is always its label, and
+    all measures of agreement compare labels. `predict_proba` is then a soft assignment to clusters and no probability
+    that the teacher gives. ``target="predict"`` learns the labels alone.
 
     Outputs keep the range of the teacher's: an embedding whose training rows are distributions
     (LatentDirichletAllocation) is learned by cross-entropy and ends with a softmax, and values that are bounded at zero
@@ -298,9 +314,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         target = teachers.resolve_target(self.imitated_estimator(), self.target, y)
         routed = process_routing(self, "fit", **fit_params).teacher.fit if routes(fit_params) else fit_params
         progress = Progress(self, 2, X, y, self._reconstruct)
-        given = (teacher, without_columns(X), y, target, routed)
+        given = (teacher, without_columns(X), y, target, routed, self.target == "auto")
         self._teacher_key = None if self.memory is None else call_key(_fit_teacher, *given)
         self.teacher_, predictions = cached_call(self.memory, _fit_teacher, *given, progress=progress)
+        self.learned_, self.temperature_ = _learned(predictions)
         if predictions.note:
             warn_user(predictions.note)
         if predictions.classes is not None:
@@ -446,13 +463,16 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
 
 
 def _fit_teacher(
-    teacher: BaseEstimator, X: Any, y: Any, target: str, fit_params: dict, progress: Progress
+    teacher: BaseEstimator, X: Any, y: Any, target: str, fit_params: dict, soft: bool, progress: Progress
 ) -> tuple[BaseEstimator, Predictions]:
-    """Fit the teacher, a clone, and return it with its predictions for the same rows."""
+    """Fit the teacher, a clone, and return it with its predictions for the same rows, soft labels if they shall be."""
     with progress.stage("teacher") as stage, stage.inside(teacher):
-        fitted, predictions = teachers.fit_and_predict(teacher, X, y, target, fit_params)
+        with teachers.inputs_of_last_step(teacher) as inputs:
+            fitted, predictions = teachers.fit_and_predict(teacher, X, y, target, fit_params)
         labels = teachers.labels_beside(fitted, X, target)
         predictions = teachers.read_predictions(fitted, predictions, target, _num_samples(X), labels)
+        if soft:
+            predictions = teachers.soften(fitted, X, predictions, *inputs)
         if not predictions.note:
             predictions = replace(predictions, note=teachers.compare_labels(fitted, X, predictions))
         stage.log("done")
@@ -480,6 +500,14 @@ def _lost_label(per_class: np.ndarray, predictions: Predictions) -> str | None:
 def _predict_beyond(key: str, X: Any, rows: np.ndarray, predictions: Predictions, teacher: BaseEstimator) -> np.ndarray:
     """Return a fitted teacher's labels for rows beyond those of its fit; `key` identifies its fit in the cache."""
     return teachers.predict_beyond(teacher, X, rows, predictions)
+
+
+def _learned(predictions: Predictions) -> tuple[str, float | None]:
+    """Return in words what the student learns, and the temperature of soft labels from distances."""
+    softness = predictions.softness
+    if softness is None:
+        return predictions.kind, None
+    return f"soft labels from {softness.source}", softness.temperature
 
 
 def _layer_sizes(sizes: Any) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from distill.teachers.methods import (
     teacher_type,
 )
 from distill.teachers.reading import Predictions, range_of, read_predictions
+from distill.teachers.soft import inputs_of_last_step, soften
 
 __all__ = [
     "PRECOMPUTED",
@@ -34,6 +35,7 @@ __all__ = [
     "compare_labels",
     "compare_labels_of_fit",
     "fit_and_predict",
+    "inputs_of_last_step",
     "is_detector",
     "is_transductive",
     "labels_beside",
@@ -45,6 +47,7 @@ __all__ = [
     "range_of",
     "read_predictions",
     "resolve_target",
+    "soften",
     "teacher_type",
     "with_noise",
 ]

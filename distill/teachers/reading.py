@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 
 from distill.teachers.arrays import as_array, finite, plain_classes, several_labels
 from distill.teachers.methods import Precomputed, is_detector, needs_y, teacher_type
+from distill.teachers.softness import Softness
 
 # Squares of larger values are infinite in float64
 _LARGEST_VALUE = 1e150
@@ -42,6 +43,11 @@ class Predictions:
         `range_of`.
     noise : int or None
         Position of the label of noise or outliers, -1, of a clusterer or an outlier detector.
+    soft : ndarray of shape (n_samples, n_classes), float32, or None
+        Soft labels of a clusterer, which are learned in place of its labels: rows sum to one, and the largest is that
+        of the label. See `distill.teachers.soften`.
+    softness : Softness or None
+        How they were made.
     note : str
         What the user should know about these predictions: a warning, empty if there is none.
     """
@@ -55,6 +61,8 @@ class Predictions:
     range: str = "any"
     note: str = ""
     noise: int | None = None
+    soft: np.ndarray | None = None
+    softness: Softness | None = None
 
     @property
     def labels(self) -> np.ndarray:

@@ -170,6 +170,7 @@ def _standardized(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.
     if predictions.kind != "values" or predictions.range == "distribution":
         n_outputs = _n_outputs(predictions)
         targets = predictions.values if predictions.kind != "values" else predictions.values.astype(np.float32)
+        targets = targets if predictions.soft is None else predictions.soft
         return targets, np.zeros(n_outputs, np.float32), np.ones(n_outputs, np.float32)
     values = predictions.values.astype(np.float64)
     # Differences from the first row: a sum of values far from zero would lose the digits of their differences
@@ -242,9 +243,11 @@ def _rows(
 
 
 def _joined(rows: DenseRows | SparseRows, inputs: np.ndarray, labels: np.ndarray) -> DenseRows | SparseRows:
-    """Return rows followed by others, scaled, with their labels."""
-    known = rows.tensors[-1]
-    joined = torch.cat([known, torch.from_numpy(labels).to(known.device)])
+    """Return rows followed by others, scaled, with their labels, which are hard also among soft ones."""
+    known, others = rows.tensors[-1], torch.from_numpy(labels)
+    if known.ndim == 2:
+        others = torch.nn.functional.one_hot(others, known.shape[1]).to(known.dtype)
+    joined = torch.cat([known, others.to(known.device)])
     if isinstance(rows, SparseRows):
         X = sparse.vstack([rows.X, sparse.csr_array(rows.scaling.restore(inputs))], format="csr")
         return SparseRows(X, rows.scaling, joined, device=rows.device)

@@ -14,7 +14,7 @@ from filelock import FileLock
 from sklearn.utils.validation import check_memory
 
 # Format of the cached results. Increase it when the classes in them, or their modules, change
-_FORMAT = 3
+_FORMAT = 4
 
 
 def cached_call(memory: str | joblib.Memory | None, function: Callable, *arguments: Any, **passed: Any) -> Any:
