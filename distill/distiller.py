@@ -5,7 +5,7 @@ model compression for multilayer bootstrap networks", arXiv 1503.06452; for clas
 Niculescu-Mizil, "Model compression", KDD 2006).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, cast
@@ -30,8 +30,9 @@ from distill.training.beyond import Beyond, surround
 from distill.training.device import check_device
 from distill.training.loop import History
 from distill.training.perceptron import fold_input, folds_well, unfold_input
+from distill.training.queries import AUGMENTATIONS, Queries, check_augment, make_queries
 from distill.training.scaling import coarse_feature, feature_ranges, fit_input_scaling
-from distill.training.student import StudentSettings, fit_student
+from distill.training.student import StudentSettings, fit_student, split_positions
 from distill.utils.caching import cached_call, call_key
 from distill.utils.caller import warn_caller
 from distill.utils.progress import CallbackSupport, Progress, with_callbacks
@@ -46,6 +47,8 @@ from distill.utils.validation import (
 
 # Rows of a label from which it is said that none of them keeps it
 _ROWS_OF_LABEL = 20
+# Rows about which a teacher is asked at once
+_QUERIES_AT_ONCE = 10_000
 
 
 class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
@@ -103,6 +106,18 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     jitter : float, default=0.5
         Size of the normal noise that is added to the inputs in training, new in every epoch, in units of the typical
         distance between nearest neighbors. It prevents overfitting below that scale. 0 adds none.
+    n_queries : int, default=0
+        Number of further training rows, about which a teacher that can predict is asked: points at random places
+        between a training row and one of its five nearest neighbors. Three to nine times as many as X has may bring the
+        student nearer to its teacher; an epoch takes as many times longer, and they need the memory of such rows. 0
+        asks about none.
+    augment : callable(rows, rng) -> ndarray, "shift", "affine" or None, default=None
+        Makes half of the `n_queries` rows from training rows: a function of an array of shape (n_rows, n_features), in
+        the units of X, and of a `numpy.random.Generator` that returns an array of the same shape. For rows that are
+        images of `input_shape`, "shift" moves each by up to 8 % of its sides, at least a pixel, and "affine" also turns
+        it by up to 10 degrees, shears it, and changes its size by up to a tenth. That is knowledge about images.
+    input_shape : (height, width), (height, width, channels) or None, default=None
+        Shape of the images that the rows are, for "shift" and "affine".
     weight_dtype : {"float32", "float16"}, default="float32"
         Precision of the weights in the student file, and therefore of those that the fitted estimator uses.
     device : str, default="cpu"
@@ -147,7 +162,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     report_ : dict
         Sizes of its parts in bytes. Where labels or probabilities are imitated also "agreement_per_class", for each
         label the fraction of its validation rows for which the student finds it (of all its rows where fewer than 10
-        are held out).
+        are held out). With `n_queries` also "n_queries", the number of rows that the teacher answered: those of a label
+        that no row of X has are left out.
     n_features_in_ : int
         Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -177,9 +193,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     ``exp(-gap / (temperature_ * unit))``, scaled to a sum of one, with the gap between a squared distance and the
     smallest one of the row, and the median over the rows of that of the second nearest cluster as unit. Of the
     strengths in [0, 1] that a fit keeps beside its labels (`probabilities_` of HDBSCAN), a row of strength p has the
-    share (1 + p) / 2 of its label, and the rest goes to noise. The largest soft label of a row is always its label, and
-    all measures of agreement compare labels. `predict_proba` is then a soft assignment to clusters and no probability
-    that the teacher gives. ``target="predict"`` learns the labels alone.
+    share (1 + p) / 2 of its label, and the rest is divided among the others by the numbers of their rows. The largest
+    soft label of a row is always its label, and all measures of agreement compare labels. `predict_proba` is then a
+    soft assignment to clusters and no probability that the teacher gives. ``target="predict"`` learns the labels alone.
 
     Outputs keep the range of the teacher's: an embedding whose training rows are distributions
     (LatentDirichletAllocation) is learned by cross-entropy and ends with a softmax, and values that are bounded at zero
@@ -225,6 +241,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "jitter": [Interval(Real, 0, None, closed="left")],
+        "n_queries": [Interval(Integral, 0, None, closed="left")],
+        "augment": [StrOptions(set(AUGMENTATIONS)), callable, None],
+        "input_shape": ["array-like", None],
         "weight_dtype": [StrOptions({"float32", "float16"})],
         "device": "no_validation",  # `check_device` tries it
         "memory": [str, HasMethods(["cache"]), None],
@@ -248,6 +267,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         jitter: float = 0.5,
+        n_queries: int = 0,
+        augment: Callable | str | None = None,
+        input_shape: Sequence[int] | None = None,
         weight_dtype: str = "float32",
         device: str = "cpu",
         memory: str | joblib.Memory | None = None,
@@ -267,6 +289,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.jitter = jitter
+        self.n_queries = n_queries
+        self.augment = augment
+        self.input_shape = input_shape
         self.weight_dtype = weight_dtype
         self.device = device
         self.memory = memory
@@ -312,8 +337,11 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         if isinstance(teacher, teachers.Precomputed) and y is not None:
             check_length(y, rows.shape[0])
         target = teachers.resolve_target(self.imitated_estimator(), self.target, y)
+        if self.n_queries:
+            teachers.check_answers(teacher, target)
+        shape = check_augment(self.augment, self.input_shape, rows.shape[1])
         routed = process_routing(self, "fit", **fit_params).teacher.fit if routes(fit_params) else fit_params
-        progress = Progress(self, 2, X, y, self._reconstruct)
+        progress = Progress(self, 3 if self.n_queries else 2, X, y, self._reconstruct)
         given = (teacher, without_columns(X), y, target, routed, self.target == "auto")
         self._teacher_key = None if self.memory is None else call_key(_fit_teacher, *given)
         self.teacher_, predictions = cached_call(self.memory, _fit_teacher, *given, progress=progress)
@@ -329,7 +357,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
                 "zero; subtract an offset from it before, in the type that it was measured in"
             )
         beyond = self._look_beyond(X, rows, predictions, settings)
-        samples = (rows, predictions, beyond, settings)
+        queries = self._ask(X, rows, predictions, beyond, shape, settings, progress) if self.n_queries else None
+        samples = (rows, predictions, beyond, queries, settings)
         network, history = cached_call(self.memory, fit_student, *samples, progress=progress)
         if network.offset is not None and network.offset.dtype == np.float64:
             note = teachers.compare_labels_of_fit(self.teacher_, without_columns(X), predictions)
@@ -344,6 +373,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         if teachers.teacher_type(teacher) == "clusterer" and predictions.kind != "values":
             self.labels_ = self.predict(X)
         self._measured = self._measure(history, predictions)
+        if queries is not None:
+            self._measured["n_queries"] = len(queries.targets)
         progress.finish()
         return self
 
@@ -421,6 +452,36 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         given = (self._teacher_key or "", without_columns(X), original, predictions)
         memory = None if self._teacher_key is None else self.memory
         return Beyond(scaling, made, cached_call(memory, _predict_beyond, *given, teacher=self.teacher_))
+
+    def _ask(
+        self,
+        X: Any,
+        rows: np.ndarray | sparse.csr_array,
+        predictions: Predictions,
+        beyond: Beyond | None,
+        shape: tuple[int, ...],
+        settings: StudentSettings,
+        progress: Progress,
+    ) -> Queries:
+        """Return further rows with the teacher's answers; a callback that stops leaves those answered so far."""
+        scaling = fit_input_scaling(rows, settings.input_scaling) if beyond is None else beyond.scaling
+        train = split_positions(predictions, settings)[0]
+        made = make_queries(rows, train, scaling, self.n_queries, self.augment, shape, settings.seed)
+        # A block is cached by itself: after an interruption the teacher is not asked about it again
+        memory = None if self._teacher_key is None else self.memory
+        passed = {"teacher": self.teacher_, "X": without_columns(X), "predictions": predictions}
+        starts, kept, targets = range(0, self.n_queries, _QUERIES_AT_ONCE), [], []
+        with progress.stage("queries", len(starts)) as stage:
+            for start in starts:
+                block = made[start : start + _QUERIES_AT_ONCE]
+                answered, found = cached_call(memory, _answers, self._teacher_key or "", block, **passed)
+                kept.append(block[np.flatnonzero(answered)])
+                targets.append(found)
+                if stage.step(f"{sum(map(len, targets))} rows"):
+                    break
+        return Queries(
+            sparse.csr_array(sparse.vstack(kept)) if sparse.issparse(made) else np.vstack(kept), np.concatenate(targets)
+        )
 
     def _draw_settings(self) -> tuple[StudentSettings, BaseEstimator]:
         """Return the settings of the student and an unfitted teacher, both with their seeds."""
@@ -500,6 +561,11 @@ def _lost_label(per_class: np.ndarray, predictions: Predictions) -> str | None:
 def _predict_beyond(key: str, X: Any, rows: np.ndarray, predictions: Predictions, teacher: BaseEstimator) -> np.ndarray:
     """Return a fitted teacher's labels for rows beyond those of its fit; `key` identifies its fit in the cache."""
     return teachers.predict_beyond(teacher, X, rows, predictions)
+
+
+def _answers(key: str, rows: Any, teacher: BaseEstimator, X: Any, predictions: Predictions) -> tuple:
+    """Return a fitted teacher's answers about further rows; `key` identifies its fit in the cache."""
+    return teachers.answers(teacher, X, rows, predictions)
 
 
 def _learned(predictions: Predictions) -> tuple[str, float | None]:

@@ -125,7 +125,12 @@ def test_strengths_of_hdbscan():
     strengths, is_noise = teacher[-1].probabilities_, found.values == found.noise
     assert found.softness.source == "probabilities_" and is_noise.any() and strengths.min() < 0.5
     np.testing.assert_allclose(found.soft.max(axis=1), np.where(is_noise, 1, (1 + strengths) / 2), rtol=1e-6)
-    np.testing.assert_allclose(found.soft[~is_noise, found.noise], (1 - strengths[~is_noise]) / 2, atol=1e-6)
+    # What is left is divided by the numbers of rows
+    counts = np.bincount(found.values)
+    for label in range(len(counts)):
+        rows, others = found.soft[(found.values == label) & ~is_noise], np.delete(counts, label)
+        left = 1 - rows[:, [label]]
+        np.testing.assert_allclose(np.delete(rows, label, axis=1), left * others / others.sum(), atol=1e-6)
     np.testing.assert_array_equal(found.soft.argmax(axis=1), found.values)
 
 

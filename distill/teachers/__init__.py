@@ -4,6 +4,7 @@ A teacher is any scikit-learn estimator, and the `target` is one of its methods.
 probabilities, or values (an embedding, a score, a regression); `read_predictions` distinguishes them.
 """
 
+from distill.teachers.answers import answers, check_answers
 from distill.teachers.arrays import as_array, plain_classes
 from distill.teachers.calls import (
     compare_labels,
@@ -31,7 +32,9 @@ __all__ = [
     "PRECOMPUTED",
     "Precomputed",
     "Predictions",
+    "answers",
     "as_array",
+    "check_answers",
     "compare_labels",
     "compare_labels_of_fit",
     "fit_and_predict",

@@ -119,7 +119,7 @@ def predict_beyond(teacher: BaseEstimator, X: Any, rows: np.ndarray, predictions
     if is_transductive(teacher, predictions.target):
         return np.full(len(rows), noise, np.int64)
     try:
-        found = np.asarray(predict(teacher, _like(X, rows), predictions.target)).ravel()
+        found = np.asarray(predict(teacher, like(X, rows), predictions.target)).ravel()
     except (TypeError, ValueError):
         return np.full(len(rows), noise, np.int64)
     positions = np.searchsorted(classes, found).clip(max=len(classes) - 1)
@@ -257,8 +257,10 @@ def call(teacher: BaseEstimator, method: str, X: Any) -> Any:
         raise
 
 
-def _like(X: Any, rows: np.ndarray) -> Any:
-    """Return rows in the type of X where that is a data frame, else as they are."""
+def like(X: Any, rows: np.ndarray) -> Any:
+    """Return rows in the type of X where that is a data frame or a sparse matrix, else as they are."""
+    if sparse.issparse(X):
+        return type(X)(rows)
     if hasattr(X, "iloc") and hasattr(X, "columns"):
         return type(X)(rows, columns=X.columns)
     if hasattr(X, "with_columns") and hasattr(X, "columns"):

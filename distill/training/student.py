@@ -18,6 +18,7 @@ from distill.training.initialization import bend_at_rows
 from distill.training.loop import History, train
 from distill.training.losses import cross_entropy, squared_error
 from distill.training.perceptron import Perceptron, initial_network, outputs_fold_well, scale_outputs
+from distill.training.queries import Queries
 from distill.training.samples import DenseRows, JitteredRows, Rows, SparseRows, holdout, outputs_of, typical_gap
 from distill.training.scaling import InputScaling, fit_input_scaling
 from distill.utils.progress import Progress, Stage
@@ -53,6 +54,7 @@ def fit_student(
     X: np.ndarray | sparse.csr_array,
     predictions: Predictions,
     beyond: Beyond | None,
+    queries: Queries | None,
     settings: StudentSettings,
     progress: Progress,
 ) -> tuple[Network, History]:
@@ -65,6 +67,8 @@ def fit_student(
         Of the teacher, for the same rows.
     beyond : Beyond or None
         Further training rows with their targets, around and beyond X.
+    queries : Queries or None
+        Further training rows with their targets, made of the training rows.
     settings : StudentSettings
     progress : Progress
 
@@ -82,7 +86,13 @@ def fit_student(
     scaling = fit_input_scaling(X, settings.input_scaling) if beyond is None else beyond.scaling
     targets, mean, unit = _standardized(predictions)
     module = Perceptron(_initial_network(X.shape[1], predictions, settings, scaling)).to(settings.device)
-    rows, train_rows, validation_rows = _split(X, predictions, targets, scaling, settings, beyond)
+    more = []
+    if beyond is not None:
+        more.append((beyond.rows, beyond.labels))
+    if queries is not None:
+        inputs = queries.rows if sparse.issparse(queries.rows) else scaling.apply(queries.rows)
+        more.append((inputs, _as_targets(queries.targets, predictions, mean, unit)))
+    rows, train_rows, validation_rows = _split(X, predictions, targets, scaling, settings, more)
     classification = predictions.kind != "values"
     if not classification:
         bend_at_rows(module, rows, settings.seed)
@@ -183,6 +193,13 @@ def _standardized(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.
     return ((values - mean) / unit).astype(np.float32), mean, unit
 
 
+def _as_targets(values: np.ndarray, predictions: Predictions, mean: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Return a teacher's answers about further rows as targets of the training; see `_standardized`."""
+    if predictions.kind != "values":
+        return values
+    return (values if predictions.range == "distribution" else (values - mean) / unit).astype(np.float32)
+
+
 def _n_outputs(predictions: Predictions) -> int:
     """Return the number of outputs of the student, a single one for two classes."""
     classes = predictions.classes
@@ -198,28 +215,36 @@ def _initial_network(
     return initial_network(sizes, settings.activation, settings.seed, scaling.varies)
 
 
+def split_positions(predictions: Predictions, settings: StudentSettings) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the positions of the training rows, and those of the validation rows, None without early stopping."""
+    n_samples = len(predictions.values)
+    if not settings.early_stopping:
+        return np.arange(n_samples), None
+    labels = None if predictions.kind == "values" else predictions.labels
+    return holdout(labels, n_samples, settings.validation_fraction, settings.seed)
+
+
 def _split(
     X: np.ndarray | sparse.csr_array,
     predictions: Predictions,
     targets: np.ndarray,
     scaling: InputScaling,
     settings: StudentSettings,
-    beyond: Beyond | None,
+    more: list[tuple[Any, np.ndarray]],
 ) -> tuple[DenseRows | SparseRows, Rows, DenseRows | SparseRows | None]:
     """Return training rows, these with input noise if the settings demand it, and validation rows with early stopping.
 
-    The rows beyond the others are only among the second. There are no validation rows, as without early stopping, where
+    The further rows are only among the second. There are no validation rows, as without early stopping, where
     every label occurs once and is needed for the training.
     """
-    train_index, validation_index = np.arange(X.shape[0]), None
-    if settings.early_stopping:
-        labels = None if predictions.kind == "values" else predictions.labels
-        train_index, validation_index = holdout(labels, X.shape[0], settings.validation_fraction, settings.seed)
+    train_index, validation_index = split_positions(predictions, settings)
     rows = _rows(X, targets, train_index, scaling, settings.device)
     gap = typical_gap(rows, settings.seed) if settings.jitter else 0.0
     # Noise in all directions together has the size of the gap times `jitter`
     std = settings.jitter * gap / np.sqrt(scaling.varies.sum()) if gap else 0.0
-    all_rows = rows if beyond is None else _joined(rows, beyond.rows, beyond.labels)
+    all_rows = rows
+    for others in more:
+        all_rows = _joined(all_rows, *others, scaling)
     train_rows = JitteredRows(all_rows, std, scaling.varies, settings.seed) if gap else all_rows
     if validation_index is None or not len(validation_index):
         return rows, train_rows, None
@@ -242,15 +267,17 @@ def _rows(
     return DenseRows(torch.from_numpy(scaled).to(device), chosen)
 
 
-def _joined(rows: DenseRows | SparseRows, inputs: np.ndarray, labels: np.ndarray) -> DenseRows | SparseRows:
-    """Return rows followed by others, scaled, with their labels, which are hard also among soft ones."""
-    known, others = rows.tensors[-1], torch.from_numpy(labels)
-    if known.ndim == 2:
-        others = torch.nn.functional.one_hot(others, known.shape[1]).to(known.dtype)
-    joined = torch.cat([known, others.to(known.device)])
+def _joined(
+    rows: DenseRows | SparseRows, inputs: Any, targets: np.ndarray, scaling: InputScaling
+) -> DenseRows | SparseRows:
+    """Return rows followed by others with their targets: CSR in their own units, or dense and scaled."""
+    known, others = rows.tensors[-1], torch.from_numpy(targets)
+    if known.ndim == 2 and others.ndim == 1:  # labels among soft ones
+        others = torch.nn.functional.one_hot(others, known.shape[1])
+    joined = torch.cat([known, others.to(known.device, known.dtype)])
     if isinstance(rows, SparseRows):
-        X = sparse.vstack([rows.X, sparse.csr_array(rows.scaling.restore(inputs))], format="csr")
-        return SparseRows(X, rows.scaling, joined, device=rows.device)
+        inputs = inputs if sparse.issparse(inputs) else sparse.csr_array(scaling.restore(inputs))
+        return SparseRows(sparse.vstack([rows.X, inputs], format="csr"), scaling, joined, device=rows.device)
     return DenseRows(torch.cat([rows.tensors[0], torch.from_numpy(inputs).to(known.device)]), joined)
 
 
