@@ -53,13 +53,12 @@ def kmeans(k=3):
         kmeans(),
         kmeans(2),
         MiniBatchKMeans(3, n_init=1, random_state=0),
-        BisectingKMeans(3, random_state=0),
         make_pipeline(StandardScaler(), make_pipeline(PCA(2), kmeans())),
         FrozenEstimator(make_pipeline(StandardScaler(), kmeans()).fit(X)),
         Named(),
         Named(names=(0, 1, 2), far=2.0),
     ],
-    ids=["kmeans", "two", "minibatch", "bisecting", "pipeline", "frozen", "named", "noise"],
+    ids=["kmeans", "two", "minibatch", "pipeline", "frozen", "named", "noise"],
 )
 def test_soft_labels_of_distances_follow_the_formula(teacher):
     teacher, found = softened(teacher)
@@ -98,9 +97,10 @@ def test_several_centers_of_one_label():
         Named(values=lambda distances: distances[:, 0]),
         Named(values=lambda distances: np.zeros_like(distances)),
         Birch(threshold=0.01, n_clusters=3),  # nearly a column for each row
+        BisectingKMeans(3, random_state=0),  # its tree finds another center than the nearest one for many rows
         AgglomerativeClustering(3),
     ],
-    ids=["similarity", "negative", "narrow", "missing", "text", "vector", "zero", "wide", "none"],
+    ids=["similarity", "negative", "narrow", "missing", "text", "vector", "zero", "wide", "tree", "none"],
 )
 def test_labels_stay_hard_where_nothing_softer_is_known(teacher):
     _, found = softened(teacher)
