@@ -48,7 +48,7 @@ from distill.utils.validation import (
 # Rows of a label from which it is said that none of them keeps it
 _ROWS_OF_LABEL = 20
 # Rows about which a teacher is asked at once
-_QUERIES_AT_ONCE = 10_000
+QUERIES_AT_ONCE = 10_000
 
 
 class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
@@ -470,10 +470,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         # A block is cached by itself: after an interruption the teacher is not asked about it again
         memory = None if self._teacher_key is None else self.memory
         passed = {"teacher": self.teacher_, "X": without_columns(X), "predictions": predictions}
-        starts, kept, targets = range(0, self.n_queries, _QUERIES_AT_ONCE), [], []
+        starts, kept, targets = range(0, self.n_queries, QUERIES_AT_ONCE), [], []
         with progress.stage("queries", len(starts)) as stage:
             for start in starts:
-                block = made[start : start + _QUERIES_AT_ONCE]
+                block = made[start : start + QUERIES_AT_ONCE]
                 answered, found = cached_call(memory, _answers, self._teacher_key or "", block, **passed)
                 kept.append(block[np.flatnonzero(answered)])
                 targets.append(found)

@@ -36,16 +36,18 @@ def train_rows():
 
 @pytest.fixture(scope="session")
 def student(train_rows):
-    """A student of k-means on the digits, of two hidden layers."""
+    """A student of the labels of k-means on the digits, of two hidden layers."""
     teacher = KMeans(10, n_init=1, random_state=0)
-    return Distiller(teacher, hidden_layer_sizes=(32, 16), max_iter=30, random_state=0).fit(train_rows)
+    return Distiller(teacher, target="predict", hidden_layer_sizes=(32, 16), max_iter=30, random_state=0).fit(
+        train_rows
+    )
 
 
 @pytest.fixture(scope="session")
 def shallow_student(train_rows):
-    """A student of k-means on the digits, of one hidden layer."""
+    """A student of the labels of k-means on the digits, of one hidden layer."""
     teacher = KMeans(10, n_init=1, random_state=0)
-    return Distiller(teacher, hidden_layer_sizes=(24,), max_iter=40, random_state=0).fit(train_rows)
+    return Distiller(teacher, target="predict", hidden_layer_sizes=(24,), max_iter=40, random_state=0).fit(train_rows)
 
 
 @pytest.fixture(scope="session")

@@ -169,14 +169,14 @@ def test_the_teacher_gets_rows_of_its_own_type():
             assert isinstance(X, self.kind), type(X)
             return super().predict(X)
 
-    for kind, rows in [(pd.DataFrame, pd.DataFrame(X, columns=["a", "b"])), (sparse.csc_matrix, sparse.csc_matrix(X))]:
+    for kind, rows in [(pd.DataFrame, pd.DataFrame(X, columns=["a", "b"])), (sparse.csr_matrix, sparse.csr_matrix(X))]:
         Typed.kind = kind
         student = Distiller(Typed(3, n_init=1), n_queries=30, **QUICK).fit(rows)
         assert student.report_["n_queries"] == 30
 
 
 def test_students_learn_answers_in_blocks_with_progress(monkeypatch, capsys):
-    monkeypatch.setattr(distiller, "_QUERIES_AT_ONCE", 200)
+    monkeypatch.setattr(distiller, "QUERIES_AT_ONCE", 200)
     settings = {**QUICK, "hidden_layer_sizes": (16,), "max_iter": 10, "learning_rate_init": 0.01, "verbose": 1}
     student = Distiller(kmeans(), n_queries=500, augment=lambda rows, rng: rows + 0.1, **settings).fit(X)
     printed = capsys.readouterr().out

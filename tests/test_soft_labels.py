@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill import Distiller
-from distill.teachers import fit_and_predict, inputs_of_last_step, read_predictions, soften
+from distill.teachers import fit_and_predict, inputs_of_last_step, read_predictions, soften, with_noise
 
 X, _ = make_blobs(240, centers=[[0, 0], [4, 0], [0, 4]], random_state=0)
 SMALL = {"hidden_layer_sizes": (16,), "max_iter": 15, "learning_rate_init": 0.01, "random_state": 0}
@@ -115,9 +115,9 @@ def test_a_pipeline_transforms_the_rows_of_its_fit_once():
             type(self).calls += 1
             return super().transform(X, copy)
 
-    student = Distiller(make_pipeline(Counting(), kmeans()), **{**SMALL, "max_iter": 1}).fit(X)
-    assert Counting.calls == 1 and student.learned_ == "soft labels from transform"
-    assert not {"fit_predict", "predict"} & set(vars(student.teacher_[-1]))
+    teacher, found = softened(make_pipeline(Counting(), kmeans()))
+    assert Counting.calls == 1 and found.softness.source == "transform"
+    assert not {"fit_predict", "predict"} & set(vars(teacher[-1]))
 
 
 def test_strengths_of_hdbscan():
@@ -132,6 +132,15 @@ def test_strengths_of_hdbscan():
         left = 1 - rows[:, [label]]
         np.testing.assert_allclose(np.delete(rows, label, axis=1), left * others / others.sum(), atol=1e-6)
     np.testing.assert_array_equal(found.soft.argmax(axis=1), found.values)
+
+
+def test_soft_labels_get_a_column_for_noise_that_no_row_of_the_fit_is():
+    two, _ = make_blobs(80, centers=[[0, 0], [9, 0]], cluster_std=0.3, random_state=0)
+    teacher, found = softened(HDBSCAN(min_cluster_size=10, min_samples=1, copy=True), two)
+    padded = with_noise(teacher, two, two, found)
+    assert found.noise is None and padded.noise == 0 and padded.classes.tolist() == [-1, 0, 1]
+    np.testing.assert_array_equal(padded.soft[:, 1:], found.soft)
+    np.testing.assert_array_equal(padded.soft.argmax(axis=1), padded.values)
 
 
 @pytest.mark.filterwarnings("ignore:Persisting input arguments took")  # on a busy machine

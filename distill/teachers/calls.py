@@ -164,12 +164,18 @@ def with_noise(teacher: BaseEstimator, X: Any, rows: Any, predictions: Predictio
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            labels = np.asarray(unfitted.fit_predict(_like(X, np.vstack([some, far]))))
+            labels = np.asarray(unfitted.fit_predict(like(X, np.vstack([some, far]))))
     except Exception:  # a trial: a teacher that refuses it is one that tells nothing
         return predictions
     if labels.dtype.kind != "i" or -1 not in labels[-len(far) :]:
         return predictions
-    return replace(predictions, values=predictions.values + 1, classes=np.append([-1], classes), noise=0)
+    soft, softness = predictions.soft, predictions.softness
+    if soft is not None:
+        soft = np.pad(soft, [(0, 0), (1, 0)])
+    if softness is not None and softness.owners is not None:
+        softness = replace(softness, owners=np.where(softness.owners < 0, -1, softness.owners + 1))
+    values, classes = predictions.values + 1, np.append([-1], classes)
+    return replace(predictions, values=values, classes=classes, noise=0, soft=soft, softness=softness)
 
 
 def compare_labels(teacher: BaseEstimator, X: Any, predictions: Predictions) -> str:
