@@ -578,7 +578,8 @@ def _coarse_column(network: Network) -> int | None:
     if not network.has_wide_inputs or network.offset is None or network.scale is None:
         return None
     steps = np.spacing(np.abs(network.offset).astype(np.float32)) * np.ones(network.n_features)
-    coarse = np.flatnonzero(steps * network.scale > _COARSE)
+    with np.errstate(over="ignore"):
+        coarse = np.flatnonzero(steps * network.scale > _COARSE)
     return int(coarse[0]) if len(coarse) else None
 
 
