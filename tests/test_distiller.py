@@ -247,7 +247,9 @@ def test_invalid_parameters_raise(parameters, message):
         small(**{"teacher": kmeans(), **parameters}).fit(X)
 
 
-@pytest.mark.parametrize("sizes", [{}, {8: 4}, {8}, b"a", bytearray(b"a"), "8", iter([8])], ids=lambda sizes: type(sizes).__name__)
+@pytest.mark.parametrize(
+    "sizes", [{}, {8: 4}, {8}, b"a", bytearray(b"a"), "8", iter([8])], ids=lambda sizes: type(sizes).__name__
+)
 def test_hidden_layer_sizes_without_an_order_or_numbers(sizes):
     with pytest.raises(TypeError, match="hidden_layer_sizes must be a tuple of integers, got"):
         small(kmeans(), hidden_layer_sizes=sizes).fit(X)

@@ -577,8 +577,8 @@ def _coarse_column(network: Network) -> int | None:
     """Return a column whose differences float32 rows cannot hold around its offset, None if there is none."""
     if not network.has_wide_inputs or network.offset is None or network.scale is None:
         return None
-    steps = np.spacing(np.abs(network.offset).astype(np.float32)) * np.ones(network.n_features)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.spacing(np.abs(network.offset).astype(np.float32)) * np.ones(network.n_features)
         coarse = np.flatnonzero(steps * network.scale > _COARSE)
     return int(coarse[0]) if len(coarse) else None
 

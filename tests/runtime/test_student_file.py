@@ -348,4 +348,4 @@ def test_deployment_example_runs(capfd):
         runpy.run_path(str(example), run_name="__main__")
     assert ended.value.code == 0
     printed = capfd.readouterr().out
-    assert "predicted 180 samples" in printed and "the same predictions as here: True" in printed
+    assert "predicted 540 samples" in printed and "the same predictions as here: True" in printed
