@@ -5,13 +5,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mbn.clustering import MBNClustering
     from mbn.estimator import MultilayerBootstrapNetwork
     from mbn.rows import in_blocks
 
-__all__ = ["MultilayerBootstrapNetwork", "in_blocks"]
+__all__ = ["MBNClustering", "MultilayerBootstrapNetwork", "in_blocks"]
 
 # Names are imported on first use, so that `import mbn` loads neither numba nor scikit-learn
-_MODULES = {"MultilayerBootstrapNetwork": "mbn.estimator", "in_blocks": "mbn.rows"}
+_MODULES = {
+    "MBNClustering": "mbn.clustering",
+    "MultilayerBootstrapNetwork": "mbn.estimator",
+    "in_blocks": "mbn.rows",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -46,6 +46,8 @@ class Checkpoint:
         The rows of the fit. The same values in another dtype or memory layout are the same rows.
     preparation : mbn.rows.Preparation, optional
         Of these rows. Where it shifts or scales them the prepared rows count, since float32 would round them before.
+    depth : int, default=0
+        Calls between the caller of fit and `load` or `save`, beyond those for a layer; for warnings.
 
     Raises
     ------
@@ -64,13 +66,14 @@ class Checkpoint:
     [[1 2]] None
     """
 
-    def __init__(self, memory: Any, X: Matrix, preparation: Preparation = IDENTITY):
+    def __init__(self, memory: Any, X: Matrix, preparation: Preparation = IDENTITY, depth: int = 0):
         location = getattr(memory, "location", None) if hasattr(memory, "cache") else memory
         if location is not None and not isinstance(location, (str, os.PathLike)):
             raise ValueError(f"memory={memory!r} must be the path of a folder, a joblib.Memory with one, or None")
         self.folder = None if location is None else Path(location) / "mbn-layers"
         self.rows = None if location is None else digest_of_rows(X, preparation)
         self.writes = self.folder is not None
+        self.depth = depth
 
     def load(self, parameters: dict) -> np.ndarray | None:
         """Return the codes of a layer, or None if they have to be computed.
@@ -127,7 +130,7 @@ class Checkpoint:
             warnings.warn(
                 f"memory={str(self.folder.parent)!r} cannot be written ({error}); the fit continues without keeping "
                 "its layers.",
-                stacklevel=6,  # the caller of fit
+                stacklevel=6 + self.depth,  # the caller of fit
             )
             self.writes = False
 
@@ -146,9 +149,10 @@ class Checkpoint:
 
     def _warn(self, parameters: dict, reason: str) -> None:
         """Warn that a layer is computed again."""
+        what = "the pilot" if "pilot" in parameters else f"layer {parameters.get('layer', 0) + 1}"
         warnings.warn(
-            f"memory={str(self.folder.parent)!r}: layer {parameters.get('layer', 0) + 1} is computed again: {reason}.",
-            stacklevel=7,  # the caller of fit
+            f"memory={str(self.folder.parent)!r}: {what} is computed again: {reason}.",
+            stacklevel=7 + self.depth,  # the caller of fit
         )
 
 

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state, metadata_routing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from mbn import accelerator, layers, output
+from mbn import accelerator, layers, output, structure
 from mbn.checkpoint import Checkpoint
 from mbn.columns import validate_rows
 from mbn.metrics import Matrix
@@ -72,11 +72,13 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         and the default of `n_components`; the clusters themselves are found by the estimator that follows.
     n_estimators : int, default=400
         Number of clusterings in each layer; V in the paper.
-    k : "auto", int or sequence of int, default="auto"
+    k : "auto", "stable", int or sequence of int, default="auto"
         Number of centroids in each layer, bottom first. An integer sets the bottom layer, and the others follow by
         `delta`. "auto" starts at half of the samples, or, with direct assignment, at the k that a budget of 5e13
         operations allows. With 2 to 8 features it starts at a fifth of the samples, 1000 at most, and at
-        ``12 * n_clusters`` at least; with one feature at ``12 * n_clusters``.
+        ``12 * n_clusters`` at least; with one feature at ``12 * n_clusters``. "stable" starts there, or at a half, a
+        quarter, ... of that if two small networks on a sample of the rows agree better for it; for noisy samples of
+        many features, such as short texts. With up to 8 features it is "auto".
     delta : float or "auto", default="auto"
         Ratio of the numbers of centroids in successive layers, in (0, 1). "auto" is 0.5, and 0.9 with 2 to 8 features.
         The most sensitive parameter.
@@ -118,6 +120,9 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     ----------
     k_ : tuple of int
         Number of centroids in each layer, bottom first.
+    structure_ : dict of str to mbn.structure.Choice
+        What was chosen from the samples: under the key "k" the candidates for the bottom layer, the agreement of two
+        networks for each, the choice and the reason. Only for k "stable".
     components_ : ndarray of shape (n_components, n_estimators * k_[-1]), float32
         Principal directions of the top layer's one-hot codes. Only for output "pca".
     mean_ : ndarray of shape (n_estimators * k_[-1],), float32
@@ -186,7 +191,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
-        "k": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left"), "array-like"],
+        "k": [StrOptions({"auto", "stable"}), Interval(Integral, 1, None, closed="left"), "array-like"],
         "delta": [Interval(Real, 0, 1, closed="neither"), StrOptions({"auto"})],
         "max_features": [Interval(Real, 0, 1, closed="right")],
         "metric": [StrOptions({"euclidean", "cosine", "linear"})],
@@ -268,6 +273,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         -----
         UserWarning
             If float32 cannot represent the differences within a feature.
+            With k "stable", if two networks hardly agree wherever the layers start.
             If a layer kept in `memory` cannot be used, or none can be kept; or if workers were lost.
         """
         self._fit(X)
@@ -291,12 +297,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         ndarray of shape (n_samples, n_components), float32, or CSR array as from `encode`
             According to `output`.
         """
-        X, codes = self._fit(X)
-        if self.max_samples is not None:
-            return self._stream(X, self._kind())
-        if self.output == "codes":
-            return output.one_hot(codes, self.k_[-1])
-        return output.project(codes, self.k_[-1], self.components_, self.mean_)
+        return self._outputs(self._fit(X))
 
     def transform(self, X: Any, out: np.ndarray | None = None) -> Any:
         """Send samples through the layers, a block at a time.
@@ -356,8 +357,8 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             raise ValueError("out= cannot hold a sparse matrix; set one_hot=False to write the codes as integers")
         return self._stream(X, "one-hot" if one_hot else "codes", out)
 
-    def _fit(self, X: Any) -> tuple[Matrix, np.ndarray]:
-        """Fit, and return the validated samples and the top layer's codes of those that may become centroids."""
+    def _fit(self, X: Any) -> "_Fitted":
+        """Fit, and return what the fit has computed on the way."""
         self._validate_params()
         X = validate_rows(self, X, reset=True, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
         n_samples, n_features = X.shape
@@ -372,24 +373,81 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.seed_ = int(rng.randint(np.iinfo(np.int32).max))
         n_landmarks = self._n_landmarks(n_samples)
         # All that follows depends on these samples only
-        sample = X if self.max_samples is None else X[draw_landmarks(n_samples, n_landmarks, self.seed_)]
+        landmarks = None if self.max_samples is None else draw_landmarks(n_samples, n_landmarks, self.seed_)
+        sample = X if landmarks is None else X[landmarks]
         self.preparation_ = fit_preparation(sample, self.metric, getattr(self, "feature_names_in_", None))
         n_varying = Rows(sample, self.preparation_).shape[1]
         self.k_ = self._schedule(n_landmarks, n_features, n_varying)
         self.assignment_ = self._choose_assignment(self.k_[0], n_landmarks)
+        memory, pilot = self._memory(), None
+        if hasattr(self, "structure_"):  # of an earlier fit
+            del self.structure_
+        if isinstance(self.k, str) and self.k == "stable":
+            pilot = self._choose_structure(sample, n_varying, memory)
         n_components = self._n_components(n_landmarks, self.k_[-1])
-        codes = self._fit_layers(sample, n_varying <= FEW_FEATURES)
+        codes = self._fit_layers(sample, n_varying <= FEW_FEATURES, memory)
         if self.output == "pca":
             self.components_, self.mean_, self.explained_variance_ratio_ = output.principal_components(
                 codes, self.k_[-1], n_components, self.seed_
             )
         self._n_features_out = self.n_estimators * self.k_[-1] if self.output == "codes" else n_components
-        return X, codes
+        return _Fitted(X, codes, landmarks, sample, memory, pilot)
 
-    def _fit_layers(self, sample: Matrix, few: bool) -> np.ndarray:
+    def _outputs(self, fitted: "_Fitted") -> Any:
+        """Return the output of the rows of the fit."""
+        if self.max_samples is not None:
+            return self._stream(fitted.X, self._kind())
+        if self.output == "codes":
+            return output.one_hot(fitted.codes, self.k_[-1])
+        return output.project(fitted.codes, self.k_[-1], self.components_, self.mean_)
+
+    def _choose_structure(self, sample: Matrix, n_varying: int, memory: Any) -> structure.Pilot | None:
+        """Replace the default schedule by the one whose networks agree; returns the pilot that has chosen it."""
+        if n_varying <= FEW_FEATURES:
+            reason = f"{n_varying} features have a schedule of their own: the default"
+            self.structure_ = {"k": structure.Choice("k", (), (), None, reason)}
+            return None
+        delta = ratio(self.delta, n_varying)
+        pilot = self._pilot(sample, memory)
+        choice = structure.choose_k(pilot, self.k_[0], self.n_clusters, delta)
+        if choice.candidates and max(choice.scores) < structure.FLAT:
+            warnings.warn(
+                f"k='stable' found no structure to choose by: two networks on {choice.n_samples} rows agree at "
+                f"{max(choice.scores):.2f} at best, of 1, wherever the layers start, as for rows without clusters. The "
+                "default schedule is used.",
+                stacklevel=5,  # the caller of fit
+            )
+        self.structure_ = {"k": choice}
+        if choice.chosen is not None:
+            self.k_ = schedule_from(choice.chosen, self.n_clusters, delta)
+            self.assignment_ = self._choose_assignment(self.k_[0], sample.shape[0])
+        return pilot
+
+    def _pilot(self, sample: Matrix, memory: Any) -> structure.Pilot:
+        """Return two small networks with the settings of this one, on a sample of the rows that may become centroids.
+
+        Needs a schedule and a preparation.
+        """
+        few = Rows(sample, self.preparation_).shape[1] <= FEW_FEATURES
+        return structure.Pilot(
+            sample,
+            self.preparation_,
+            dataclasses.replace(self._settings(), guided=few),
+            self._choose_assignment,
+            self.n_components or self.n_clusters,
+            memory,
+            self._say,
+        )
+
+    def _say(self, line: str) -> None:
+        """Print a line if `verbose` is set."""
+        if self.verbose:
+            print(f"[{type(self).__name__}] {line}", flush=True)
+
+    def _fit_layers(self, sample: Matrix, few: bool, memory: Any) -> np.ndarray:
         """Draw and assign all layers, or read their codes from `memory`; returns the codes of the top layer."""
         report = _Report(self.verbose, type(self).__name__, len(self.k_))
-        kept = Checkpoint(self._memory(), sample, self.preparation_)
+        kept = Checkpoint(memory, sample, self.preparation_)
         self.layers_ = []
         settings = dataclasses.replace(self._settings(), guided=few)
         codes: Any = Rows(sample, self.preparation_)  # of the input of the next layer
@@ -444,7 +502,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             warnings.warn(
                 "memory= keeps nothing without a random_state: every fit draws other centroids. Set random_state to "
                 "an integer.",
-                stacklevel=6,
+                stacklevel=5,
             )
             return None
         return self.memory
@@ -548,6 +606,61 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """What a fit has computed on the way to its attributes.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n_samples, n_features)
+        The validated samples.
+    codes : ndarray of shape (n_landmarks, n_estimators)
+        Codes of the top layer.
+    landmarks : ndarray of shape (n_landmarks,), or None
+        Numbers of the samples that may become centroids; all if None.
+    sample : ndarray or CSR of shape (n_landmarks, n_features)
+        These samples.
+    memory : object
+        `memory`, or None where nothing is kept.
+    pilot : mbn.structure.Pilot or None
+        The pilot that has chosen the schedule.
+    """
+
+    X: Matrix
+    codes: np.ndarray
+    landmarks: np.ndarray | None
+    sample: Matrix
+    memory: Any
+    pilot: structure.Pilot | None
+
+
+def fit_with_pilot(
+    network: MultilayerBootstrapNetwork, X: Any
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Fit a network, and two small ones of disjoint draws on a sample of the rows.
+
+    Parameters
+    ----------
+    network : MultilayerBootstrapNetwork
+        Fitted in place.
+    X : array-like or sparse matrix of shape (n_samples, n_features)
+
+    Returns
+    -------
+    outputs : ndarray of shape (n_samples, n_components)
+        Of the network.
+    numbers : ndarray of shape (n_rows,)
+        The rows in the sample.
+    halves : tuple of two ndarray of shape (n_rows, n_components)
+        Outputs of the small networks for these rows.
+    """
+    fitted = network._fit(X)
+    pilot = network._pilot(fitted.sample, fitted.memory) if fitted.pilot is None else fitted.pilot
+    halves = pilot.halves(pilot.scaled(network.k_, 1.5 * network.n_clusters))
+    numbers = pilot.numbers if fitted.landmarks is None else fitted.landmarks[pilot.numbers]
+    return network._outputs(fitted), numbers, halves
 
 
 def _output_array(out: np.ndarray | None, shape: tuple[int, int], dtype: Any) -> np.ndarray:

@@ -97,12 +97,20 @@ ROOMS = [
     ),
     Room(
         6,
+        "mbn.structure",
+        "mbn.schedule mbn.metrics mbn.rows mbn.checkpoint mbn.output mbn.layers",
+        "numpy threadpoolctl",
+    ),
+    Room(
+        7,
         "mbn.estimator",
         "mbn.parallel mbn.schedule mbn.metrics mbn.rows mbn.columns mbn.checkpoint mbn.output "
-        "mbn.accelerator mbn.layers",
+        "mbn.accelerator mbn.layers mbn.structure",
         "numpy sklearn",
     ),
-    Room(7, "mbn.__init__", "mbn"),
+    Room(0, "mbn.clusters", "", "numpy scipy sklearn threadpoolctl"),
+    Room(8, "mbn.clustering", "mbn.columns mbn.clusters mbn.estimator", "numpy sklearn"),
+    Room(9, "mbn.__init__", "mbn"),
 ]
 
 

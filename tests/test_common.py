@@ -27,7 +27,7 @@ from distill import (
 )
 from distill.base import StudentMixin
 from distill.compressors import COMPRESSORS, compressor_class
-from mbn import MultilayerBootstrapNetwork
+from mbn import MBNClustering, MultilayerBootstrapNetwork
 from mbn.preprocessing import ImageMoments
 
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 1, "learning_rate_init": 0.1}  # an epoch of so few rows is 64 steps
@@ -38,6 +38,7 @@ ESTIMATORS = [
     MultilayerBootstrapNetwork(n_clusters=2, n_estimators=20),
     CLUSTERS,
     ImageMoments((1, -1)),  # for any number of features
+    MBNClustering(4, n_estimators=10),
     Distiller(PCA(1), **SMALL),
     Distiller(LogisticRegression(), **SMALL),
     Distiller(Ridge(), **SMALL),
@@ -86,7 +87,7 @@ def checks(estimators):
         )
 
 
-@checks(ESTIMATORS[:3])
+@checks(ESTIMATORS[:4])
 @EXPECTED_WARNINGS[0]
 @EXPECTED_WARNINGS[1]
 @EXPECTED_WARNINGS[2]
@@ -95,7 +96,7 @@ def test_scikit_learn_checks(estimator, check):
 
 
 @pytest.mark.slow
-@checks(ESTIMATORS[3:])
+@checks(ESTIMATORS[4:])
 @EXPECTED_WARNINGS[0]
 @EXPECTED_WARNINGS[1]
 @EXPECTED_WARNINGS[2]

@@ -27,7 +27,7 @@ from distill import (
     plotting,
 )
 from distill.compressors import COMPRESSORS, compressor_class
-from mbn import MultilayerBootstrapNetwork
+from mbn import MBNClustering, MultilayerBootstrapNetwork
 
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
@@ -50,6 +50,8 @@ SEARCH = {"max_bytes": 10**4, "methods": ["spike_slab"], "effort": 0.01, "random
 # Fits that together set every fitted attribute
 FITS = [
     MultilayerBootstrapNetwork(n_clusters=2, n_estimators=20, random_state=0),
+    MultilayerBootstrapNetwork(n_clusters=2, n_estimators=20, k="stable", random_state=0),
+    MBNClustering(2, n_estimators=20, random_state=0),
     mbn.preprocessing.ImageMoments((1, -1)),
     CLUSTERS,
     EMBEDDING,
