@@ -16,7 +16,7 @@ from distill.codecs.codebook import CODEBOOK, decode_layer
 from distill.codecs.reader import Reader
 from distill.model_selection.scores import mean_scores, pareto_front
 
-__all__ = ["EmbeddingDisplay", "InclusionDisplay", "TradeOffDisplay", "WeightCodesDisplay"]
+__all__ = ["EmbeddingDisplay", "InclusionDisplay", "StructureDisplay", "TradeOffDisplay", "WeightCodesDisplay"]
 
 # Classes with distinct colors, as many as the color map tab20 has; more are drawn on a continuous scale
 _MOST_CLASSES = 20
@@ -382,6 +382,130 @@ class InclusionDisplay:
         self.image_ = ax.imshow(self.inclusion, **{"cmap": "viridis", "vmin": 0, "vmax": 1, **image_kw})
         self.figure_.colorbar(self.image_, ax=ax, label="inclusion probability")
         ax.set(xticks=[], yticks=[], title=f"{np.sum(self.inclusion > 0.5)} of {self.inclusion.size} pixels matter")
+        return self
+
+
+class StructureDisplay:
+    """Candidates of a parameter that was chosen from the data, with their scores and the choice.
+
+    Usually created by `from_estimator`.
+
+    Parameters
+    ----------
+    candidates : sequence of int
+    scores : sequence of float
+        Agreement of small networks for each candidate, from 0 to 1.
+    chosen : int or None
+        The value in use.
+    parameter : str
+        Name of the parameter, for the axis.
+    reason : str
+        Part of the title.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    line_ : matplotlib Line2D
+
+    Examples
+    --------
+    >>> from distill.plotting import StructureDisplay
+    >>> StructureDisplay([500, 250, 125], [0.8, 0.82, 0.83], 500, parameter="k").plot().line_.get_xdata().tolist()
+    [500, 250, 125]
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[int],
+        scores: Sequence[float],
+        chosen: int | None,
+        *,
+        parameter: str = "",
+        reason: str = "",
+    ):
+        self.candidates = candidates
+        self.scores = scores
+        self.chosen = chosen
+        self.parameter = parameter
+        self.reason = reason
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: BaseEstimator, parameter: str | None = None, *, ax=None, **line_kw
+    ) -> "StructureDisplay":
+        """Create and draw the display of a fitted MBNClustering or MultilayerBootstrapNetwork.
+
+        Parameters
+        ----------
+        estimator : estimator, or Pipeline that ends in one
+            Fitted; has `structure_`.
+        parameter : {"k", "n_clusters"} or None
+            None for "n_clusters" if that was chosen from the data, else "k".
+        ax : matplotlib Axes or None
+        **line_kw
+            Passed to `plot` of the axes.
+
+        Returns
+        -------
+        StructureDisplay
+
+        Raises
+        ------
+        ValueError
+            If nothing was chosen from the data for this parameter.
+        """
+        fitted = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+        check_is_fitted(fitted)
+        chosen = getattr(fitted, "structure_", {})
+        if parameter is None:
+            parameter = "n_clusters" if "n_clusters" in chosen else "k"
+        if parameter not in chosen:
+            raise ValueError(
+                f"parameter={parameter!r} was not chosen from the data by {type(fitted).__name__}, which has chosen "
+                f"{sorted(chosen) or 'nothing'}; set k='stable' or n_clusters='auto'"
+            )
+        choice = chosen[parameter]
+        if not choice.candidates:
+            raise ValueError(f"there are no candidates for {parameter} to draw: {choice.reason}")
+        display = cls(choice.candidates, choice.scores, choice.chosen, parameter=parameter, reason=choice.reason)
+        return display.plot(ax=ax, **line_kw)
+
+    def plot(self, *, ax=None, **line_kw) -> "StructureDisplay":
+        """Draw the display.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None
+            None for a new figure.
+        **line_kw
+            Passed to `plot` of the axes.
+
+        Returns
+        -------
+        StructureDisplay
+            Itself, with `ax_`, `figure_` and `line_`.
+        """
+        self.ax_ = ax = _axes(ax)
+        self.figure_ = ax.figure
+        (self.line_,) = ax.plot(self.candidates, self.scores, **{"marker": "o", "markersize": 4, **line_kw})
+        if self.chosen is not None and self.chosen in self.candidates:
+            score = self.scores[list(self.candidates).index(self.chosen)]
+            ax.plot(
+                self.chosen, score, "o", markersize=13, fillstyle="none", color="crimson", markeredgewidth=1.8,
+                label=f"chosen: {self.chosen}",
+            )  # fmt: skip
+            ax.legend(loc="lower right")
+        elif self.chosen is not None:
+            ax.axvline(self.chosen, color="crimson", linewidth=1.2, label=f"chosen: {self.chosen}")
+            ax.legend(loc="lower right")
+        if self.parameter == "k":
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(list(self.candidates), [str(candidate) for candidate in self.candidates])
+            ax.set_xticks([], minor=True)
+        ax.set(xlabel=self.parameter, ylabel="agreement of small networks", ylim=(0, 1.02))
+        ax.set_title(self.reason, fontsize="small", wrap=True)
+        ax.grid(alpha=0.25)
         return self
 
 

@@ -1,5 +1,6 @@
 """The multilayer bootstrap network as a scikit-learn clusterer."""
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -8,14 +9,17 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import ClassifierTags
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from mbn.clusters import find_clusters, fit_temperature, median_gap, probabilities, stability
 from mbn.columns import validate_rows
-from mbn.estimator import MultilayerBootstrapNetwork, fit_with_pilot
+from mbn.estimator import MultilayerBootstrapNetwork, fit_with_pilot, propose_n_clusters
+from mbn.structure import GUESS, Choice
 
 # With outliers="auto" a row is left out if another network more likely than not puts it in another cluster
 _LEAST_CERTAIN = 0.5
+# Samples from which small networks can find a number of clusters
+_FEWEST_SAMPLES = 100
 # Parameters that are those of the network
 _PASSED = (
     "n_components", "n_estimators", "k", "delta", "max_features", "metric", "assignment", "n_neighbors", "max_samples",
@@ -31,8 +35,10 @@ class MBNClustering(ClusterMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_clusters : int, default=10
-        Number of clusters.
+    n_clusters : int or "auto", default=10
+        Number of clusters. "auto" proposes one, from 2 to 30: that of the clusters which small networks on a sample of
+        the rows find again most reliably; one, with a warning, if they find none again. It is a number of clusters in
+        the data, which need not be that of the classes somebody has in mind.
     algorithm : {"kmeans", "agglomerative"}, default="kmeans"
         Algorithm in the output of the network. "agglomerative" is Ward's; of more than 5000 samples it takes 5000 that
         are drawn, and the others follow the nearest of these.
@@ -50,8 +56,9 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         Ratio of the numbers of centroids in successive layers.
     max_features : float, default=0.5
         Fraction of the inputs that each clustering uses.
-    metric : {"euclidean", "cosine", "linear"}, default="euclidean"
-        Distance in the bottom layer. "cosine" and "linear" suit text.
+    metric : {"auto", "euclidean", "cosine", "linear"}, default="auto"
+        Distance in the bottom layer. "auto" is "cosine" if all samples have length one, as text after `Normalizer`, and
+        "euclidean" otherwise; "linear" suits text too.
     assignment : {"auto", "direct", "neighbors"}, default="auto"
         As in `MultilayerBootstrapNetwork`.
     n_neighbors : int, default=64
@@ -74,6 +81,8 @@ class MBNClustering(ClusterMixin, BaseEstimator):
     ----------
     labels_ : ndarray of shape (n_samples,), int
         Clusters of the samples of the fit, equal to ``predict`` of them; -1 for outliers.
+    n_clusters_ : int
+        Number of clusters: `n_clusters`, or the one proposed.
     stability_ : ndarray of shape (n_clusters,)
         Jaccard index of each cluster and the most similar one of a small network on a sample of the rows, a mean over
         two such networks, from 0 to 1. Clusters of .85 and more are found again by any network, those below .5 are due
@@ -88,7 +97,8 @@ class MBNClustering(ClusterMixin, BaseEstimator):
     threshold_ : float
         Largest probability below which a sample is an outlier; 0 without outliers.
     structure_ : dict of str to mbn.structure.Choice
-        What was chosen from the samples, under the names of the parameters: "k" if that is "stable".
+        What was chosen from the samples: candidates, scores, choice and reason, under the names of the parameters: "k"
+        if that is "stable", and "n_clusters" if that is "auto". See `distill.plotting.StructureDisplay`.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -131,14 +141,14 @@ class MBNClustering(ClusterMixin, BaseEstimator):
 
     _parameter_constraints = {  # noqa: RUF012
         **{name: MultilayerBootstrapNetwork._parameter_constraints[name] for name in _PASSED},
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_clusters": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "algorithm": [StrOptions({"kmeans", "agglomerative"})],
         "outliers": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left"), None],
     }
 
     def __init__(
         self,
-        n_clusters: int = 10,
+        n_clusters: int | str = 10,
         *,
         algorithm: str = "kmeans",
         outliers: str | float | None = None,
@@ -147,7 +157,7 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         k: str | int | Sequence[int] = "stable",
         delta: str | float = "auto",
         max_features: float = 0.5,
-        metric: str = "euclidean",
+        metric: str = "auto",
         assignment: str = "auto",
         n_neighbors: int = 64,
         max_samples: int | float | None = None,
@@ -193,32 +203,35 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            As `MultilayerBootstrapNetwork.fit`.
+            As `MultilayerBootstrapNetwork.fit`; or with n_clusters "auto", if X has fewer than 100 samples.
 
         Warns
         -----
         UserWarning
-            As `MultilayerBootstrapNetwork.fit`.
+            As `MultilayerBootstrapNetwork.fit`; or with n_clusters "auto", if no number of clusters is stable.
         """
         self._validate_params()
         parameters = {name: getattr(self, name) for name in _PASSED}
-        network = MultilayerBootstrapNetwork(n_clusters=self.n_clusters, **parameters)
+        if isinstance(self.n_clusters, str):
+            network, chosen = self._propose(X, parameters)
+        else:
+            network, chosen = MultilayerBootstrapNetwork(n_clusters=self.n_clusters, **parameters), {}
+        n_clusters = network.n_clusters
         Z, numbers, halves = fit_with_pilot(network, X)
-        clusters = find_clusters(Z, self.n_clusters, self.algorithm, network.seed_)
+        clusters = find_clusters(Z, n_clusters, self.algorithm, network.seed_)
         distances = clusters.squared_distances(Z)
         labels = distances.argmin(axis=1)
         apart = [
-            find_clusters(half, self.n_clusters, self.algorithm, network.seed_).squared_distances(half)
-            for half in halves
+            find_clusters(half, n_clusters, self.algorithm, network.seed_).squared_distances(half) for half in halves
         ]
         gap, temperature = median_gap(distances), fit_temperature(apart)
         certainty = probabilities(distances, gap, temperature).max(axis=1)
-        self.network_, self.clusters_ = network, clusters
+        self.n_clusters_, self.network_, self.clusters_ = n_clusters, network, clusters
         self.gap_, self.temperature_ = gap, temperature
-        self.stability_ = stability(labels[numbers], [part.argmin(axis=1) for part in apart], self.n_clusters)
+        self.stability_ = stability(labels[numbers], [part.argmin(axis=1) for part in apart], n_clusters)
         self.threshold_ = self._threshold(certainty)
         self.labels_ = np.where(certainty < self.threshold_, -1, labels)
-        self.structure_ = dict(getattr(network, "structure_", {}))
+        self.structure_ = {**getattr(network, "structure_", {}), **chosen}
         self.n_features_in_ = network.n_features_in_
         if hasattr(network, "feature_names_in_"):
             self.feature_names_in_ = network.feature_names_in_
@@ -269,6 +282,24 @@ class MBNClustering(ClusterMixin, BaseEstimator):
             As `predict`.
         """
         return probabilities(self._squared_distances(X), self.gap_, self.temperature_)
+
+    def _propose(self, X: Any, parameters: dict) -> tuple[MultilayerBootstrapNetwork, dict[str, Choice]]:
+        """Return an unfitted network with a number of clusters chosen from the samples, and all that was chosen."""
+        if _num_samples(X) < _FEWEST_SAMPLES:
+            raise ValueError(
+                f"n_clusters='auto' needs {_FEWEST_SAMPLES} samples or more to compare small networks on, got "
+                f"{_num_samples(X)}; give the number of clusters, or more samples"
+            )
+        network, chosen = propose_n_clusters(
+            MultilayerBootstrapNetwork(n_clusters=GUESS, **parameters), X, self.algorithm
+        )
+        if network.n_clusters == 1:
+            warnings.warn(
+                f"n_clusters='auto' found no clusters: {chosen['n_clusters'].reason}. All samples get the label 0. "
+                "Scale the features or give a number of clusters.",
+                stacklevel=3,
+            )
+        return network, chosen
 
     def _squared_distances(self, X: Any) -> np.ndarray:
         """Return the squared distances of samples from the clusters."""

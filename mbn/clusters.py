@@ -1,5 +1,6 @@
 """Clusters in the output of a network: how far rows are from them, and how certain it is that they belong to one."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -7,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.cluster import contingency_matrix
 from sklearn.neighbors import KDTree
 from threadpoolctl import threadpool_limits
@@ -14,8 +16,8 @@ from threadpoolctl import threadpool_limits
 # Rows that are agglomerated: memory and time grow with their square (100 MB and a second for 5000). Further rows follow
 # the nearest of them.
 AGGLOMERATED_ROWS = 5000
-# Initializations of k-means on all rows, and on the rows of a pilot
-N_INIT = 10
+# Initializations of k-means, and where only the stability of its clusters is compared
+N_INIT, _FEW_INIT = 10, 3
 # Temperatures that are tried, a quarter of an octave apart: differences between them are within those between pilots
 _TEMPERATURES = 2.0 ** (np.arange(-28, 13) / 4)
 # Probability below which one does not count: a few rows that change their clusters from far inside would decide alone
@@ -103,6 +105,35 @@ def find_clusters(Z: np.ndarray, n_clusters: int, algorithm: str, seed: int) -> 
         return Members([KDTree(part)])
     labels = AgglomerativeClustering(n_clusters).fit_predict(part)
     return Members([KDTree(part[labels == label]) for label in range(n_clusters)])
+
+
+def labels_of(Z: np.ndarray, n_clusters: int, algorithm: str, seed: int) -> np.ndarray:
+    """Clusters of rows, found with less effort than those of `find_clusters`, to compare them with others.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n_samples, n_components)
+    n_clusters, algorithm, seed
+        As in `find_clusters`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Integers from 0 to n_clusters - 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mbn.clusters import labels_of
+    >>> labels_of(np.array([[0.0], [0.1], [5.0]]), 2, "agglomerative", 0).tolist()
+    [1, 1, 0]
+    """
+    Z = np.asarray(Z, np.float64)
+    if algorithm == "agglomerative":
+        return AgglomerativeClustering(n_clusters).fit_predict(Z)
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: those are empty
+        return KMeans(n_clusters, n_init=_FEW_INIT, random_state=seed).fit(Z).labels_
 
 
 def median_gap(distances: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import check_random_state, metadata_routing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -19,7 +20,7 @@ from mbn.checkpoint import Checkpoint
 from mbn.columns import validate_rows
 from mbn.metrics import Matrix
 from mbn.parallel import run
-from mbn.rows import Rows, fit_preparation
+from mbn.rows import Rows, fit_preparation, have_unit_length
 from mbn.schedule import (
     FEW_FEATURES,
     automatic_schedule,
@@ -85,9 +86,10 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
     max_features : float, default=0.5
         Fraction of the inputs that each clustering uses, in (0, 1]; a in the paper. In the bottom layer a clustering
         uses at least 8 features, and all if there are fewer: half of two features would be another shape.
-    metric : {"euclidean", "cosine", "linear"}, default="euclidean"
+    metric : {"euclidean", "cosine", "linear", "auto"}, default="euclidean"
         Distance in the bottom layer. "cosine" and "linear" (the largest inner product is nearest) suit text. With
-        "euclidean" neither an offset nor a common factor of the features changes the codes.
+        "euclidean" neither an offset nor a common factor of the features changes the codes. "auto" is "cosine" if all
+        samples have length one, as after `Normalizer`, and "euclidean" otherwise.
     assignment : {"auto", "direct", "neighbors"}, default="auto"
         "direct" compares every sample with every centroid of the bottom layer. "neighbors" compares it with the
         centroids among its nearest samples, which is far cheaper if k is a large fraction of the samples. "auto" is
@@ -131,6 +133,8 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         Fraction of the codes' variance explained by each component. Only for output "pca".
     assignment_ : {"direct", "neighbors"}
         Assignment in use.
+    metric_ : {"euclidean", "cosine", "linear"}
+        Metric in use.
     seed_ : int
         Seed of all random draws, taken from `random_state`.
     preparation_ : mbn.rows.Preparation
@@ -194,7 +198,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         "k": [StrOptions({"auto", "stable"}), Interval(Integral, 1, None, closed="left"), "array-like"],
         "delta": [Interval(Real, 0, 1, closed="neither"), StrOptions({"auto"})],
         "max_features": [Interval(Real, 0, 1, closed="right")],
-        "metric": [StrOptions({"euclidean", "cosine", "linear"})],
+        "metric": [StrOptions({"euclidean", "cosine", "linear", "auto"})],
         "assignment": [StrOptions({"auto", "direct", "neighbors"})],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "output": [StrOptions({"pca", "codes"})],
@@ -359,6 +363,19 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _fit(self, X: Any) -> "_Fitted":
         """Fit, and return what the fit has computed on the way."""
+        begun = self._begin(X)
+        n_landmarks = begun.sample.shape[0]
+        n_components = self._n_components(n_landmarks, self.k_[-1])
+        codes = self._fit_layers(begun)
+        if self.output == "pca":
+            self.components_, self.mean_, self.explained_variance_ratio_ = output.principal_components(
+                codes, self.k_[-1], n_components, self.seed_
+            )
+        self._n_features_out = self.n_estimators * self.k_[-1] if self.output == "codes" else n_components
+        return dataclasses.replace(begun, codes=codes)
+
+    def _begin(self, X: Any) -> "_Fitted":
+        """Validate samples and parameters, draw the samples that may become centroids, and choose the schedule."""
         self._validate_params()
         X = validate_rows(self, X, reset=True, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
         n_samples, n_features = X.shape
@@ -375,7 +392,10 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         # All that follows depends on these samples only
         landmarks = None if self.max_samples is None else draw_landmarks(n_samples, n_landmarks, self.seed_)
         sample = X if landmarks is None else X[landmarks]
-        self.preparation_ = fit_preparation(sample, self.metric, getattr(self, "feature_names_in_", None))
+        self.metric_ = self.metric
+        if self.metric == "auto":
+            self.metric_ = "cosine" if have_unit_length(sample) else "euclidean"
+        self.preparation_ = fit_preparation(sample, self.metric_, getattr(self, "feature_names_in_", None))
         n_varying = Rows(sample, self.preparation_).shape[1]
         self.k_ = self._schedule(n_landmarks, n_features, n_varying)
         self.assignment_ = self._choose_assignment(self.k_[0], n_landmarks)
@@ -384,14 +404,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             del self.structure_
         if isinstance(self.k, str) and self.k == "stable":
             pilot = self._choose_structure(sample, n_varying, memory)
-        n_components = self._n_components(n_landmarks, self.k_[-1])
-        codes = self._fit_layers(sample, n_varying <= FEW_FEATURES, memory)
-        if self.output == "pca":
-            self.components_, self.mean_, self.explained_variance_ratio_ = output.principal_components(
-                codes, self.k_[-1], n_components, self.seed_
-            )
-        self._n_features_out = self.n_estimators * self.k_[-1] if self.output == "codes" else n_components
-        return _Fitted(X, codes, landmarks, sample, memory, pilot)
+        return _Fitted(X, np.empty((0, 0), np.uint8), landmarks, sample, memory, pilot)
 
     def _outputs(self, fitted: "_Fitted") -> Any:
         """Return the output of the rows of the fit."""
@@ -415,7 +428,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
                 f"k='stable' found no structure to choose by: two networks on {choice.n_samples} rows agree at "
                 f"{max(choice.scores):.2f} at best, of 1, wherever the layers start, as for rows without clusters. The "
                 "default schedule is used.",
-                stacklevel=5,  # the caller of fit
+                stacklevel=6,  # the caller of fit
             )
         self.structure_ = {"k": choice}
         if choice.chosen is not None:
@@ -444,14 +457,14 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
         if self.verbose:
             print(f"[{type(self).__name__}] {line}", flush=True)
 
-    def _fit_layers(self, sample: Matrix, few: bool, memory: Any) -> np.ndarray:
+    def _fit_layers(self, begun: "_Fitted") -> np.ndarray:
         """Draw and assign all layers, or read their codes from `memory`; returns the codes of the top layer."""
         report = _Report(self.verbose, type(self).__name__, len(self.k_))
-        kept = Checkpoint(memory, sample, self.preparation_)
+        kept = Checkpoint(begun.memory, begun.sample, self.preparation_)
         self.layers_ = []
-        settings = dataclasses.replace(self._settings(), guided=few)
-        codes: Any = Rows(sample, self.preparation_)  # of the input of the next layer
+        codes: Any = Rows(begun.sample, self.preparation_)  # of the input of the next layer
         n_features = codes.shape[1]
+        settings = dataclasses.replace(self._settings(), guided=n_features <= FEW_FEATURES)
         for index, k in enumerate(self.k_):
             report.start(index, k)
             parameters = self._file_parameters(index, settings, n_features)
@@ -472,7 +485,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             n_estimators=int(self.n_estimators),
             max_features=float(self.max_features),
             seed=self.seed_,
-            metric=self.metric,
+            metric=self.metric_,
             assignment=self.assignment_,
             n_neighbors=int(self.n_neighbors),
             n_jobs=self.n_jobs,
@@ -502,7 +515,7 @@ class MultilayerBootstrapNetwork(ClassNamePrefixFeaturesOutMixin, TransformerMix
             warnings.warn(
                 "memory= keeps nothing without a random_state: every fit draws other centroids. Set random_state to "
                 "an integer.",
-                stacklevel=5,
+                stacklevel=6,
             )
             return None
         return self.memory
@@ -617,7 +630,7 @@ class _Fitted:
     X : ndarray or CSR of shape (n_samples, n_features)
         The validated samples.
     codes : ndarray of shape (n_landmarks, n_estimators)
-        Codes of the top layer.
+        Codes of the top layer; empty until they are computed.
     landmarks : ndarray of shape (n_landmarks,), or None
         Numbers of the samples that may become centroids; all if None.
     sample : ndarray or CSR of shape (n_landmarks, n_features)
@@ -636,9 +649,7 @@ class _Fitted:
     pilot: structure.Pilot | None
 
 
-def fit_with_pilot(
-    network: MultilayerBootstrapNetwork, X: Any
-) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+def fit_with_pilot(network: MultilayerBootstrapNetwork, X: Any) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Fit a network, and two small ones of disjoint draws on a sample of the rows.
 
     Parameters
@@ -653,7 +664,7 @@ def fit_with_pilot(
         Of the network.
     numbers : ndarray of shape (n_rows,)
         The rows in the sample.
-    halves : tuple of two ndarray of shape (n_rows, n_components)
+    halves : list of two ndarray of shape (n_rows, n_components)
         Outputs of the small networks for these rows.
     """
     fitted = network._fit(X)
@@ -661,6 +672,42 @@ def fit_with_pilot(
     halves = pilot.halves(pilot.scaled(network.k_, 1.5 * network.n_clusters))
     numbers = pilot.numbers if fitted.landmarks is None else fitted.landmarks[pilot.numbers]
     return network._outputs(fitted), numbers, halves
+
+
+def propose_n_clusters(
+    network: MultilayerBootstrapNetwork, X: Any, algorithm: str
+) -> tuple[MultilayerBootstrapNetwork, dict[str, structure.Choice]]:
+    """Choose the number of clusters, and the bottom layer if that is "stable", on a sample of the rows.
+
+    Parameters
+    ----------
+    network : MultilayerBootstrapNetwork
+        With `structure.GUESS` clusters.
+    X : array-like or sparse matrix of shape (n_samples, n_features)
+    algorithm : {"kmeans", "agglomerative"}
+        As in `mbn.clusters.find_clusters`.
+
+    Returns
+    -------
+    network : MultilayerBootstrapNetwork
+        Unfitted, with the number of clusters and the bottom layer.
+    chosen : dict of str to mbn.structure.Choice
+    """
+    begun = network._begin(X)
+    pilot = network._pilot(begun.sample, begun.memory) if begun.pilot is None else begun.pilot
+    schedule = network.k_
+    if isinstance(network.k, (str, Integral)):  # down to two clusters
+        schedule = schedule_from(
+            network.k_[0], 2, ratio(network.delta, Rows(begun.sample, network.preparation_).shape[1])
+        )
+    choice = structure.choose_n_clusters(pilot, pilot.scaled(schedule, 3), algorithm, network.n_components)
+    chosen = {**getattr(network, "structure_", {}), "n_clusters": choice}
+    proposed = clone(network).set_params(n_clusters=choice.chosen)
+    if "k" in chosen:
+        k, least = chosen["k"].chosen, math.ceil(1.5 * proposed.n_clusters)
+        default = k is None or k == chosen["k"].candidates[0]
+        proposed.set_params(k="auto" if default else max(k, least))
+    return proposed.set_params(random_state=network.random_state), chosen
 
 
 def _output_array(out: np.ndarray | None, shape: tuple[int, int], dtype: Any) -> np.ndarray:

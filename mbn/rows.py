@@ -17,6 +17,8 @@ from mbn.metrics import Matrix
 from mbn.neighbors import row_squares
 from mbn.parallel import blocks
 
+# Deviation of the squared length of a row that has length one
+_UNIT = 2e-3
 # Values of a block that is read and prepared at once: 32 MB as float32
 READ_VALUES = 1 << 23
 # Features whose middle is further from zero than this many half ranges are centered: three bits of the products. In
@@ -295,6 +297,30 @@ def _short(middle: np.ndarray, minima: np.ndarray, maxima: np.ndarray) -> np.nda
     return np.where((short >= minima) & (short <= maxima), short, middle)
 
 
+def have_unit_length(X: Matrix) -> bool:
+    """Return whether all rows have length one, within a thousandth, but for rows of zeros, which have none.
+
+    Parameters
+    ----------
+    X : ndarray or CSR of shape (n_samples, n_features)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mbn.rows import have_unit_length
+    >>> have_unit_length(np.array([[0.6, 0.8], [0.0, 0.0], [1.0, 0.0]])), have_unit_length(np.zeros((2, 2)))
+    (True, False)
+    """
+    found = False
+    for block in Rows(X).blocks():
+        squares = row_squares(as_float32(X[block]))
+        squares = squares[squares != 0]
+        if np.any(np.abs(squares - 1) > _UNIT):
+            return False
+        found = found or len(squares) > 0
+    return found
+
+
 class _Sample:
     """Values of some rows, from which is judged what float32 loses.
 
@@ -361,7 +387,7 @@ def _report_losses(
     integers: Any,
 ) -> None:
     """Raise or warn where float32, or float64, cannot hold the values of features; arrays as in `fit_preparation`."""
-    largest, level = sizes[used].max(initial=0.0), 6  # the caller of fit
+    largest, level = sizes[used].max(initial=0.0), 7  # the caller of fit
 
     def describe(features: np.ndarray) -> str:
         numbers = np.flatnonzero(features)

@@ -98,7 +98,7 @@ ROOMS = [
     Room(
         6,
         "mbn.structure",
-        "mbn.schedule mbn.metrics mbn.rows mbn.checkpoint mbn.output mbn.layers",
+        "mbn.schedule mbn.metrics mbn.rows mbn.checkpoint mbn.output mbn.layers mbn.clusters",
         "numpy threadpoolctl",
     ),
     Room(
@@ -109,7 +109,7 @@ ROOMS = [
         "numpy sklearn",
     ),
     Room(0, "mbn.clusters", "", "numpy scipy sklearn threadpoolctl"),
-    Room(8, "mbn.clustering", "mbn.columns mbn.clusters mbn.estimator", "numpy sklearn"),
+    Room(8, "mbn.clustering", "mbn.columns mbn.clusters mbn.structure mbn.estimator", "numpy sklearn"),
     Room(9, "mbn.__init__", "mbn"),
 ]
 

@@ -13,9 +13,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill import CodebookCompressor, Distiller, SpikeSlabCompressor
+from mbn import MBNClustering
 
 matplotlib.use("Agg")
-from distill.plotting import EmbeddingDisplay, InclusionDisplay, TradeOffDisplay, WeightCodesDisplay
+from distill.plotting import (
+    EmbeddingDisplay,
+    InclusionDisplay,
+    StructureDisplay,
+    TradeOffDisplay,
+    WeightCodesDisplay,
+)
 
 # Students are trained for a few epochs only
 pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
@@ -118,3 +125,20 @@ def test_weight_codes(grouping):
     display.figure_.canvas.draw()
     with pytest.raises(TypeError, match="fitted CodebookCompressor"):
         WeightCodesDisplay.from_estimator(small.estimator_)
+
+
+def test_structure():
+    model = make_pipeline(StandardScaler(), MBNClustering(10, n_estimators=10, random_state=0)).fit(X)
+    display = StructureDisplay.from_estimator(model, color="green")
+    choice = model[-1].structure_["k"]
+    assert_array_equal(display.line_.get_xdata(), choice.candidates)
+    assert_array_equal(display.line_.get_ydata(), choice.scores)
+    assert display.line_.get_color() == "green" and display.ax_.get_xlabel() == "k"
+    assert display.ax_.get_legend().get_texts()[0].get_text() == f"chosen: {choice.chosen}"
+    display.figure_.canvas.draw()
+    with pytest.raises(ValueError, match="'n_clusters' was not chosen from the data by MBNClustering"):
+        StructureDisplay.from_estimator(model, "n_clusters")
+    with pytest.raises(ValueError, match="too few for a pilot"):
+        StructureDisplay.from_estimator(MBNClustering(2, n_estimators=5, random_state=0).fit(X[:50]))
+    one = StructureDisplay([2, 3], [0.3, 0.2], 1, parameter="n_clusters").plot()  # none of the candidates
+    assert one.ax_.get_legend().get_texts()[0].get_text() == "chosen: 1"

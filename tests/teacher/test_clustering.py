@@ -106,13 +106,15 @@ def test_rows_between_clusters_are_outliers():
     assert (model.labels_[300:] == -1).mean() > 0.7  # .85 when written
 
 
-def test_as_a_teacher(model):
-    student = Distiller(
-        clone(model), hidden_layer_sizes=(32,), learning_rate_init=0.01, max_iter=30, random_state=0
-    ).fit(X)
-    assert_array_equal(student.classes_, np.arange(10))
-    assert accuracy_score(model.predict(NEW), student.predict(NEW)) > 0.85  # .93 when written
-    assert_array_equal(load(student.to_bytes()).predict(NEW), student.predict(NEW))
+def test_as_a_teacher():
+    rows, _ = make_blobs(360, 12, centers=4, cluster_std=3.0, random_state=0)
+    rows, new = rows[:300], rows[300:]
+    teacher = MBNClustering(4, n_estimators=20, k="auto", random_state=0)
+    student = Distiller(teacher, hidden_layer_sizes=(16,), learning_rate_init=0.01, max_iter=10, random_state=0)
+    student.fit(rows)
+    assert_array_equal(student.classes_, np.arange(4))
+    assert accuracy_score(clone(teacher).fit(rows).predict(new), student.predict(new)) > 0.95
+    assert_array_equal(load(student.to_bytes()).predict_proba(new), student.predict_proba(new))
 
 
 def test_in_a_pipeline_and_a_search():
@@ -169,3 +171,35 @@ def test_parts():
     certainty = probabilities(sides, median_gap(sides), temperature).max(axis=1)
     moved = sides.argmin(axis=1) != shifted.argmin(axis=1)
     assert certainty[moved].mean() < 0.75 < certainty[~moved].mean()
+
+
+@pytest.mark.parametrize("algorithm", ["kmeans", "agglomerative"])
+def test_number_of_clusters_from_the_data(algorithm, tmp_path):
+    rows, y = make_blobs(120, 12, centers=4, cluster_std=2.0, random_state=1)
+    model = MBNClustering("auto", algorithm=algorithm, n_estimators=20, memory=tmp_path, random_state=0).fit(rows)
+    choice = model.structure_["n_clusters"]
+    assert model.n_clusters_ == choice.chosen == 4 and adjusted_rand_score(y, model.labels_) > 0.95
+    assert choice.candidates == tuple(range(2, 13)) and choice.scores[2] == max(choice.scores) > 0.95
+    assert model.structure_["k"].parameter == "k" and model.predict_proba(rows).shape == (120, 4)
+    assert clone(model).fit(rows).structure_ == model.structure_
+    assert clone(model).set_params(memory=None, n_jobs=2).fit(rows).structure_ == model.structure_
+
+
+def test_rows_without_clusters_are_one():
+    rows = np.random.default_rng(0).normal(size=(120, 20))
+    with pytest.warns(match="n_clusters='auto' found no clusters: small networks find no clusters again") as record:
+        model = MBNClustering("auto", k="auto", n_estimators=20, random_state=0).fit(rows)
+    assert record[-1].filename == __file__
+    assert model.n_clusters_ == 1 and set(model.labels_) == {0}
+    with pytest.raises(ValueError, match="n_clusters='auto' needs 100 samples"):
+        model.fit(rows[:99])
+
+
+def test_rows_of_length_one_have_directions():
+    rows = X[:150] / np.linalg.norm(X[:150], axis=1, keepdims=True)
+    few = {"n_clusters": 3, "n_estimators": 5, "k": [30, 6], "random_state": 0}
+    assert MBNClustering(**few).fit(rows).network_.metric_ == "cosine"
+    assert MBNClustering(**few).fit(sparse.csr_array(rows)).network_.metric_ == "cosine"
+    assert MBNClustering(**few).fit(rows * 1.01).network_.metric_ == "euclidean"
+    cosine = MBNClustering(**few, metric="cosine").fit(rows)
+    assert_array_equal(cosine.labels_, MBNClustering(**few).fit(rows).labels_)

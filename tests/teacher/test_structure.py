@@ -57,15 +57,18 @@ def test_largest_agreement_alone_where_the_default_is_unreliable(monkeypatch):
 
 
 def test_choice_is_reproducible_and_kept(tmp_path, monkeypatch):
-    X = noisy_directions()
-    model = a_network(n_clusters=4, memory=tmp_path).fit(X)
+    X = DIGITS[:260]
+    model = a_network(n_estimators=10, memory=tmp_path).fit(X)
     computed = []
     for name in ("assign_bottom", "assign_upper"):
         function = getattr(layers, name)
         monkeypatch.setattr(layers, name, lambda *args, f=function: (computed.append(f), f(*args))[1])
     again = clone(model).fit(X)
     assert again.structure_ == model.structure_ and not computed
-    for other in (clone(model).set_params(memory=None, n_jobs=2).fit(X), a_network(n_clusters=4).fit(X.astype("f4"))):
+    for other in (
+        clone(model).set_params(memory=None, n_jobs=2).fit(X),
+        a_network(n_estimators=10).fit(X.astype("f4")),
+    ):
         assert other.structure_ == model.structure_ and computed
     path = next(path for path in tmp_path.rglob("*.layer") if b'"pilot"' in path.read_bytes())
     path.write_bytes(path.read_bytes()[:-1])
@@ -110,8 +113,10 @@ def test_pilot_is_a_sample_of_the_rows(monkeypatch, capsys):
 def test_halves_have_draws_of_their_own():
     settings = layers.LayerSettings(12, 0.5, 3, "euclidean", "direct", 64)
     pilot = Pilot(DIGITS, IDENTITY, settings, lambda k, n: "direct", 5)
-    codes = pilot._codes((300, 60))
-    assert codes.shape == (600, 24) and not (codes[:, :12] == codes[:, 12:]).all(axis=0).any()
+    (k, (one, other)), (_, above) = pilot.codes((300, 60), 2, 0)
+    assert k == 300 and one.shape == other.shape == (600, 12) and not (one == other).all(axis=0).any()
+    assert len(above) == 2 and above[0].max() < 60
+    assert_array_equal(pilot.codes((300, 60), 2, 1)[0][1], above)
     first, second = pilot.halves((300, 60))
     assert first.shape == (600, 5) and 0 < agreement(first, second) < 1
     assert pilot.halves((300, 60))[0] is first
