@@ -13,7 +13,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from mbn.clusters import find_clusters, fit_temperature, median_gap, probabilities, stability
 from mbn.columns import validate_rows
-from mbn.estimator import MultilayerBootstrapNetwork, fit_with_pilot, propose_n_clusters
+from mbn.estimator import MultilayerBootstrapNetwork, fit_with_pilot, propose_n_clusters, transform_valid
 from mbn.structure import GUESS, Choice
 
 # With outliers="auto" a row is left out if another network more likely than not puts it in another cluster
@@ -305,7 +305,7 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         """Return the squared distances of samples from the clusters."""
         check_is_fitted(self)
         rows = validate_rows(self, X, reset=False, accept_sparse="csr", dtype="numeric")
-        return self.clusters_.squared_distances(self.network_.transform(rows))
+        return self.clusters_.squared_distances(transform_valid(self.network_, rows))
 
     def _threshold(self, certainty: np.ndarray) -> float:
         """Return the largest probability below which a sample is an outlier, for those of the fit."""

@@ -674,6 +674,21 @@ def fit_with_pilot(network: MultilayerBootstrapNetwork, X: Any) -> tuple[np.ndar
     return network._outputs(fitted), numbers, halves
 
 
+def transform_valid(network: MultilayerBootstrapNetwork, X: Matrix) -> np.ndarray:
+    """Principal components of rows that have been validated, by a fitted network: as `transform`, without a check.
+
+    Parameters
+    ----------
+    network : MultilayerBootstrapNetwork
+    X : ndarray or CSR of shape (n_samples, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_components), float32
+    """
+    return network._stream(X, "components")
+
+
 def propose_n_clusters(
     network: MultilayerBootstrapNetwork, X: Any, algorithm: str
 ) -> tuple[MultilayerBootstrapNetwork, dict[str, structure.Choice]]:

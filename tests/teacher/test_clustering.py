@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
@@ -115,6 +116,14 @@ def test_as_a_teacher():
     assert_array_equal(student.classes_, np.arange(4))
     assert accuracy_score(clone(teacher).fit(rows).predict(new), student.predict(new)) > 0.95
     assert_array_equal(load(student.to_bytes()).predict_proba(new), student.predict_proba(new))
+
+
+def test_data_frames():
+    frame = pd.DataFrame(X[:150], columns=[f"pixel{i}" for i in range(64)])
+    named = MBNClustering(3, k=[30, 6], n_estimators=5, random_state=0).fit(frame)
+    assert_array_equal(named.predict(frame), named.labels_)  # without a warning, which is an error here
+    with pytest.raises(ValueError, match="feature names should match"):
+        named.predict(frame[frame.columns[::-1]])
 
 
 def test_in_a_pipeline_and_a_search():
