@@ -90,8 +90,8 @@ def find_clusters(Z: np.ndarray, n_clusters: int, algorithm: str, seed: int) -> 
     >>> import numpy as np
     >>> from mbn.clusters import find_clusters
     >>> Z = np.array([[0.0], [0.1], [5.0]])
-    >>> find_clusters(Z, 2, "agglomerative", 0).squared_distances(Z).argmin(axis=1).tolist()
-    [1, 1, 0]
+    >>> find_clusters(Z, 2, "agglomerative", 0).squared_distances(Z).round(2).tolist()
+    [[0.0, 25.0], [0.0, 24.01], [24.01, 0.0]]
     """
     Z = np.asarray(Z, np.float64)
     if algorithm == "kmeans":
@@ -126,7 +126,7 @@ def labels_of(Z: np.ndarray, n_clusters: int, algorithm: str, seed: int) -> np.n
     >>> import numpy as np
     >>> from mbn.clusters import labels_of
     >>> labels_of(np.array([[0.0], [0.1], [5.0]]), 2, "agglomerative", 0).tolist()
-    [1, 1, 0]
+    [0, 0, 1]
     """
     Z = np.asarray(Z, np.float64)
     if algorithm == "agglomerative":
