@@ -1,4 +1,4 @@
-"""Faults that newcomers found: what is not known is said, and file and estimator agree."""
+"""Reported faults, replayed: what is not known is said, and file and estimator agree."""
 
 import io
 
