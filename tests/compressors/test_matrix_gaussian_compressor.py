@@ -26,6 +26,9 @@ from distill.training.perceptron import initial_network
 from distill.training.samples import StackedRows
 from distill.training.units import fit_standardization
 
+# Networks are compressed to few bytes in a few steps
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 DIGITS, CLASSES = load_digits(return_X_y=True)
 DIGITS = DIGITS / 16
 TRAIN, TEST = np.arange(1200), np.arange(1200, 1797)

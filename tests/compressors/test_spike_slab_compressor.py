@@ -23,6 +23,9 @@ from distill.training.losses import Likelihood
 from distill.training.perceptron import initial_network
 from distill.training.units import fit_standardization
 
+# Networks are compressed to few bytes in a few steps
+pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+
 X = load_digits().data
 SHORT = {"max_iter": 12, "fine_tune_iter": 4, "random_state": 0}
 
