@@ -50,7 +50,7 @@ def save(estimator: BaseEstimator, path: str | os.PathLike | BinaryIO, *, dtype:
     >>> from sklearn.preprocessing import StandardScaler
     >>> from distill import Distiller, load, save
     >>> X, _ = load_digits(return_X_y=True)
-    >>> student = Distiller(KMeans(10, n_init=1, random_state=0), hidden_layer_sizes=(16,), max_iter=5, random_state=0)
+    >>> student = Distiller(KMeans(10, n_init=1, random_state=0), hidden_layer_sizes=(32,), max_iter=20, random_state=0)
     >>> pipeline = make_pipeline(StandardScaler(), student).fit(X)
     >>> save(pipeline, "digits.student")  # doctest: +SKIP
     >>> bool((load(to_bytes(pipeline)).predict(X) == pipeline.predict(X)).all())

@@ -214,7 +214,7 @@ class EmbeddingDisplay:
     >>> from distill import Distiller
     >>> from distill.plotting import EmbeddingDisplay
     >>> X, y = load_iris(return_X_y=True)
-    >>> student = Distiller(PCA(2), hidden_layer_sizes=(16,), max_iter=5, random_state=0).fit(X)
+    >>> student = Distiller(PCA(2), hidden_layer_sizes=(16,), max_iter=30, random_state=0).fit(X)
     >>> EmbeddingDisplay.from_estimator(student, X, y).student.shape
     (150, 2)
     """
