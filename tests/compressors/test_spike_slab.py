@@ -336,7 +336,7 @@ def variable_selection(seed, n_samples=2000, n_features=20):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(4))
 def test_relevant_inputs_are_included_and_hidden_units_are_removed(seed):
     X, y = variable_selection(seed)
     network = initial_network((20, 16, 1), "tanh", seed)
