@@ -103,7 +103,7 @@ def validated(estimator: BaseEstimator, X: Any, *, reset: bool = False, **check_
 
 
 def validated_rows(estimator: BaseEstimator, X: Any, **settings: Any) -> Any:
-    """Return X, checked by `validated`, as an array or CSR matrix of its own numeric dtype.
+    """Return X, checked by `validated`, as an array or CSR matrix in the numeric dtype of X.
 
     A conversion to float32 or float64 would cut digits of integers. Text is converted to float64, as scikit-learn does.
     """

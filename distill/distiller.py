@@ -47,7 +47,7 @@ from distill.utils.validation import (
 
 # Rows of a label from which it is said that none of them keeps it
 _ROWS_OF_LABEL = 20
-# Rows about which a teacher is asked at once
+# Rows in one call of the teacher for the predictions of `n_queries` rows
 QUERIES_AT_ONCE = 10_000
 
 

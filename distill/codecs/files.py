@@ -1,4 +1,4 @@
-"""Read and write whole files: paths, open files, and whatever else holds bytes.
+"""Read and write whole files: paths, open files, and members of archives.
 
 >>> import io
 >>> file = io.BytesIO()

@@ -1,7 +1,6 @@
 """Scaling of inputs of any unit to the range a network is trained on, with as few parameters as possible."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -89,7 +88,7 @@ class FeatureStatistics:
 
 
 def fit_input_scaling(
-    X: np.ndarray | sparse.csr_array, mode: str | None = "auto", narrow: bool = False, bounded: bool = False
+    X: np.ndarray | sparse.csr_array, mode: str | None = "auto", narrow: bool = False
 ) -> InputScaling:
     """Choose offset and scale from training rows.
 
@@ -108,9 +107,6 @@ def fit_input_scaling(
     narrow : bool
         Whether offset and scale must be float32 and nothing may be clipped, so that the scaling can be folded into a
         layer. Otherwise they are float64 where an offset is more than 1000 standard deviations.
-
-    bounded : bool
-        Whether inputs are clipped also without wild values.
 
     Returns
     -------
@@ -139,8 +135,7 @@ def fit_input_scaling(
     resolution = _RESOLUTION.get(X.dtype, _RESOLUTION_OF_FLOAT64)
     varies = (high > low) & (np.sqrt(variance) > resolution * np.abs(mean))
     if mode is None or not varies.any():
-        clip = _clip(low, high, 0.0, 1.0, varies) if bounded and varies.any() else None
-        return InputScaling(None, None, varies, clip, fill)
+        return InputScaling(None, None, varies, fill=fill)
     if mode == "auto":
         is_common = not fill and have_one_unit(low[varies], high[varies], mean[varies])
         mode = "common" if is_common else "per-feature"
@@ -152,19 +147,16 @@ def fit_input_scaling(
         std = np.maximum(np.sqrt(variance), (high - low) / _MAX_SCALED)
         scale = np.divide(1, std, out=np.zeros_like(std), where=varies)
         offset = np.where(varies, mean, 0)
-    clip = _clip(low, high, offset, scale, varies) if wild or bounded else None
+    clip = None
+    if wild:
+        largest = np.maximum(np.abs(low - offset), np.abs(high - offset)) * scale
+        clip = float(np.float32(_CLIP_MARGIN * largest[varies].max()))
     offset, scale = np.asarray(offset), np.asarray(scale)
     if narrow or not _needs_float64(offset, scale):
         offset, scale = offset.astype(np.float32), scale.astype(np.float32)
     else:
         scale = _short(scale)
     return InputScaling(offset, scale, varies, clip, fill)
-
-
-def _clip(low: np.ndarray, high: np.ndarray, offset: Any, scale: Any, varies: np.ndarray) -> float:
-    """Return the limit of scaled values, a float32: a margin beyond all values that are not wild."""
-    largest = np.maximum(np.abs(low - offset), np.abs(high - offset)) * scale
-    return float(np.float32(_CLIP_MARGIN * largest[varies].max()))
 
 
 def coarse_feature(X: np.ndarray | sparse.csr_array) -> int | None:

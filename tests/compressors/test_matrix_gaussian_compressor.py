@@ -534,11 +534,11 @@ def test_old_name_of_initial_std_is_deprecated(student):
 
 @pytest.mark.slow
 def test_compressor_for_a_budget(student):
-    compressor = MatrixGaussianCompressor.for_budget(FrozenEstimator(student), 400, effort=0.02, random_state=3)
-    assert (compressor.max_bytes, compressor.max_iter, compressor.random_state) == (400, 2, 3)
+    compressor = MatrixGaussianCompressor.for_budget(FrozenEstimator(student), 1500, effort=0.02, random_state=3)
+    assert (compressor.max_bytes, compressor.max_iter, compressor.random_state) == (1500, 2, 3)
     assert compressor.learn_from == "outputs"
     assert MatrixGaussianCompressor.for_budget(student, 1500, effort=1e-3).max_iter == 1
-    assert compressor.fit(DIGITS[TRAIN]).nbytes_ <= 400
+    assert compressor.fit(DIGITS[TRAIN]).nbytes_ <= 1500
 
 
 # errors

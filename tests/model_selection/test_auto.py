@@ -43,14 +43,16 @@ def small(student):
 
 @pytest.mark.slow
 def test_digits_in_two_kilobytes_agree_with_the_student():
-    student = Distiller(KMeans(10, n_init=10, random_state=1), random_state=1).fit(X_ALL)
-    search = {"max_bytes": 2048, "methods": ["codebook"], "effort": 0.5, "random_state": 1}
-    small = AutoCompressor(FrozenEstimator(student), **search).fit(X_ALL)
-    assert small.nbytes_ <= 2048
-    # Processors round differently, and single trainings go one way or another: .962 to .987 have been seen, .982 here
-    assert np.mean(small.predict(X_NEW) == student.predict(X_NEW)) >= 0.96
-    # Such a budget is best spent on a narrower network with more bits per weight
-    assert small.best_params_["hidden_layer_sizes"] < (256, 64)
+    # Processors round differently, and single trainings go one way or another: .964 to .987 have been seen
+    agreements = []
+    for seed in (0, 1):
+        student = Distiller(KMeans(10, n_init=10, random_state=seed), random_state=seed).fit(X_ALL)
+        small = AutoCompressor(FrozenEstimator(student), max_bytes=2048, methods=["codebook"], random_state=seed)
+        assert small.fit(X_ALL).nbytes_ <= 2048
+        agreements.append(np.mean(small.predict(X_NEW) == student.predict(X_NEW)))
+        # Such a budget is best spent on a narrower network with more bits per weight
+        assert small.best_params_["hidden_layer_sizes"] < (256, 64)
+    assert np.mean(agreements) >= 0.97
 
 
 @pytest.mark.slow
@@ -137,8 +139,8 @@ def test_regression_outputs_are_scored_by_explained_variance(estimator, target):
 def test_teacher_without_predict():
     rows, _ = make_moons(300, noise=0.05, random_state=0)
     student = Distiller(DBSCAN(eps=0.2), hidden_layer_sizes=(24,), max_iter=30, random_state=0)
-    auto = AutoCompressor(student, max_bytes=500, **QUICK).fit(rows)
-    assert auto.nbytes_ <= 500 and auto.best_fidelity_ > 0.9
+    auto = AutoCompressor(student, max_bytes=250, **{**QUICK, "effort": 0.2}).fit(rows)
+    assert auto.nbytes_ <= 250 and auto.best_fidelity_ > 0.9
 
 
 @pytest.mark.slow
