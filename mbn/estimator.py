@@ -720,8 +720,7 @@ def propose_n_clusters(
     proposed = clone(network).set_params(n_clusters=choice.chosen)
     if "k" in chosen:
         k, least = chosen["k"].chosen, math.ceil(1.5 * proposed.n_clusters)
-        default = k is None or k == chosen["k"].candidates[0]
-        proposed.set_params(k="auto" if default else max(k, least))
+        proposed.set_params(k="auto" if k is None else max(k, least))
     return proposed.set_params(random_state=network.random_state), chosen
 
 

@@ -97,11 +97,11 @@ def test_default_where_nothing_can_be_chosen(X, reason):
 
 def test_pilot_is_a_sample_of_the_rows(monkeypatch, capsys):
     monkeypatch.setattr(structure, "PILOT_ROWS", 300)
-    X = sparse.csr_array(DIGITS)
-    model = a_network(n_estimators=10, verbose=1).fit(X)
+    X = sparse.csr_array(make_blobs(600, 12, centers=4, random_state=0)[0])
+    model = a_network(n_clusters=4, verbose=1).fit(X)
     assert model.structure_["k"].candidates[0] == 300 and model.structure_["k"].n_samples == 300
     assert "pilot of 300 samples, k=300: agreement" in capsys.readouterr().out
-    half = a_network(n_estimators=10, max_samples=400).fit(X)
+    half = clone(model).set_params(max_samples=400, verbose=0).fit(X)
     assert half.structure_["k"].candidates[0] == 200
     settings = layers.LayerSettings(10, 0.5, 0, "euclidean", "direct", 64)
     pilot = Pilot(DIGITS, IDENTITY, settings, lambda k, n: "direct", 5)
