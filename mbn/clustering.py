@@ -217,7 +217,7 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         else:
             network, chosen = MultilayerBootstrapNetwork(n_clusters=self.n_clusters, **parameters), {}
         n_clusters = network.n_clusters
-        Z, numbers, halves = fit_with_pilot(network, X)
+        Z, numbers, halves = fit_with_pilot(network, X, chosen)
         clusters = find_clusters(Z, n_clusters, self.algorithm, network.seed_)
         distances = clusters.squared_distances(Z)
         labels = distances.argmin(axis=1)

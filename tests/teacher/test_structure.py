@@ -50,10 +50,12 @@ def test_coarse_layers_for_noisy_directions():
 
 def test_largest_agreement_alone_where_the_default_is_unreliable(monkeypatch):
     monkeypatch.setattr(structure, "UNRELIABLE", 1)
-    chosen = a_network(n_clusters=4).fit(noisy_directions()).structure_["k"]
-    assert (
-        chosen.chosen == chosen.candidates[np.argmax(chosen.scores)] and "the largest agreement, since" in chosen.reason
-    )
+    monkeypatch.setattr(structure, "PILOT_ROWS", 400)
+    model = a_network(n_clusters=4).fit(noisy_directions())
+    chosen = model.structure_["k"]
+    assert chosen.candidates[:3] == (200, 100, 50) and chosen.absolute  # of the pilot, as many in the network
+    assert chosen.chosen == chosen.candidates[np.argmax(chosen.scores)] == model.k_[0]
+    assert "the largest agreement, since" in chosen.reason
 
 
 def test_choice_is_reproducible_and_kept(tmp_path, monkeypatch):
@@ -108,6 +110,7 @@ def test_pilot_is_a_sample_of_the_rows(monkeypatch, capsys):
     assert_array_equal(pilot._rows, Rows(DIGITS[pilot.numbers], IDENTITY).whole())
     assert pilot.scaled((300, 150, 75, 37, 18), 15) == (150, 75, 37, 18)
     assert pilot.scaled((20,), 15) == (15,) and pilot.scaled((300, 20), 15) == (150,)
+    assert pilot.scaled((20,), 15, absolute=True) == (20,)
 
 
 def test_halves_have_draws_of_their_own():
