@@ -77,6 +77,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Notes), and "predict" the labels alone. Of precomputed predictions "auto" takes integers, Booleans and strings
         for labels, a vector of floats for regression values, and two columns or more for an embedding; "predict_proba"
         is one column for each class, and the columns of a data frame name the classes.
+    noise : {"learn", "exclude"}, default="learn"
+        What becomes of the rows that a clusterer calls noise (label -1). "learn": -1 is a label like any other, and the
+        student predicts it, also for rows far from all of X. "exclude": these rows are left out of the training, the
+        student gives every row one of the clusters, and its fidelity is measured on the other rows.
     hidden_layer_sizes : tuple of int, default=(256, 64)
         Units of every hidden layer. An empty tuple makes the student linear.
     activation : {"relu", "tanh", "logistic", "identity"}, default="relu"
@@ -163,7 +167,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Sizes of its parts in bytes. Where labels or probabilities are imitated also "agreement_per_class", for each
         label the fraction of its validation rows for which the student finds it (of all its rows where fewer than 10
         are held out). With `n_queries` also "n_queries", the number of rows that the teacher answered: those of a label
-        that no row of X has are left out.
+        that no row of X has are left out. With noise="exclude" also "n_excluded", the number of rows that were noise.
     n_features_in_ : int
         Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -230,6 +234,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     _parameter_constraints: dict = {  # noqa: RUF012
         "teacher": "no_validation",  # `imitated_method` checks it
         "target": "no_validation",
+        "noise": [StrOptions({"learn", "exclude"})],
         "hidden_layer_sizes": "no_validation",
         "activation": [StrOptions(set(ACTIVATIONS))],
         "input_scaling": [StrOptions({"auto", "common", "per-feature"}), None],
@@ -256,6 +261,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         teacher: BaseEstimator,
         *,
         target: str = "auto",
+        noise: str = "learn",
         hidden_layer_sizes: Sequence[int] = (256, 64),
         activation: str = "relu",
         input_scaling: str | None = "auto",
@@ -278,6 +284,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     ):
         self.teacher = teacher
         self.target = target
+        self.noise = noise
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.input_scaling = input_scaling
@@ -323,7 +330,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         ------
         ValueError
             If a parameter or X is out of its range, the teacher does not have the target, predicts one label for all
-            rows, or changes the number of rows.
+            rows, or changes the number of rows; with noise="exclude", if it has no label of noise, or fewer than two
+            others.
         TypeError
             If the teacher is not an estimator, or a parameter has the wrong type.
         """
@@ -350,7 +358,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             warn_user(predictions.note)
         if predictions.classes is not None:
             encode_classes(predictions.classes)  # labels that no file can hold are an error before the training
-        predictions = teachers.with_noise(self.teacher_, without_columns(X), rows, predictions)
+        answered = predictions = teachers.with_noise(self.teacher_, without_columns(X), rows, predictions)
+        if self.noise == "exclude":
+            predictions, left = teachers.without_noise(self.teacher_, answered)
+            rows = rows[left]
         if (column := coarse_feature(rows)) is not None:
             warn_user(
                 f"the differences within column {column} of X are a few steps of its type, {rows.dtype}, so far from "
@@ -361,7 +372,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         samples = (rows, predictions, beyond, queries, settings)
         network, history = cached_call(self.memory, fit_student, *samples, progress=progress)
         if network.offset is not None and network.offset.dtype == np.float64:
-            note = teachers.compare_labels_of_fit(self.teacher_, without_columns(X), predictions)
+            note = teachers.compare_labels_of_fit(self.teacher_, without_columns(X), answered)
             if note:
                 warn_user(note)
         self._input_section = (network.offset, network.scale)
@@ -375,6 +386,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self._measured = self._measure(history, predictions)
         if queries is not None:
             self._measured["n_queries"] = len(queries.targets)
+        if self.noise == "exclude":
+            self._measured["n_excluded"] = len(answered.values) - len(predictions.values)
         progress.finish()
         return self
 
@@ -424,6 +437,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         if isinstance(teacher, teachers.Precomputed) and self.target == "auto" and "_student" in vars(self):
             return self.network_.target
         return teachers.resolve_target(teacher, self.target)
+
+    def excluded_label(self) -> int | None:
+        """Return the label of rows that are left out of all comparisons, -1 with noise="exclude"; else None."""
+        return teachers.NOISE if self.noise == "exclude" else None
 
     def predict_imitated(self, X) -> np.ndarray:
         """Return the predictions of the fitted teacher for rows X, from the cache if there is one."""

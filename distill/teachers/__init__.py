@@ -25,10 +25,12 @@ from distill.teachers.methods import (
     resolve_target,
     teacher_type,
 )
+from distill.teachers.noise import NOISE, without_noise
 from distill.teachers.reading import Predictions, range_of, read_predictions
 from distill.teachers.soft import inputs_of_last_step, soften
 
 __all__ = [
+    "NOISE",
     "PRECOMPUTED",
     "Precomputed",
     "Predictions",
@@ -53,4 +55,5 @@ __all__ = [
     "soften",
     "teacher_type",
     "with_noise",
+    "without_noise",
 ]
