@@ -60,7 +60,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
 
     Parameters
     ----------
-    teacher : estimator or "precomputed"
+    teacher : estimator, list of estimators, or "precomputed"
         Any scikit-learn estimator: transformer, clusterer, classifier, regressor, outlier detector, or a Pipeline. A
         clone is fitted, to X as it is passed to `fit`; every call gets a copy of its own, because a teacher may work in
         place. (Of a memory map it gets a view that cannot be written to.) A teacher that can only `fit_predict` or
@@ -68,8 +68,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         `FrozenEstimator(fitted)` is not fitted again; if it has no method for new rows, its `labels_` or `embedding_`,
         or those of the last step of a pipeline in it, are imitated and `fit` requires the rows of that fit. With
         "precomputed", y are the predictions to imitate, for labels, probabilities, values or an embedding whose
-        estimator is not at hand. In a cross-validation the validation rows are among the training rows of a frozen
-        teacher, so that scores are too high.
+        estimator is not at hand. A list of clusterers is an ensemble: their clusters are aligned to those of the first,
+        and the average of their soft labels is learned (see Notes). In a cross-validation the validation rows are among
+        the training rows of a frozen teacher, so that scores are too high.
     target : {"auto", "predict", "predict_proba", "transform", "decision_function"}, default="auto"
         The method to imitate. "auto": `predict_proba`, else `predict`, of classifiers and clusterers; `predict` of
         regressors; `decision_function` of outlier detectors, with the labels that the teacher gives to these values;
@@ -200,6 +201,12 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     share (1 + p) / 2 of its label, and the rest is divided among the others by the numbers of their rows. The largest
     soft label of a row is always its label, and all measures of agreement compare labels. `predict_proba` is then a
     soft assignment to clusters and no probability that the teacher gives. ``target="predict"`` learns the labels alone.
+
+    The labels of an ensemble are those of the first teacher. Each cluster of another one is matched to one of these,
+    such that as many rows as possible are in both; where it has more clusters, each of the rest counts for that in
+    which most of its rows are, and where it has fewer, some clusters have no vote of it. The soft label of a row is the
+    average of all, its label the largest, and that of the first where two are equally large. Embeddings are not
+    averaged.
 
     Outputs keep the range of the teacher's: an embedding whose training rows are distributions
     (LatentDirichletAllocation) is learned by cross-entropy and ends with a softmax, and values that are bounded at zero
@@ -427,7 +434,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         return MetadataRouter(owner=self).add(teacher=self.imitated_estimator(), method_mapping=mapping)
 
     def imitated_estimator(self) -> BaseEstimator:
-        """Return the teacher, not fitted; in place of "precomputed", an estimator without predictions."""
+        """Return the teacher, not fitted; of a list an ensemble, of "precomputed" an estimator without predictions."""
+        if isinstance(self.teacher, list | tuple):
+            teachers.check_ensemble(self.teacher)
+            return teachers.Ensemble(list(self.teacher))
         is_precomputed = isinstance(self.teacher, str) and self.teacher == teachers.PRECOMPUTED
         return teachers.Precomputed(self.target) if is_precomputed else self.teacher
 
@@ -519,7 +529,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             seed=seed,
         )
         teacher = clone(self.imitated_estimator())
-        return settings, teacher if self.random_state is None else seeded(teacher, teacher_seed)
+        return settings, teacher if self.random_state is None else _with_seeds(teacher, teacher_seed)
 
     def _reconstruct(self, network: Network) -> dict:
         """Return the fitted attributes of an estimator with this network."""
@@ -555,6 +565,14 @@ def _fit_teacher(
             predictions = replace(predictions, note=teachers.compare_labels(fitted, X, predictions))
         stage.log("done")
     return fitted, predictions
+
+
+def _with_seeds(teacher: BaseEstimator, seed: int) -> BaseEstimator:
+    """Set every `random_state` in a teacher that is None, in each member of an ensemble to another one."""
+    if not isinstance(teacher, teachers.Ensemble):
+        return seeded(teacher, seed)
+    seeds = np.random.RandomState(seed).randint(LARGEST_SEED, size=len(teacher.estimators)).tolist()
+    return teacher.set_params(estimators=[seeded(member, own) for member, own in zip(teacher.estimators, seeds)])
 
 
 def _predict_with_teacher(key: str, X: Any, target: str, teacher: BaseEstimator) -> np.ndarray:

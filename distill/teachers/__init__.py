@@ -16,6 +16,7 @@ from distill.teachers.calls import (
     with_noise,
 )
 from distill.teachers.copies import own_copy
+from distill.teachers.ensemble import Ensemble, check_ensemble
 from distill.teachers.methods import (
     PRECOMPUTED,
     Precomputed,
@@ -32,11 +33,13 @@ from distill.teachers.soft import inputs_of_last_step, soften
 __all__ = [
     "NOISE",
     "PRECOMPUTED",
+    "Ensemble",
     "Precomputed",
     "Predictions",
     "answers",
     "as_array",
     "check_answers",
+    "check_ensemble",
     "compare_labels",
     "compare_labels_of_fit",
     "fit_and_predict",

@@ -110,6 +110,9 @@ def soften(teacher: BaseEstimator, X: Any, predictions: Predictions, inputs: Any
     """
     if predictions.kind != "labels" or isinstance(teacher, Precomputed) or is_detector(teacher):
         return predictions
+    if hasattr(teacher, "soft_labels_"):  # an ensemble
+        averaged = with_labels(teacher.soft_labels_, predictions.values)
+        return replace(predictions, soft=averaged, softness=Softness(f"{len(teacher.estimators_)} teachers"))
     if teacher_type(teacher) not in ("clusterer", None):
         return predictions
     return _from_distances(teacher, X, predictions, inputs) or _from_strengths(teacher, predictions) or predictions
