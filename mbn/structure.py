@@ -247,7 +247,13 @@ def choose_n_clusters(
         outputs = [pilot.components(part, k, n_components or numbers[-1]) for part in codes]
         for n in numbers:
             labels = [
-                clusters.labels_of(part[:, : n_components or n], n, algorithm, pilot.settings.seed) for part in outputs
+                clusters.labels_of(
+                    clusters.space(part[:, : n_components or n], n, pilot.settings.metric),
+                    n,
+                    algorithm,
+                    pilot.settings.seed,
+                )
+                for part in outputs
             ]
             pairs = itertools.permutations(labels, 2)
             scores[n] = round(float(np.nanmean([clusters.stability(one, [other], n) for one, other in pairs])), 4)
