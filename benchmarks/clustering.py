@@ -6,9 +6,10 @@ get the label of the nearest clustered row. Parts, all by default, or one or sev
 
 - clusters: all data sets x methods x seeds, mean ranks with the critical difference of Nemenyi's test, and a picture;
 - students: held-out agreement of the default student with MBNClustering, on a quarter of the rows;
+- ensembles: the same with three of them as one teacher, the first that of the part students;
 - auto: the numbers of clusters that MBNClustering(n_clusters="auto") proposes.
 
-    python benchmarks/clustering.py [--parts clusters students auto] [--data DIR] [--seeds 3] [--max-rows 4000]
+    python benchmarks/clustering.py [--parts clusters students ...] [--data DIR] [--seeds 3] [--max-rows 4000]
 
 Classes are used for scores only. The defaults of MBNClustering were chosen on the data sets named in
 `clustering_data.CHOSEN`, which have no part in the ranks. The JSON is written after every fit, and a run that was
@@ -20,7 +21,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter, process_time
+from time import process_time
 
 import matplotlib
 import numba
@@ -38,7 +39,7 @@ from threadpoolctl import threadpool_limits
 
 matplotlib.use("Agg")
 
-PARTS = ("clusters", "students", "auto")
+PARTS = ("clusters", "students", "ensembles", "auto")
 # Methods that are told the number of classes, and those that find a number of clusters themselves
 GIVEN = ("k-means", "GaussianMixture", "SpectralClustering", "UMAP + k-means", "EVoC, about c", "MBNClustering")
 FREE = ("UMAP + HDBSCAN", "EVoC")
@@ -46,6 +47,8 @@ OURS = "MBNClustering"
 # Sets whose students are measured: the targets of their agreement in percent, for the rest that of small sets
 AGREEMENT = {"digits": 97, "short texts": 93, "docstrings": 93, "letter": 93}
 SMALL_ROWS, SMALL_AGREEMENT = 1000, 94
+# Teachers of an ensemble
+MEMBERS = 3
 SCORES = ("acc", "nmi", "ari")
 
 
@@ -70,7 +73,7 @@ def main():
             warnings.simplefilter("ignore")  # of other packages, about threads and iterations
             warm_up()
             for part in options.parts:
-                {"clusters": clusters, "students": students, "auto": numbers}[part](data, options.seeds, record)
+                RUN[part](data, options.seeds, record)
     show(record, options.out)
 
 
@@ -207,23 +210,41 @@ def warm_up() -> None:
 
 
 def students(data: dict, n_seeds: int, record: Record) -> None:
-    from distill import Distiller
-
     for seed in range(n_seeds):
         for name, (X, y) in data.items():
-            if (len(X) >= SMALL_ROWS and name not in AGREEMENT) or record.has("students", name, OURS, seed):
-                continue
-            train, test = train_test_split(np.arange(len(X)), random_state=seed)
-            began = perf_counter()
-            student = Distiller(mbn(int(y.max()) + 1, seed), random_state=seed).fit(X[train])
-            expected, found = student.teacher_.predict(X[test]), student.predict(X[test])
-            result = {
-                "agreement": float(np.mean(expected == found)),
-                "teacher": clustering_accuracy(y[test], expected),
-                "student": clustering_accuracy(y[test], found),
-                "seconds": perf_counter() - began,
-            }
-            record.add(result, "students", name, OURS, seed)
+            if measured(name, X) and not record.has("students", name, OURS, seed):
+                teacher = mbn(int(y.max()) + 1, seed)
+                record.add(student_of(teacher, X, y, seed), "students", name, OURS, seed)
+
+
+def ensembles(data: dict, n_seeds: int, record: Record) -> None:
+    for seed in range(n_seeds):
+        for name, (X, y) in data.items():
+            if measured(name, X) and not record.has("ensembles", name, OURS, seed):
+                teachers = [mbn(int(y.max()) + 1, seed + 100 * member) for member in range(MEMBERS)]
+                record.add(student_of(teachers, X, y, seed), "ensembles", name, OURS, seed)
+
+
+def measured(name: str, X: np.ndarray) -> bool:
+    """Return whether students are measured on a data set."""
+    return len(X) < SMALL_ROWS or name in AGREEMENT
+
+
+def student_of(teacher, X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
+    """Fit the default student to three quarters of the rows; return its agreement and both ACC on the others."""
+    from distill import Distiller
+
+    train, test = train_test_split(np.arange(len(X)), random_state=seed)
+    began = process_time()
+    student = Distiller(teacher, random_state=seed).fit(X[train])
+    spent = process_time() - began
+    expected, found = student.teacher_.predict(X[test]), student.predict(X[test])
+    return {
+        "agreement": float(np.mean(expected == found)),
+        "teacher": clustering_accuracy(y[test], expected),
+        "student": clustering_accuracy(y[test], found),
+        "seconds": spent,
+    }
 
 
 def numbers(data: dict, n_seeds: int, record: Record) -> None:
@@ -232,6 +253,8 @@ def numbers(data: dict, n_seeds: int, record: Record) -> None:
             if not record.has("auto", name, OURS, seed):
                 record.add(scores(y, *timed(mbn("auto", seed).fit_predict, X)), "auto", name, OURS, seed)
 
+
+RUN = {"clusters": clusters, "students": students, "ensembles": ensembles, "auto": numbers}
 
 # -- tables and picture
 
@@ -253,7 +276,8 @@ def show(record: Record, path: Path) -> None:
         for score in SCORES:
             ranking(words, names, score, means[score], path)
     behind(means["acc"], apart)
-    show_students(record, sets)
+    show_students(record, sets, "students", "Students of MBNClustering on a quarter of the rows, percent")
+    show_students(record, sets, "ensembles", f"The same, of {MEMBERS} of them as one teacher")
     show_numbers(record, sets, means["ari"])
 
 
@@ -358,19 +382,18 @@ def behind(means: dict[str, np.ndarray], names: list[str]) -> None:
     table("ACC of MBNClustering less the best of k-means and UMAP + k-means, points", ["", "difference"], rows)
 
 
-def show_students(record: Record, sets: dict) -> None:
+def show_students(record: Record, sets: dict, part: str, title_of_table: str) -> None:
     rows = []
     for name in sets:
-        agreement = 100 * record.values("students", name, OURS, "agreement")
+        agreement = 100 * record.values(part, name, OURS, "agreement")
         if len(agreement):
-            teacher, student = (100 * record.values("students", name, OURS, part) for part in ("teacher", "student"))
+            teacher, student = (100 * record.values(part, name, OURS, which) for which in ("teacher", "student"))
             wanted = AGREEMENT.get(name, SMALL_AGREEMENT)
             spread = agreement.std(ddof=1) if len(agreement) > 1 else 0.0
             row = [f"{agreement.mean():.1f} +- {spread:.1f}", wanted, f"{teacher.mean():.1f}", f"{student.mean():.1f}"]
             rows.append([title(name, sets), *row])
     if rows:
-        columns = ["", "agreement", "wanted", "ACC of teacher", "of student"]
-        table("Students of MBNClustering on a quarter of the rows, percent", columns, rows)
+        table(title_of_table, ["", "agreement", "wanted", "ACC of teacher", "of student"], rows)
 
 
 def show_numbers(record: Record, sets: dict, given: dict[str, np.ndarray]) -> None:
