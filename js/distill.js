@@ -422,7 +422,7 @@ const quantiles = new Float32Array(65536);
 function quantile(index) {
   const gap = (0.5 - (index + 0.5) / 65536) * sqrt(2 * Math.PI);
   let [x, step] = [0, 1];
-  while (step * step > 1e-24) {
+  while (step * step > 1e-16) { // the error left is about the square of the last step
     let even = 1;
     let odd = x;
     let evenTerm = 1;
@@ -1069,7 +1069,7 @@ function studentOf(network) {
       given[index] = typeof value == "number" ? value : Infinity;
       // Not finite as well where it is too large for float32
       if (!isFinite(given[index]) && !(mayBeMissing && value !== value)) {
-        reject(where, `has ${String(value)} as feature ${names ? `"${names[index]}"` : index}; it must be a finite number`);
+        reject(where, `has ${String(value)} as feature ${names ? `"${names[index]}"` : index}; it must be a number, finite and not too large`);
       }
     }
   }
