@@ -301,8 +301,8 @@ def npm(*arguments, **options):
 
 def tool(name):
     """Return the path of a tool of js/node_modules, or of this machine; skip the test if there is none."""
-    local = javascript.ROOT / "js" / "node_modules" / ".bin" / name
-    found = str(local) if local.exists() else shutil.which(name)
+    local = javascript.ROOT / "js" / "node_modules" / ".bin"
+    found = shutil.which(name, path=str(local)) or shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not installed; `make js` installs it in js/node_modules")
     javascript.node()
