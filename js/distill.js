@@ -17,12 +17,11 @@ export class StudentFileError extends Error {
 
 // Short names of these keep the file small
 const { ceil, exp, floor, fround, imul, max, min, sqrt } = Math;
-const { isFinite } = Number;
 const list = (length, make) => Array.from({ length }, (_, index) => make(index));
 const varints = (count) => list(count, () => varint());
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 const product = (values) => values.reduce((a, b) => a * b, 1);
-const areFinite = (values) => values.every(isFinite);
+const areFinite = (values) => values.every(Number.isFinite);
 
 // Methods, and functions of the outputs, as numbers in a file
 const PREDICT = 0;
@@ -70,16 +69,16 @@ function bigVarint() {
     const part = byte();
     value |= BigInt(part & 127) << shift;
     if (part < 128) {
-      demand(!(value >> 64n) && (part || !shift), "integers");
+      demand(!(value >> 64n) && (part || !shift));
       return value;
     }
   }
-  return demand(0, "integers");
+  return demand(0);
 }
 
 function varint(limit = 2 ** 32 - 1) {
   const value = bigVarint();
-  demand(value <= limit, "integers");
+  demand(value <= limit);
   return Number(value);
 }
 
@@ -104,7 +103,7 @@ function packed(width, count) {
   const codes = new Uint32Array(count);
   let [place, used] = [0, 0]; // the byte, and how many of its bits have been taken
   for (let index = 0; index < count; index++) {
-    for (let got = 0; got < width; ) {
+    for (let got = 0; got < width;) {
       const bits = min(8 - used, width - got);
       codes[index] |= ((data[place] >> used) & ((1 << bits) - 1)) << got;
       got += bits;
@@ -132,7 +131,11 @@ function floats(size, count, data = take(size * count)) {
   for (let index = 0; index < count; index++) {
     const place = size * index;
     values[index] =
-      size > 4 ? view.getFloat64(place, true) : size > 2 ? view.getFloat32(place, true) : half(view.getUint16(place, true));
+      size > 4
+        ? view.getFloat64(place, true)
+        : size > 2
+          ? view.getFloat32(place, true)
+          : half(view.getUint16(place, true));
   }
   return values;
 }
@@ -219,7 +222,9 @@ function inflate(data, length) {
     const [nLiterals, nDistances, nLengths] = [bits(5) + 257, bits(5) + 1, bits(4) + 4];
     check(nLiterals < 287 && nDistances < 31);
     const sizes = Array(19).fill(0);
-    [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15].slice(0, nLengths).forEach((size) => (sizes[size] = bits(3)));
+    [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15]
+      .slice(0, nLengths)
+      .forEach((size) => (sizes[size] = bits(3)));
     const code = huffman(sizes);
     const lengths = [];
     while (lengths.length < nLiterals + nDistances) {
@@ -245,14 +250,14 @@ function inflate(data, length) {
     return (symbol < groupSize ? symbol : (groupSize + (symbol % groupSize)) << more) + bits(more);
   }
 
-  for (let isLast; !isLast; ) {
+  for (let isLast; !isLast;) {
     isLast = bits(1);
     const kind = bits(2);
     check(kind < 3);
     if (kind) {
       const fixed = list(288, (symbol) => (symbol < 144 || symbol > 279 ? 8 : symbol < 256 ? 9 : 7));
       const [literals, distances] = kind > 1 ? ownCodes() : [huffman(fixed), huffman(Array(32).fill(5))];
-      for (let symbol; (symbol = symbolIn(literals)) != 256; ) {
+      for (let symbol; (symbol = symbolIn(literals)) != 256;) {
         if (symbol < 256) write(symbol);
         else {
           check(symbol < 286);
@@ -286,7 +291,7 @@ function readSymbols(count, nSymbols) {
   while (frequencies.length < nSymbols - 1) {
     const frequency = varint(2 ** precision);
     frequencies.push(frequency);
-    if (!frequency) for (let more = varint(nSymbols - 1 - frequencies.length); more--; ) frequencies.push(0);
+    if (!frequency) for (let more = varint(nSymbols - 1 - frequencies.length); more--;) frequencies.push(0);
   }
   return readMessage(count, precision, [frequencies]);
 }
@@ -392,7 +397,7 @@ function stream(...keys) {
 /** 0 .. count - 1 in the order of the words of a stream, by a radix sort. */
 function permutation(seed, number, count) {
   const [stateHigh, stateLow] = stream(seed, 1, number);
-  let [order, next, highs, lows] = list(4, () => new Uint32Array(count));
+  let [order, highs, lows] = list(3, () => new Uint32Array(count));
   for (let index = 0; index < count; index++) {
     mix(stateHigh, stateLow, index + 1);
     highs[index] = word[0];
@@ -402,10 +407,11 @@ function permutation(seed, number, count) {
   for (const words of [lows, highs]) {
     for (let shift = 0; shift < 32; shift += 8) {
       const starts = new Uint32Array(257);
-      for (const word of words) starts[((word >>> shift) & 255) + 1]++;
+      words.forEach((half) => starts[((half >>> shift) & 255) + 1]++);
       for (let digit = 0; digit < 256; digit++) starts[digit + 1] += starts[digit];
-      for (const place of order) next[starts[(words[place] >>> shift) & 255]++] = place;
-      [order, next] = [next, order];
+      const sorted = new Uint32Array(count);
+      order.forEach((place) => (sorted[starts[(words[place] >>> shift) & 255]++] = place));
+      order = sorted;
     }
   }
   return order;
@@ -415,24 +421,28 @@ function permutation(seed, number, count) {
 const quantiles = new Float32Array(65536);
 
 /**
- * The standard normal quantile of p = (index + 1/2) / 65536, by Newton's method: Phi(x) = 1/2 + odd / (even sqrt(2 pi)),
- * with odd and even the sums of x^n / n!! over odd and even n. Only operations that IEEE 754 defines are used, so that
- * the value rounded to float32 has the same bits everywhere; Math.exp may differ between browsers in the last digit.
+ * The standard normal quantile of p = (index + 1/2) / 65536. Phi(x) = 1/2 + odd / (even sqrt(2 pi)), with odd and even the
+ * sums of x^n / n!! over odd and even n; from x, a Newton step u and two more terms of the series of the quantile lead on.
+ * Only operations that IEEE 754 defines are used, so that the value rounded to float32 has the same bits everywhere;
+ * Math.exp may differ between browsers in the last digit.
  */
 function quantile(index) {
   const gap = (0.5 - (index + 0.5) / 65536) * sqrt(2 * Math.PI);
-  let [x, step] = [0, 1];
-  while (step * step > 1e-16) { // the error left is about the square of the last step
+  let x = 0;
+  let u = 1;
+  // What is left is of the size of u^4
+  while (u * u > 1e-9) {
+    const square = x * x;
     let even = 1;
     let odd = x;
     let evenTerm = 1;
     let oddTerm = x;
-    for (let n = 2; evenTerm > 1e-18; n += 2) {
-      even += evenTerm *= (x * x) / n;
-      odd += oddTerm *= (x * x) / (n + 1);
+    for (let n = 2; evenTerm > 1e-17; n += 2) {
+      even += evenTerm *= square / n;
+      odd += oddTerm *= square / (n + 1);
     }
-    step = gap * even + odd;
-    x -= step;
+    u = -gap * even - odd;
+    x += u * (1 + u * (x / 2 + (u * (1 + 2 * square)) / 6));
   }
   return x;
 }
@@ -455,7 +465,8 @@ function weightsOf(used, nOutputs, valueOf) {
   let [number, row] = [0, 0];
   used.forEach((isUsed, input) => {
     if (!isUsed) return;
-    for (let output = 0; output < nOutputs; output++) weights[input * nOutputs + output] = valueOf(number++, row, output);
+    for (let output = 0; output < nOutputs; output++)
+      weights[input * nOutputs + output] = valueOf(number++, row, output);
     row++;
   });
   return weights;
@@ -472,7 +483,9 @@ function readCodes(nUsed, nOutputs, nCodewords) {
   demand(nContexts && nContexts <= 256);
   const [rows, columns] = [readSymbols(nUsed, nRows), readSymbols(nOutputs, nColumns)];
   const tables = list(nContexts, () => list(nCodewords - 1, () => varint(4096)));
-  const contexts = new Uint8Array(count).map((_, index) => rows[floor(index / nOutputs)] * nColumns + columns[index % nOutputs]);
+  const contexts = new Uint8Array(count).map(
+    (_, index) => rows[floor(index / nOutputs)] * nColumns + columns[index % nOutputs],
+  );
   return readMessage(count, 12, tables, contexts);
 }
 
@@ -499,7 +512,8 @@ function codebook(nInputs, nOutputs) {
 /** The group of each output, where outputs are sorted by group. */
 function readSizes(nGroups, nOutputs) {
   const groups = new Uint32Array(nOutputs).fill(nGroups - 1);
-  for (let group = 0, first = 0; group < nGroups - 1; group++) groups.fill(group, first, (first += varint(nOutputs - first)));
+  for (let group = 0, first = 0; group < nGroups - 1; group++)
+    groups.fill(group, first, (first += varint(nOutputs - first)));
   return groups;
 }
 
@@ -520,8 +534,13 @@ function splitFloats(size, count) {
   const last = readSymbols(count, 256);
   const rest = size - 1;
   const others = take(count * rest);
-  const place = (index) => (index % size < rest ? others[floor(index / size) * rest + (index % size)] : last[floor(index / size)]);
-  return floats(size, count, new Uint8Array(count * size).map((_, index) => place(index)));
+  const place = (index) =>
+    index % size < rest ? others[floor(index / size) * rest + (index % size)] : last[floor(index / size)];
+  return floats(
+    size,
+    count,
+    new Uint8Array(count * size).map((_, index) => place(index)),
+  );
 }
 
 /** 2^(level / 4); a power that is no integer may differ between browsers in the last digit. */
@@ -536,7 +555,9 @@ function grid(nInputs, nOutputs) {
   const used = readUsed(nInputs, flags & 3);
   const [columns, rows] = [readLevels(nOutputs), readLevels(sum(used) + 1)];
   // Standard deviations of predictions are left out, but their numbers are checked
-  demand(!(flags & 8) || [rows, columns].every((levels) => levels.every((level) => fround(power(2 * level)) < Infinity)));
+  demand(
+    !(flags & 8) || [rows, columns].every((levels) => levels.every((level) => fround(power(2 * level)) < Infinity)),
+  );
   if (flags & 32) readLevels(rows.length).forEach((level, row) => (rows[row] += level));
   const valueOf = (code, row, output) => code * power(rows[row] + columns[output] + factor);
   const codes = readClassedCodes(rows.slice(0, -1), columns);
@@ -555,7 +576,7 @@ function readLevels(count) {
 /** Codes of weights, which are stored in classes of similar steps. */
 function readClassedCodes(rows, columns) {
   const nClasses = byte();
-  demand(nClasses && nClasses < 17, "classes");
+  demand(nClasses && nClasses < 17);
   const extreme = (choose) => rows.reduce((a, b) => choose(a, b), rows[0]) + columns.reduce((a, b) => choose(a, b));
   const [lowest, span] = [extreme(min), extreme(max) - extreme(min) + 1];
   const sizes = Array(nClasses).fill(0);
@@ -572,7 +593,7 @@ function readClassedCodes(rows, columns) {
 
 function readIntegers(count) {
   const [top, nLow] = [byte(), byte()];
-  demand(nLow < 25, "integers");
+  demand(nLow < 25);
   const upper = readSymbols(count, top + 1);
   const lower = packed(nLow, count);
   const integers = new Float64Array(upper).map((value, index) => value * 2 ** nLow + lower[index]);
@@ -607,7 +628,9 @@ function randomCode(shapes) {
   return shapes.map(([, nOutputs], index) => {
     let weights = shared(seed, index + 1, factors[index], parts[2 * index], sizes[index]);
     if (!index && extents.length) weights = synthesized(weights, extents, nOutputs);
-    return [weights, parts[2 * index + 1]].map((values, isBias) => values.map((value) => value * scales[2 * index + isBias]));
+    return [weights, parts[2 * index + 1]].map((values, isBias) =>
+      values.map((value) => value * scales[2 * index + isBias]),
+    );
   });
 }
 
@@ -640,32 +663,39 @@ function shared(seed, number, factor, numbers, size) {
 /** Multiplications of `synthesized`, at most. */
 function workOf(extents, nWaves, nOutputs) {
   const kept = extents.map((extent) => min(extent, nWaves));
-  return sum(kept.map((count, axis) => count * product([...extents.slice(0, axis + 1), ...kept.slice(axis + 1), nOutputs])));
+  return sum(
+    kept.map((count, axis) => count * product(extents.slice(0, axis + 1)) * product(kept.slice(axis + 1)) * nOutputs),
+  );
 }
 
 /** Weights on a grid of inputs from the amplitudes of its waves of lowest frequency; one axis after the other. */
 function synthesized(amplitudes, extents, nOutputs) {
   const waves = lowestWaves(extents, amplitudes.length / nOutputs);
   const counts = extents.map((_, axis) => 1 + waves.reduce((most, wave) => max(most, wave[axis]), 0));
-  let values = new Float32Array(product(counts) * nOutputs);
+  const values = new Float32Array(product(counts) * nOutputs);
   waves.forEach((wave, index) => {
     const place = wave.reduce((total, number, axis) => total * counts[axis] + number, 0);
     values.set(amplitudes.subarray(index * nOutputs, (index + 1) * nOutputs), place * nOutputs);
   });
-  extents.forEach((extent, axis) => {
-    const [count, inner, outer] = [counts[axis], product(counts.slice(axis + 1)) * nOutputs, product(extents.slice(0, axis))];
+  return extents.reduce((given, extent, axis) => {
+    const [count, inner, outer] = [
+      counts[axis],
+      product(counts.slice(axis + 1)) * nOutputs,
+      product(extents.slice(0, axis)),
+    ];
     const sums = new Float32Array(outer * extent * inner);
     for (let wave = 0; wave < count; wave++) {
       for (let x = 0; x < extent; x++) {
         const height = waveHeight(wave, x, extent);
         for (let o = 0; o < outer; o++) {
-          for (let i = 0; i < inner; i++) sums[(o * extent + x) * inner + i] += fround(height * values[(o * count + wave) * inner + i]);
+          const from = (o * count + wave) * inner;
+          const to = (o * extent + x) * inner;
+          for (let i = 0; i < inner; i++) sums[to + i] += fround(height * given[from + i]);
         }
       }
     }
-    values = sums;
-  });
-  return values;
+    return sums;
+  }, values);
 }
 
 /** The wave numbers of the lowest frequencies on a grid. */
@@ -763,7 +793,7 @@ function momentsStep(flags, [height, width, nChannels = 1], blur) {
     const channels = list(nChannels, (channel) => row.filter((_, index) => index % nChannels == channel));
     const least = channels.map((values) => values.reduce((a, b) => min(a, b)));
     const images = channels.map((values, channel) => values.map((value) => value - least[channel]));
-    const mass = images[0].map((_, pixel) => sum(images.map((values) => values[pixel])));
+    const mass = images.reduce((total, values) => total.map((g, pixel) => g + values[pixel]));
     const [y, x] = placesOf(mass, flags, height, width);
     const moved = images.map((values) => {
       values = interpolated(values, height, width, y, x);
@@ -775,7 +805,11 @@ function momentsStep(flags, [height, width, nChannels = 1], blur) {
 
 /** The row y[i] and the column x[i * width + j] at which each pixel of the moved image is taken. */
 function placesOf(mass, flags, height, width) {
-  const total = (valueOf) => sum(mass.map((g, pixel) => g * valueOf(floor(pixel / width), pixel % width)));
+  const total = (valueOf) => {
+    let found = 0;
+    for (let i = 0; i < height; i++) for (let j = 0; j < width; j++) found += mass[i * width + j] * valueOf(i, j);
+    return found;
+  };
   let m = sum(mass);
   if (m == 0) m = 1;
   const [r, q] = [total((i) => i) / m, total((_, j) => j) / m];
@@ -790,13 +824,18 @@ function placesOf(mass, flags, height, width) {
 
 /** The values of an image at the places of its pixels: linear between pixels, 0 outside, NaN where places are. */
 function interpolated(values, height, width, y, x) {
-  const valueAt = (i, j) => (i >= 0 && i < height && j >= 0 && j < width ? values[i * width + j] : 0);
-  return x.map((column, pixel) => {
-    const row = y[floor(pixel / width)];
-    const [top, left] = [floor(row), floor(column)];
-    const between = (j) => valueAt(top, j) + (valueAt(top + 1, j) - valueAt(top, j)) * (row - top);
-    return between(left) + (between(left + 1) - between(left)) * (column - left);
-  });
+  const between = (valueAt, place) => {
+    const first = floor(place);
+    const value = valueAt(first);
+    return value + (valueAt(first + 1) - value) * (place - first);
+  };
+  // A sheared row of pixels is still one row: first between rows, then along them
+  const rows = values.map((_, pixel) =>
+    between((i) => (i >= 0 && i < height ? values[i * width + (pixel % width)] : 0), y[floor(pixel / width)]),
+  );
+  return x.map((column, pixel) =>
+    between((j) => (j >= 0 && j < width ? rows[pixel - (pixel % width) + j] : 0), column),
+  );
 }
 
 /** An image blurred along the axis of this extent, whose neighbors are `stride` pixels apart. */
@@ -815,8 +854,8 @@ function blurred(values, extent, stride, weights) {
 function readClasses(network) {
   const [count, kind] = [varint(), byte()];
   const { nOutputs, output } = network;
-  demand(count == (nOutputs < 2 && output != SOFTMAX ? 2 : nOutputs), "classes");
-  demand(kind < 5 && (!kind || count <= end - at), "classes");
+  demand(count == (nOutputs < 2 && output != SOFTMAX ? 2 : nOutputs));
+  demand(kind < 5 && (!kind || count <= end - at));
   if (kind) {
     const read = [
       ,
@@ -824,7 +863,7 @@ function readClasses(network) {
       string,
       () => {
         const label = byte();
-        demand(label < 2, "classes");
+        demand(label < 2);
         return label > 0;
       },
       () => floats(8, 1)[0],
@@ -835,8 +874,11 @@ function readClasses(network) {
   } else {
     const first = zigzag();
     const last = first + BigInt(count - 1);
-    demand(!(last >> 63n) || last < 0, "classes");
-    network.classes = list(count, isSafe(first) && isSafe(last) ? (index) => Number(first) + index : (index) => first + BigInt(index));
+    demand(!(last >> 63n) || last < 0);
+    network.classes = list(
+      count,
+      isSafe(first) && isSafe(last) ? (index) => Number(first) + index : (index) => first + BigInt(index),
+    );
   }
 }
 
@@ -912,12 +954,13 @@ function read(data) {
   const version = byte();
   if (version != 1) refuse(`the file has format version ${version}, and this reader knows 1`);
   at = size - 4;
-  if (at < 5 || crc32(data.subarray(0, at)) != packed(32, 1)[0]) refuse("the file is damaged or cut: its checksum is wrong");
+  if (at < 5 || crc32(data.subarray(0, at)) != packed(32, 1)[0])
+    refuse("the file is damaged or cut: its checksum is wrong");
   [at, end] = [5, size - 4];
   const network = readHead(size);
   const { sizes, layers } = network;
   const shapes = sizes.slice(1).map((nOutputs, index) => [sizes[index], nOutputs]);
-  for (let last = -1; at < end; ) {
+  for (let last = -1; at < end;) {
     const kind = byte();
     const length = varint();
     const outside = end;
@@ -925,10 +968,10 @@ function read(data) {
     [end, where] = [at + length, `section ${kind}`];
     const readLayer = LAYERS[kind];
     if (kind < 5) {
-      demand(kind > last, "layers");
+      demand(kind > last);
       SECTIONS[kind](network);
     } else if (kind == 20 || readLayer) {
-      demand(layers.length < shapes.length, "layers");
+      demand(layers.length < shapes.length);
       const missing = shapes.slice(layers.length);
       layers.push(...(readLayer ? [readLayer(...missing[0])] : randomCode(missing)));
     } else refuse(`the file has a section of kind ${kind}, which this reader does not know`);
@@ -963,7 +1006,7 @@ function readHead(nBytes) {
 
 /** Refuse a network that is inconsistent. */
 function check({ sizes, nOutputs, layers, classes, target, output, squeeze }) {
-  demand(layers.length == sizes.length - 1, "layers");
+  demand(layers.length == sizes.length - 1);
   demand(layers.every((arrays) => arrays.every(areFinite)));
   demand(
     (givesProbabilities(output) ? classes || (output == SOFTMAX && target == TRANSFORM) : target != PROBABILITIES) &&
@@ -1010,10 +1053,7 @@ function multiplyLayer(weights, biases, inputs, outputs, places, values) {
   }
   for (let output = 0; output < nOutputs; output += 4) {
     // Four sums at a time are independent of each other, and stay in registers; beyond the last output it is repeated
-    const last = nOutputs - output - 1;
-    const second = min(1, last);
-    const third = min(2, last);
-    const fourth = min(3, last);
+    const [second, third, fourth] = [1, 2, 3].map((more) => min(more, nOutputs - output - 1));
     let [a, b, c, d] = [0, 0, 0, 0];
     for (let index = 0; index < count; index++) {
       const value = values[index];
@@ -1036,8 +1076,6 @@ function softmax(logits) {
   const total = sum(exponentials);
   return new Float32Array(exponentials.map((value) => value / total));
 }
-
-const TOO_LARGE = "has values too large for the network";
 
 /** The student of a network; see distill.d.ts. */
 function studentOf(network) {
@@ -1068,8 +1106,11 @@ function studentOf(network) {
       const value = row[isArray ? index : names[index]];
       given[index] = typeof value == "number" ? value : Infinity;
       // Not finite as well where it is too large for float32
-      if (!isFinite(given[index]) && !(mayBeMissing && value !== value)) {
-        reject(where, `has ${String(value)} as feature ${names ? `"${names[index]}"` : index}; it must be a number, finite and not too large`);
+      if (!Number.isFinite(given[index]) && !(mayBeMissing && value !== value)) {
+        reject(
+          where,
+          `has ${String(value)} as feature ${names ? `"${names[index]}"` : index}; it must be a number, finite and not too large`,
+        );
       }
     }
   }
@@ -1087,14 +1128,14 @@ function studentOf(network) {
         if (isFilled && value !== value) value = 0;
       }
       inputs[index] = value;
-      if (!isFinite(inputs[index])) reject(where, TOO_LARGE);
+      if (!Number.isFinite(inputs[index])) reject(where, "has values too large for the network");
       if (!isWide) {
         if (offset) inputs[index] -= offset[index];
         if (scale) inputs[index] *= scale[index];
       }
     }
     const outputs = forward(inputs);
-    if (!areFinite(outputs)) reject(where, TOO_LARGE);
+    if (!areFinite(outputs)) reject(where, "has values too large for the network");
     return outputs;
   }
 
@@ -1130,7 +1171,8 @@ function studentOf(network) {
     decisionFunction: valuesOf,
   };
   const methods = Object.keys(answers).filter(
-    (_, method) => method == target || (classes && (method == PREDICT || (method == PROBABILITIES && givesProbabilities(output)))),
+    (_, method) =>
+      method == target || (classes && (method == PREDICT || (method == PROBABILITIES && givesProbabilities(output)))),
   );
   const student = { nFeatures, nOutputs, featureNames: names, classes, methods };
   for (const name in answers) {

@@ -22,7 +22,10 @@ for (const bytes of [apart, new Uint8Array(apart), shifted.subarray(3), new Data
 for (const bytes of [undefined, null, "MBNS", 7, [77, 66, 78, 83], {}, Promise.resolve(apart)]) {
   assert.throws(() => load(bytes), { name: "TypeError", message: /ArrayBuffer/ });
 }
-assert.throws(() => load(new ArrayBuffer(0)), (error) => error instanceof StudentFileError && error instanceof Error);
+assert.throws(
+  () => load(new ArrayBuffer(0)),
+  (error) => error instanceof StudentFileError && error instanceof Error,
+);
 assert.throws(() => load(bytesOf("future")), { name: "StudentFileError", message: /version 2/ });
 assert.throws(() => load(apart.slice(0, -1)), { name: "StudentFileError", message: /checksum/ });
 
@@ -32,7 +35,10 @@ assert.deepEqual([labels.nFeatures, labels.nOutputs], [5, 4]);
 assert.deepEqual(labels.featureNames, ["f0", "f1", "f2", "f3", "f4"]);
 assert.equal(plain.featureNames, null);
 assert.equal(plain.classes, null);
-assert.throws(() => labels.transform([1, 2, 3, 4, 5]), { name: "Error", message: /no transform; it has predict, predictProba/ });
+assert.throws(() => labels.transform([1, 2, 3, 4, 5]), {
+  name: "Error",
+  message: /no transform; it has predict, predictProba/,
+});
 assert.throws(() => plain.predict([1, 2, 3, 4, 5]), { name: "Error", message: /no predict; it has transform/ });
 
 // One row, in every form

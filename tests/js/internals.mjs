@@ -17,7 +17,11 @@ const functions = {
   layers: (data) => module.read(decoded(data)).layers.map((arrays) => arrays.map(encoded)),
   quantiles: () => encoded(Float32Array.from({ length: 65536 }, (_, index) => module.quantile(index))),
   waves: (extent) =>
-    encoded(Float32Array.from({ length: extent ** 2 }, (_, k) => module.waveHeight(Math.floor(k / extent), k % extent, extent))),
+    encoded(
+      Float32Array.from({ length: extent ** 2 }, (_, k) =>
+        module.waveHeight(Math.floor(k / extent), k % extent, extent),
+      ),
+    ),
   permutation: (seed, number, count) => Array.from(module.permutation(seed, number, count)),
   words: (keys, count) => {
     const state = module.stream(...keys);

@@ -1,5 +1,13 @@
 // Compiled by tsc --strict, never run: the declarations allow what distill.js offers, and nothing else.
-import { load, StudentFileError, type Label, type Method, type Row, type Student, type Values } from "../../js/distill.js";
+import {
+  load,
+  StudentFileError,
+  type Label,
+  type Method,
+  type Row,
+  type Student,
+  type Values,
+} from "../../js/distill.js";
 
 declare const bytes: Uint8Array;
 declare const buffer: ArrayBuffer;
