@@ -2,8 +2,8 @@
 //
 //     node javascript.mjs distill.js FOLDER_OF_ONNXRUNTIME_WEB job.json result.json
 //
-// The job is { student, onnx, rows, nFeatures, repeat }, paths of files; rows are float32. Both are measured in turns; a time
-// is that of the fastest repetition.
+// The job is { student, onnx, rows, nFeatures, repeat }, with paths of files; rows are float32. Both are measured in
+// turns; a time is that of the fastest repetition.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";

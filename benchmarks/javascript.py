@@ -2,8 +2,8 @@
 
 js/distill.js reads the student file itself; onnxruntime-web (WebAssembly, one thread) gets the same student from
 `distill.to_onnx`. Both run in one process of node, in turns. Networks of images have random weights, which take as long
-as trained ones; rows are the test images of MNIST with --data, else images of as many dark pixels. The network of digits is
-trained. Needs node and npm; onnxruntime-web is installed by npm into --modules.
+as trained ones; rows are the test images of MNIST with --data, else random images with as many dark pixels. The network
+of digits is trained. Needs node and npm; onnxruntime-web is installed by npm into --modules.
 
     python benchmarks/javascript.py [--data DIR]
 """

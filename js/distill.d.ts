@@ -5,8 +5,8 @@ export type Label = number | bigint | string | boolean;
 export type Method = "predict" | "predictProba" | "transform" | "decisionFunction";
 
 /**
- * One row: numbers in the order of the features, in an array or any typed array of numbers, or an object with a number for
- * each feature name.
+ * One row: numbers in the order of the features, in an array or any typed array of numbers, or an object with a number
+ * for each feature name.
  */
 export type Row =
   | readonly number[]
@@ -27,8 +27,8 @@ export type Values = number | Float32Array | Float64Array;
 /**
  * A student: a network that predicts as its teacher does.
  *
- * Every method takes one row, or an array of rows, and returns the answer for one, or an array of answers. An array whose
- * first element is a number, a typed array and an object are one row; every other array is an array of rows.
+ * Every method takes one row, or an array of rows, and returns the answer for one, or an array of answers. An array
+ * whose first element is a number, a typed array and an object are one row; every other array is an array of rows.
  *
  * A row must have a finite number for each feature, NaN only where the student takes missing values; anything else is a
  * TypeError that names the row and the feature. A method that the student does not have throws an Error.

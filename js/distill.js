@@ -5,9 +5,9 @@
  *     const student = load(await (await fetch("digits.student")).arrayBuffer());
  *     student.predict(pixels);
  *
- * This file follows docs/format.md of the Python package from top to bottom: bytes, entropy-coded symbols, random numbers,
- * layers, the sections before them, the file, predictions. Weights have the same bits as in Python. The outputs of a layer
- * are sums in float64 over its inputs in their order, then the bias, rounded to float32.
+ * This file follows docs/format.md of the Python package: bytes, entropy-coded symbols, random numbers, layers, the
+ * sections before them, the file, predictions. Weights have the same bits as in Python. The outputs of a layer are sums
+ * in float64 over its inputs in their order, then the bias, rounded to float32.
  */
 
 /** The bytes are not a student file that this version can read; the message names the reason. */
@@ -296,7 +296,7 @@ function readSymbols(count, nSymbols) {
   return readMessage(count, precision, [frequencies]);
 }
 
-/** Symbols of a rANS message; `tables` are all frequencies but the last in each context, `contexts` that of each symbol. */
+/** Symbols of a rANS message: `tables` has all frequencies but the last of each context, `contexts` each symbol's. */
 function readMessage(count, precision, tables, contexts) {
   const [total, nSymbols] = [1 << precision, tables[0].length + 1];
   const symbolAt = new Uint16Array(tables.length * total);
@@ -346,7 +346,7 @@ function readMessage(count, precision, tables, contexts) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Random numbers
 
-/** The present 64-bit word, upper and lower half: BigInt, and variables of more than 31 bits, take several times as long. */
+/** The present 64-bit word, its upper and its lower half. BigInt, and variables beyond 31 bits, allocate memory. */
 const word = new Uint32Array(2);
 
 /** Upper half of the product of two unsigned integers of 32 bits. */
@@ -421,10 +421,11 @@ function permutation(seed, number, count) {
 const quantiles = new Float32Array(65536);
 
 /**
- * The standard normal quantile of p = (index + 1/2) / 65536. Phi(x) = 1/2 + odd / (even sqrt(2 pi)), with odd and even the
- * sums of x^n / n!! over odd and even n; from x, a Newton step u and two more terms of the series of the quantile lead on.
- * Only operations that IEEE 754 defines are used, so that the value rounded to float32 has the same bits everywhere;
- * Math.exp may differ between browsers in the last digit.
+ * The standard normal quantile of p = (index + 1/2) / 65536.
+ *
+ * Phi(x) = 1/2 + odd / (even sqrt(2 pi)), with odd and even the sums of x^n / n!! over odd and even n; a Newton step u
+ * and two more terms of the series of the quantile lead from x to the next x. Only operations that IEEE 754 defines are
+ * used, so that the value rounded to float32 has the same bits everywhere; Math.exp may differ between browsers.
  */
 function quantile(index) {
   const gap = (0.5 - (index + 0.5) / 65536) * sqrt(2 * Math.PI);
@@ -1023,8 +1024,8 @@ function givesProbabilities(output) {
 // Predictions
 
 /**
- * The function from the inputs of layers, a Float32Array, to the outputs of the last one, a Float32Array that the next call
- * overwrites. Inputs that are 0, most pixels of a drawing, take no time.
+ * The function from the inputs of layers, a Float32Array, to the outputs of the last one, a Float32Array that the next
+ * call overwrites. Inputs that are 0, most pixels of a drawing, take no time.
  */
 function forwardOf(layers, nInputs, activate) {
   const widest = layers.reduce((most, [, biases]) => max(most, biases.length), nInputs);
@@ -1107,10 +1108,8 @@ function studentOf(network) {
       given[index] = typeof value == "number" ? value : Infinity;
       // Not finite as well where it is too large for float32
       if (!Number.isFinite(given[index]) && !(mayBeMissing && value !== value)) {
-        reject(
-          where,
-          `has ${String(value)} as feature ${names ? `"${names[index]}"` : index}; it must be a number, finite and not too large`,
-        );
+        const feature = names ? `"${names[index]}"` : index;
+        reject(where, `has ${String(value)} as feature ${feature}; it must be a number, finite and not too large`);
       }
     }
   }
@@ -1128,11 +1127,11 @@ function studentOf(network) {
         if (isFilled && value !== value) value = 0;
       }
       inputs[index] = value;
-      if (!Number.isFinite(inputs[index])) reject(where, "has values too large for the network");
       if (!isWide) {
         if (offset) inputs[index] -= offset[index];
         if (scale) inputs[index] *= scale[index];
       }
+      if (!Number.isFinite(inputs[index])) reject(where, "has values too large for the network");
     }
     const outputs = forward(inputs);
     if (!areFinite(outputs)) reject(where, "has values too large for the network");
@@ -1188,8 +1187,6 @@ function studentOf(network) {
 
 /** Read a student from the bytes of a student file, an ArrayBuffer or Uint8Array; see distill.d.ts. */
 export function load(file) {
-  if (!(file?.byteLength >= 0)) {
-    throw new TypeError("load takes an ArrayBuffer or a Uint8Array");
-  }
+  if (!(file?.byteLength >= 0)) throw new TypeError("load takes an ArrayBuffer or a Uint8Array");
   return studentOf(read(new Uint8Array(file.buffer ?? file, file.byteOffset, file.byteLength)));
 }

@@ -193,6 +193,8 @@ def error_bounds(student: Student, row: np.ndarray) -> np.ndarray:
         scale = 1.0 if network.scale is None else np.abs(network.scale.astype(float))
         rounding = 2.0**-50 if network.has_wide_inputs else 2.0**-22
         size, error = (size + offset) * scale, error * scale + (size + offset) * scale * rounding
+        if size.max() > 3e38:  # an error in JavaScript; in Python the network may still give finite outputs
+            return np.full(network.layer_sizes[-1], np.inf)
         for index, (weight, bias) in enumerate(zip(network.weights, network.biases)):
             if index and network.activation in ("tanh", "logistic"):
                 size, error = np.minimum(size, 1), np.minimum(error, 2) + 1e-6

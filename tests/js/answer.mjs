@@ -2,8 +2,8 @@
 //
 //     node answer.mjs distill.js jobs.json answers.json
 //
-// A job is { data, rows }: a file, and its rows in float64, both base64; or a number of rows of `pattern`, as in Python.
-// JSON has neither NaN nor integers beyond 2^53: both are strings in answers.
+// A job is { data, rows }: a file, and its rows in float64, both base64, or a number of rows of `pattern`, which Python
+// has, too. JSON has neither NaN nor integers beyond 2^53: both are strings in answers.
 import { readFileSync, writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
