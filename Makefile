@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 FAST := -m "not slow" tests distill/codecs distill/network.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-oldest coverage docs lint types format check release-check fuzz clean
+.PHONY: help setup setup-web web demo demo-web test test-fast test-oldest coverage docs lint types format check release-check fuzz clean
 .PHONY: bench-mnist bench-scale bench-codebook bench-random-code bench-spike-slab bench-student bench-uci
 .PHONY: bench-matrix-gaussian bench-search
 
@@ -27,6 +27,19 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## the main job on handwritten digits: a table, a picture and a student file in results/
 	$(BIN)/python examples/quickstart.py
+
+setup-web:  ## the minifier of the runtime for pages, in js/node_modules/ (npm)
+	npm install --no-package-lock --no-audit --no-fund --loglevel=error --prefix js
+
+web:  ## distill/web/distill.min.js from js/distill.js; after `make setup-web`
+	js/node_modules/.bin/esbuild js/distill.js --minify --format=iife --global-name=distill --target=es2022 \
+	    --banner:js="// js/distill.js, minified by make web; SHA-256 of the source: $$($(PYTHON) -c \
+	    'import hashlib; print(hashlib.sha256(open("js/distill.js", "rb").read()).hexdigest())')" \
+	    --outfile=distill/web/distill.min.js
+
+demo-web: $(READY)  ## a page on which one draws a digit and a model of 1000 bytes answers
+	$(BIN)/python -m distill serve-demo examples/models/mnist_1000.student --title "Draw a digit" --range 0,1 \
+	    --names examples/models/mnist_1000.json --examples examples/models/drawn_digits.json --shape 28,28
 
 test: $(READY)  ## all tests and doctests
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
@@ -107,5 +120,5 @@ fuzz: $(READY)  ## a million hostile student files
 	$(BIN)/python tests/helpers/fuzz_student_file.py --cases 1000000
 
 clean:  ## remove environments and build products
-	rm -rf $(VENV) .venv-oldest .venv-release .venv-wheel docs/_build docs/auto_examples docs/sg_execution_times.rst
+	rm -rf js/node_modules $(VENV) .venv-oldest .venv-release .venv-wheel docs/_build docs/auto_examples docs/sg_execution_times.rst
 	rm -rf build dist *.egg-info results examples/results .coverage .mypy_cache .pytest_cache .ruff_cache

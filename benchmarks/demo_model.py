@@ -55,8 +55,8 @@ def main():
     description = {
         "names": {str(cluster): str(row.argmax()) for cluster, row in enumerate(counts)},
         "word": "cluster",
-        "note": "The model was trained without labels: its answer is the number of a cluster. The digit is the one that "
-        f"most images of the cluster show, counted with the labels of {N_VALIDATION} images after the training.",
+        "note": "The model was trained without labels: its answer is the number of a cluster. The digit is the one "
+        f"that most images of the cluster show, counted with the labels of {N_VALIDATION} images after the training.",
         "made_by": "python benchmarks/demo_model.py --data DIR",
         "training": "MNIST, 55000 images without labels (the teacher: 60000); pixels from 0 to 1",
         "settings": CANDIDATES[MAX_BYTES][best]._asdict() | {"seed": options.seed, "steps": options.steps},

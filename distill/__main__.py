@@ -1,8 +1,10 @@
-"""Command line: report the contents of a student file, or predict with it.
+"""Command line: report the contents of a student file, predict with it, or show a page on which it answers.
 
 python -m distill info FILE
 python -m distill predict FILE data.npy|data.csv|data.tsv|data.parquet|- [-o predictions.npy|predictions.csv]
                           [--method METHOD]
+python -m distill serve-demo FILE [--port N] [--no-browser] [-o page.html] [--shape H,W] [--range LOW,HIGH]
+                          [--names names.json] [--examples rows.npy|rows.csv|drawings.json] [--title TITLE] [--fields]
 """
 
 import argparse
@@ -18,6 +20,7 @@ import numpy as np
 from distill.codecs.files import write_bytes
 from distill.runtime import Student, load
 from distill.tables import Wanted, check_values, read_rows
+from distill.web import demo
 
 _METHODS = ("predict", "predict_proba", "transform", "decision_function")
 
@@ -50,8 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument(
         "--method", choices=_METHODS, help="method to call; by default the one that the student was trained for"
     )
+    demo.add_arguments(
+        commands.add_parser(
+            "serve-demo", help="show a page on which a student answers: digits are drawn, other features are fields"
+        )
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.command == "serve-demo":
+            demo.run(options, _note)
+            return 0
         student = load(options.file)
         if options.command == "info":
             print(describe(student))
