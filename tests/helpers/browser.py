@@ -5,7 +5,6 @@ answers and events to 4. Nothing but the browser itself is needed.
 """
 
 import base64
-import fcntl
 import itertools
 import json
 import os
@@ -35,6 +34,8 @@ class Browser:
 
     def __init__(self):
         chromium, bash = need("chromium", "bash")
+        import fcntl  # not on Windows, where there is no program of the name chromium
+
         self._profile = tempfile.mkdtemp(prefix="browser-")
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
