@@ -5,6 +5,9 @@ import gzip
 import hashlib
 import json
 import re
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_process import environment
 from some_students import labelled, make_network
 
 from distill.__main__ import main
@@ -262,3 +266,17 @@ def test_server(served, capsys):
     assert refused.value.code == 404
     with pytest.raises(OSError, match=r"cannot be used \(.*\); give another --port, or 0"):
         serve("", port=int(served.rstrip("/").rsplit(":", 1)[1]), open_browser=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a single process")
+def test_command_serves_until_it_is_interrupted():
+    command = [sys.executable, "-W", "error", "-m", "distill", "serve-demo", str(MODELS / "mnist_1000.student")]
+    options = ["--port", "0", "--no-browser", "--range", "0,1"]
+    with subprocess.Popen([*command, *options], env=environment(), text=True, stdout=-1, stderr=-1) as process:
+        address = process.stdout.readline().split()[0]
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            assert b"<title>Try the model</title>" in answer.read()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=10)
+    assert process.returncode == 0 and output.strip() == ""
+    assert errors == "note: rows are taken for images of 28 x 28 pixels; --fields shows number fields instead\n"
