@@ -4,9 +4,9 @@ Put a student on a web page
 
 One HTML file with a student of 1000 bytes: whoever opens it draws a digit, and the page shows its cluster.
 
-A multilayer bootstrap network and k-means find ten clusters of digits without labels. A random code of at most 1000 bytes
-learns to predict them; `input_shape` says that the 64 features are a grid of pixels. The digit that most images of a cluster
-show becomes its name; labels are used for nothing else, and after the training.
+A multilayer bootstrap network and k-means find ten clusters of digits without labels. A random code of at most 1000
+bytes learns to predict them; ``input_shape`` says that the 64 features are a grid of pixels. The digit that most images
+of a cluster show becomes its name; labels are used for nothing else, and after the training.
 """
 
 from pathlib import Path

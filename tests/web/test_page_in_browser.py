@@ -230,7 +230,7 @@ def test_two_hundred_drawings(digits_page, digits, show):
     rows = page.evaluate(f"{json.dumps([strokes for _, strokes in drawings])}.map((s) => drawing.prepare(s, {form}))")
     rows = np.array(rows, np.float32)
     found = [int(NAMES[str(cluster)]) for cluster in digits.predict(rows)]
-    assert np.mean(np.array(found) == [digit for digit, _ in drawings]) > 0.95  # 0.985 when written
+    assert np.mean(np.array(found) == [digit for digit, _ in drawings]) > 0.95  # 0.98 when written
     # The form of MNIST: 20 pixels high or wide, the center of mass at pixel (14, 14), ink as in its images (mean 103)
     places = np.arange(28)
     for row in rows:
