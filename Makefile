@@ -28,10 +28,13 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## the main job on handwritten digits: a table, a picture and a student file in results/
 	$(BIN)/python examples/quickstart.py
 
-setup-web:  ## the minifier of the runtime for pages, in js/node_modules/ (npm)
-	npm install --no-package-lock --no-audit --no-fund --loglevel=error --prefix js
+setup-web: js/node_modules/.ready  ## what minifies the runtime for pages, and the tools of its tests (npm)
 
-web:  ## distill/web/distill.min.js from js/distill.js; after `make setup-web`
+js/node_modules/.ready: js/package.json
+	npm install --prefix js --no-save --no-package-lock --no-audit --no-fund --loglevel=error
+	touch $@
+
+web: js/node_modules/.ready  ## distill/web/distill.min.js from js/distill.js
 	js/node_modules/.bin/esbuild js/distill.js --minify --format=iife --global-name=distill --target=es2022 \
 	    --banner:js="// js/distill.js, minified by make web; SHA-256 of the source: $$($(PYTHON) -c \
 	    'import hashlib; print(hashlib.sha256(open("js/distill.js", "rb").read()).hexdigest())')" \
