@@ -141,7 +141,9 @@ def to_c(
         codes, outputs, n_buffers = integer.codes, integer.outputs, integer.n_buffers
         _check_agreement(integer.agreement, min_agreement, arithmetic, rows is None)
     wide = _wide_output(program)
-    tested = _cast(typical[:_TEST_ROWS], kind)
+    # A missing value has no literal in C
+    whole = typical[np.isfinite(typical).all(axis=1)]
+    tested = (whole if len(whole) else np.nan_to_num(typical))[:_TEST_ROWS].astype(np.dtype(kind))
     expected = _expected(student, program, integer, tested, wide)
     names = network.feature_names
     n_bytes = sum(code.n_bytes for code in codes)
@@ -213,11 +215,6 @@ def _input_kind(program: Program, rows: np.ndarray | None, arithmetic: str, inpu
 def _holds(kind: str, rows: np.ndarray) -> bool:
     low, high = _RANGES[kind]
     return bool((rows == np.rint(rows)).all() and rows.min() >= low and rows.max() <= high)
-
-
-def _cast(rows: np.ndarray, kind: str) -> np.ndarray:
-    """Return rows as the functions take them."""
-    return rows.astype(np.dtype(kind))
 
 
 def _drawn(program: Program, kind: str, arithmetic: str) -> np.ndarray:
