@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import zlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import fuzz_student_file
 import javascript
 import numpy as np
 import pytest
+import small_student_files
 from javascript import decoded, encoded
 from some_students import make_network, make_rows
 
@@ -128,8 +130,46 @@ def test_words_and_permutations_are_those_of_the_generator(folder):
         assert order == generator.permutation(*each).tolist()
 
 
+def dynamic_block(literals, distances, symbols, first_repeats=False):
+    """Return a block of deflate data with codes of its own, of lengths 0, 8 and 9, and these codes of symbols.
+
+    With `first_repeats` the first length repeats the one before, which does not exist.
+    """
+    sizes = [*literals, *distances]
+    bits = [1, 0, 1]  # the last block, of kind 2
+    for value, width in ((len(literals) - 257, 5), (len(distances) - 1, 5), (14, 4)):
+        bits += [value >> place & 1 for place in range(width)]
+    # Lengths of the codes of lengths, in the order of the format: 0, 8, 9 and "repeat" (16) have two bits
+    for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1):
+        bits += [0, symbol in (0, 8, 9, 16), 0]
+    short = {0: (0, 0), 8: (0, 1), 9: (1, 0)}
+    if first_repeats:
+        bits += [1, 1, 0, 0]  # three times
+        sizes = sizes[3:]
+    for size in sizes:
+        bits += short[size]
+    codes, code = {}, 0
+    for size in (8, 9):
+        code <<= size - 8
+        for symbol, found in enumerate(literals):
+            if found == size:
+                codes[symbol] = [code >> place & 1 for place in reversed(range(size))]
+                code += 1
+    for symbol in symbols:
+        bits += codes[symbol]
+    return np.packbits(np.array(bits, np.uint8), bitorder="little").tobytes()
+
+
+def complete(n_symbols, without=None):
+    """Return lengths 8 and 9 of a complete code of this many symbols, one of which may be left out."""
+    n_used = n_symbols - (without is not None)
+    n_long = 2 * (n_used - 256)
+    sizes = [8] * (n_used - n_long) + [9] * n_long
+    return sizes if without is None else [*sizes[:without], 0, *sizes[without:]]
+
+
 def names_deflated():
-    """Return names as bytes, and their deflate data of all kinds of blocks, sound and damaged."""
+    """Return deflate data of all kinds of blocks and lengths when inflated, sound and damaged."""
     random = np.random.default_rng(0)
     plain = [
         b"",
@@ -144,15 +184,40 @@ def names_deflated():
         for level, strategy in ((0, 0), (1, 0), (9, 0), (9, zlib.Z_HUFFMAN_ONLY), (9, zlib.Z_FIXED), (6, zlib.Z_RLE)):
             packer = zlib.compressobj(level, zlib.DEFLATED, -15, strategy=strategy)
             sound.append((packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH) + packer.flush(), len(data)))
-    damaged = []
-    for _ in range(1500):
-        data, length = sound[random.integers(len(sound))]
-        data = bytearray(data)
-        for _ in range(random.integers(1, 3)):
-            data[random.integers(min(len(data), 80))] ^= 1 << random.integers(8)
-        cut = random.integers(len(data) + 1) if random.random() < 0.2 else len(data)
-        damaged.append((bytes(data[:cut]), length + int(random.integers(-1, 2)) * (random.random() < 0.3)))
-    return sound + [(data, max(length, 0)) for data, length in damaged]
+    changed = []
+    for data, length in sound:
+        for bit in range(min(8 * len(data), 240)):
+            flipped = bytearray(data)
+            flipped[bit // 8] ^= 1 << bit % 8
+            changed.append((bytes(flipped), length))
+        cut = int(random.integers(len(data)))
+        changed += [(data[:cut], length), (data + b"\0", length), (data, length + 1), (data, max(length - 1, 0))]
+    text, end = list(b"names"), [256]
+    made = [
+        dynamic_block(complete(286), [0], text + end),
+        dynamic_block(complete(286), [0] * 30, text + end),
+        dynamic_block(complete(286), [0] * 31, text + end),
+        dynamic_block(complete(287), [0], text + end),
+        dynamic_block(complete(288), [0], text + end),
+        dynamic_block(complete(286, without=256), [0], text),
+        dynamic_block(complete(286), [0], [*text, 285, *end]),  # a distance, and there are none
+        dynamic_block(complete(286)[:-1] + [8], [0], text + end),
+        dynamic_block(complete(286)[:-1] + [0], [0], text + end),
+        dynamic_block(complete(286), [8], text + end),
+        dynamic_block(complete(286), [0], text + end, first_repeats=True),
+        # Blocks of the fixed codes with the symbols 286 and 287 and the distances 30 and 31, which mean nothing
+        *(_fixed([97, 257 + length, far]) for length in range(31) for far in (0, 1, 29, 30, 31)),
+    ]
+    return sound + changed + [(data, length) for data in made for length in (5, 4, 6, 258 + 1)]
+
+
+def _fixed(symbols):
+    """Return a last block of the fixed codes with a literal, a length and a distance, whose further bits are 0."""
+    bits = [1, 1, 0]
+    literal, length, far = symbols
+    for code, width in ((48 + literal, 8), (length - 256, 7) if length < 280 else (192 + length - 280, 8), (far, 5)):
+        bits += [code >> place & 1 for place in reversed(range(width))]
+    return np.packbits(np.array([*bits, *[0] * 7], np.uint8), bitorder="little").tobytes()
 
 
 def inflated(data, length):
@@ -168,8 +233,9 @@ def inflated(data, length):
 def test_deflated_names_are_inflated_and_refused_as_zlib_does(folder):
     cases = names_deflated()
     expected = [inflated(*case) for case in cases]
+    assert inflated(dynamic_block(complete(286), [0], [*b"names", 256]), 5) == b"names"
     accepted = sum(plain is not None for plain in expected)
-    assert 100 < accepted < len(cases) - 500
+    assert 200 < accepted < len(cases) - 2000
     found = javascript.internals([["inflate", encoded(data), length] for data, length in cases], folder)
     assert found == [None if plain is None else encoded(plain) for plain in expected]
 
@@ -179,6 +245,16 @@ def test_fuzzed_files_are_accepted_and_refused_alike(n_cases, seed, folder):
     outcome = javascript.fuzz(n_cases, seed, folder)
     assert sum(outcome.values()) == n_cases
     assert min(outcome["accepted"], outcome["refused"]) > n_cases / 20
+
+
+def test_every_changed_byte_of_small_files_is_accepted_and_refused_alike(folder):
+    whole = small_student_files.small_files().values()
+    files = list(dict.fromkeys(each for data in whole for each in (data, *small_student_files.changed_files(data))))
+    outcome = Counter(
+        javascript.compare(data, 1, answer)
+        for data, answer in zip(files, javascript.answers(files, [1] * len(files), folder))
+    )
+    assert min(outcome["accepted"], outcome["refused"]) > 5000
 
 
 def test_cut_and_extended_files_are_refused(golden, folder):
