@@ -17,10 +17,12 @@ from javascript import decoded, encoded
 from some_students import make_network, make_rows
 
 import distill
-from distill.codecs import codebook, container, cosine, generator, grid, random_code, sparse
+from distill.codecs import codebook, container, cosine, entropy, generator, grid, random_code, sparse
 from distill.codecs.preprocessing import MomentsStep, Step
 from distill.codecs.random_code import Layout
+from distill.codecs.reader import varint
 from distill.compressors.matrix_gaussian.rounding import round_independently
+from distill.network import Network
 from distill.runtime import load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -204,11 +206,12 @@ def names_deflated():
         dynamic_block(complete(286)[:-1] + [8], [0], text + end),
         dynamic_block(complete(286)[:-1] + [0], [0], text + end),
         dynamic_block(complete(286), [8], text + end),
-        dynamic_block(complete(286), [0], text + end, first_repeats=True),
+        dynamic_block([0, 0, 0, *complete(283)], [0], text + end, first_repeats=True),
+        b"\0\xff\xff\0\0" + bytes(65535) + _fixed([97, 257, 30]),
         # Blocks of the fixed codes with the symbols 286 and 287 and the distances 30 and 31, which mean nothing
         *(_fixed([97, 257 + length, far]) for length in range(31) for far in (0, 1, 29, 30, 31)),
     ]
-    return sound + changed + [(data, length) for data in made for length in (5, 4, 6, 258 + 1)]
+    return sound + changed + [(data, length) for data in made for length in (5, 4, 6, 258 + 1, 65535 + 4)]
 
 
 def _fixed(symbols):
@@ -269,6 +272,170 @@ def test_cut_and_extended_files_are_refused(golden, folder):
     later = javascript.answers([path.read_bytes() for path in sorted((GOLDEN / "future").iterdir())], [1] * 3, folder)
     assert ["kind 9" in later[0]["refused"], "kind 99" in later[1]["refused"]] == [True, True]
     assert "version 2" in later[2]["refused"]
+
+
+def file_of(*sections, sizes=(2, 2), kind=0x10):
+    """Return a file of sections, (kind, content), and, if they have no weights, a layer of zeros."""
+    if all(number < 16 for number, _ in sections):
+        sections = [*sections, (17, bytes(2 * (sizes[0] + 1) * sizes[1]))]
+    data = b"MBNS\1" + bytes([kind]) + b"".join(map(varint, (len(sizes) - 1, *sizes)))
+    data += b"".join(bytes([number]) + varint(len(content)) + content for number, content in sections)
+    return with_checksum(data)
+
+
+def singles(*values):
+    return np.array(values, "<f4").tobytes()
+
+
+def doubles(*values):
+    return np.array(values, "<f8").tobytes()
+
+
+def codebook_in_contexts(n_rows, n_columns):
+    """Return a codebook of two codewords whose codes are in so many contexts."""
+    zeros, n_contexts = np.zeros(2, int), n_rows * n_columns
+    coded = entropy.encode(zeros, n_rows) + entropy.encode(zeros, n_columns) + varint(2048) * n_contexts
+    coded += entropy.encode_symbols(np.zeros(4, int), np.full((n_contexts, 2), 2048), np.zeros(4, int))
+    return 18, b"\0\1\1\0" + bytes(4) + b"\0" + bytes(4) + b"\2" + bytes([n_rows, n_columns]) + coded
+
+
+def grid_in_classes(n_classes):
+    """Return a grid of one step whose codes are in so many classes, all but the first empty."""
+    zeros = np.zeros(4, np.int64)
+    levels = grid._encode_levels(zeros[:2]) + grid._encode_levels(zeros[:3])
+    parts = [grid._encode_codes(zeros if number == 0 else zeros[:0]) for number in range(n_classes)]
+    return 22, b"\0\0" + levels + bytes([n_classes]) + b"".join(parts) + grid._encode_codes(zeros[:2])
+
+
+def random_code_of(bits, n_blocks=1, factor=1, scale=b"\0\x3c", grid_of_inputs=b"\0"):
+    codes = bytes(-(-n_blocks * bits // 8))
+    return 20, bytes([bits, 0]) + varint(n_blocks) + bytes([factor]) + grid_of_inputs + 2 * scale + codes
+
+
+EMPTY_GRID = grid_in_classes(1)[1]
+# Each violates one rule of docs/format.md, with the message of the package; in everything else they are sound
+FORGED = {
+    "offset of both kinds": (file_of((3, varint(3) + singles(1))), "flags 3"),
+    "scale of both kinds": (file_of((3, varint(12) + singles(1))), "flags 12"),
+    "limit, not wide": (file_of((3, varint(33) + singles(1, 1))), "flags 33"),
+    "missing values, not wide": (file_of((3, varint(65) + singles(1))), "flags 65"),
+    "wide alone": (file_of((3, varint(16))), "flags 16"),
+    "double offset without offset": (file_of((3, varint(148) + singles(1))), "flags 148"),
+    "double scale without scale": (file_of((3, varint(273) + singles(1))), "flags 273"),
+    "bits alone": (file_of((3, varint(512) + b"\1")), "flags 512"),
+    "wide bits alone": (file_of((3, varint(528) + b"\1")), "flags 528"),
+    "bits and one offset": (file_of((3, varint(513) + b"\1" + singles(1))), "flags 513"),
+    "bits and missing values": (file_of((3, varint(592) + b"\1")), "flags 592"),
+    "bits of all inputs": (file_of((3, varint(514) + b"\3" + singles(1, 1))), "bits"),
+    "padding of bits": (file_of((3, varint(514) + b"\5" + singles(1))), "bits"),
+    "limit 0": (file_of((3, varint(48) + singles(0))), "clipped at 0"),
+    "infinite limit": (file_of((3, varint(48) + singles(np.inf))), "clipped at inf"),
+    "infinite offset": (file_of((3, varint(1) + singles(np.inf))), "NaN or infinite"),
+    "output without flags": (file_of((4, b"\0")), "flags 0"),
+    "unknown flag of output": (file_of((4, b"\x11" + doubles(1))), "flags 17"),
+    "offsets of both kinds": (file_of((4, b"\3" + doubles(1))), "flags 3"),
+    "scales of both kinds": (file_of((4, b"\x0c" + doubles(1))), "flags 12"),
+    "scale 0": (file_of((4, b"\4" + doubles(0))), "not positive"),
+    "scale and softmax": (file_of((4, b"\1" + doubles(1)), kind=0x30), "neither an offset nor a scale"),
+    "labels beyond 64 bits": (file_of((1, b"\2\0" + varint(2**64 - 2))), "beyond 64 bits"),
+    "kind of labels": (file_of((1, b"\2\5\0\0")), "unknown kind of labels"),
+    "boolean 2": (file_of((1, b"\2\3\0\2")), "neither 0 nor 1"),
+    "three labels": (file_of((1, b"\3\0\0")), "3 classes"),
+    "labels and relu": (file_of((1, b"\2\0\0"), kind=0x70), "there are classes"),
+    "probabilities without labels": (file_of(kind=0x28), "needs classes"),
+    "logistic without labels": (file_of(kind=0x50), "needs classes"),
+    "probabilities of values": (file_of(kind=0x08), "needs output"),
+    "squeeze of two": (file_of(kind=0x90), "one vector"),
+    "activation": (file_of(kind=0x14), "activation number 4"),
+    "no inputs": (file_of((17, bytes(4)), sizes=(0, 2)), "empty network"),
+    "no layers": (file_of((17, b""), sizes=(2,)), "empty network"),
+    "no weights": (file_of((17, bytes(12)), sizes=(2, 2, 2)), "weights for 1 of 2"),
+    "two sections": (file_of((17, bytes(12)), (17, bytes(12))), "after the last"),
+    "labels twice": (file_of((1, b"\2\0\0"), (1, b"\2\0\0")), "comes after section 1"),
+    "names before labels": (file_of((2, b"\0\0\0"), (1, b"\2\0\0")), "comes after section 2"),
+    "names after weights": (file_of((17, bytes(12)), (2, b"\0\0\0")), "comes after section 17"),
+    "form of names": (file_of((2, b"\2\0\0")), "way of writing names"),
+    "names and more": (file_of((2, b"\0\0\0\0")), "goes on"),
+    "long names": (
+        file_of((2, b"\1" + varint(5003) + zlib.compress(varint(5000) + bytes(5001), 9, wbits=-15))),
+        "5003 bytes of names",
+    ),
+    "no steps": (file_of((0, b"\2\0")), "0 steps"),
+    "steps of no features": (file_of((0, b"\0\1\x18" + singles(1))), "0 features"),
+    "steps to other inputs": (file_of((0, b"\3\1\x18" + singles(1))), "leads to 3 inputs"),
+    "operation 7": (file_of((0, b"\2\1\7")), "step 7"),
+    "flag 32 of a step": (file_of((0, b"\2\1\x38" + singles(1))), "step 56"),
+    "one limit for all": (file_of((0, b"\2\1\x0c" + doubles(0, 1))), "impossible flags 12"),
+    "empty range": (file_of((0, b"\2\1\x14" + singles(1, 0))), "empty range"),
+    "division by zero": (file_of((0, b"\2\1\x19" + singles(0))), "divides by zero"),
+    "infinite step": (file_of((0, b"\2\1\x18" + singles(np.inf))), "NaN or infinite"),
+    "shared product": (file_of((0, b"\2\1\x0d\2" + singles(1, 1, 1, 1))), "impossible flags 13"),
+    "single product": (file_of((0, b"\2\1\x15\2" + singles(1, 1, 1, 1))), "impossible flags 21"),
+    "product of no outputs": (file_of((0, b"\2\1\5\0")), "without outputs"),
+    "shared moments": (file_of((0, b"\2\1\x0e\1\1\2")), "impossible flags 14"),
+    "moments without flags": (file_of((0, b"\2\1\6\0\1\2")), "impossible flags 0"),
+    "moments of channels": (file_of((0, b"\2\1\6\x08\1\1\2")), "impossible flags 8"),
+    "unknown moments": (file_of((0, b"\2\1\6\x21\1\2")), "impossible flags 33"),
+    "one channel": (file_of((0, b"\2\1\6\x09\1\2\1")), "shape"),
+    "other shape": (file_of((0, b"\2\1\6\1\2\2")), "shape"),
+    "blur 0": (file_of((0, b"\2\1\6\x10\1\2" + singles(0))), "blur"),
+    "blur 65": (file_of((0, b"\2\1\6\x10\1\2" + singles(65))), "blur"),
+    "no groups": (file_of((18, b"\0\1\0\0\0" + bytes(6) + b"\0\0")), "no groups"),
+    "coded inputs, and all are used": (file_of((18, b"\x08\1\1\0" + bytes(5) + bytes(6) + b"\0\0")), "flags 8"),
+    "no contexts": (file_of(codebook_in_contexts(1, 1)[:1] + (b"\0\1\1\0" + bytes(9) + b"\2\0\1",)), "0, 1"),
+    "too many contexts": (file_of(codebook_in_contexts(17, 16)), "17, 16"),
+    "degrees without noise": (file_of((22, b"\x10" + EMPTY_GRID[1:] + singles(3, 3))), "flags 16"),
+    "degrees of freedom 2": (file_of((22, b"\x14" + EMPTY_GRID[1:] + singles(0, 0, 2, 3))), "not above 2"),
+    "negative noise": (file_of((22, b"\x04" + EMPTY_GRID[1:] + singles(0, -1))), "negative"),
+    "no classes": (file_of(grid_in_classes(0)), "0 classes"),
+    "17 classes": (file_of(grid_in_classes(17)), "17 classes"),
+    "words left": (file_of((24, b"\2\0\1\1\1\1\3" + bytes(6) + singles(0, 0))), "symbols are damaged"),
+    "no lanes": (file_of((24, b"\2\0\1\1\1\0\0" + singles(0, 0))), "lanes is zero"),
+    "frequencies above their sum": (file_of((24, b"\2\0\1\x10\x81\x80\4\1\0" + singles(0, 0))), "larger than"),
+    "flag 8 of a mask": (file_of((24, b"\x08\0\0" + singles(0, 0))), "flags 8"),
+    "three bits a block": (file_of(random_code_of(3)), "bits per block"),
+    "25 bits a block": (file_of(random_code_of(25)), "bits per block"),
+    "no blocks": (file_of(random_code_of(4, 0)), "number of blocks"),
+    "more blocks than numbers": (file_of(random_code_of(4, 7)), "number of blocks"),
+    "sharing factor 0": (file_of(random_code_of(4, factor=0)), "hash factor"),
+    "sharing factor 5": (file_of(random_code_of(4, factor=5)), "hash factor"),
+    "scale -0": (file_of(random_code_of(4, scale=b"\0\x80")), "negative"),
+    "grid of other inputs": (file_of(random_code_of(4, grid_of_inputs=b"\1\3\1")), "does not hold 2 inputs"),
+    "no waves": (file_of(random_code_of(4, grid_of_inputs=b"\1\2\0")), "waves must be"),
+    "more waves than inputs": (file_of(random_code_of(4, grid_of_inputs=b"\1\2\3")), "waves must be"),
+    "nine axes": (file_of(random_code_of(4, grid_of_inputs=b"\x09" + b"\1" * 8 + b"\2\1")), "larger than 8"),
+    "too much work": (
+        file_of(random_code_of(4, 600, grid_of_inputs=b"\2" + 2 * varint(1024) + varint(2**20)), sizes=(2**20, 1)),
+        "too much work",
+    ),
+}
+SOUND = {
+    "contexts": file_of(codebook_in_contexts(16, 16)),
+    "classes": file_of(grid_in_classes(16)),
+    "degrees": file_of((22, b"\x14" + EMPTY_GRID[1:] + singles(0, 0, 2.5, 3))),
+    "no weights": file_of((24, b"\2\0\1\1\1\1\0" + singles(0, 0))),
+    "random code": file_of(random_code_of(24, 3, 4)),
+    "waves": file_of(random_code_of(4, grid_of_inputs=b"\1\2\2")),
+    "bits": file_of((3, varint(514) + b"\1" + singles(1))),
+    "limit": file_of((3, varint(48) + singles(1))),
+    "labels": file_of((1, b"\2\0" + varint(2**64 - 4))),
+    "steps": file_of((0, b"\2\2\x18" + singles(1) + b"\x14" + singles(0, 0))),
+    "channels": file_of((0, b"\2\1\6\x09\1\1\2")),
+    "blur": file_of((0, b"\2\1\6\x10\1\2" + singles(64))),
+    "names": file_of((2, b"\1" + varint(102) + zlib.compress(varint(100) + bytes(101), 9, wbits=-15))),
+    "scale": file_of((4, b"\4" + doubles(1e-300))),
+}
+
+
+def test_files_that_violate_a_single_rule_are_refused(folder):
+    for data, message in FORGED.values():
+        with pytest.raises(distill.StudentFileError, match=message):
+            load(data)
+    files = [*(data for data, _ in FORGED.values()), *SOUND.values()]
+    answers = dict(zip((*FORGED, *SOUND), javascript.answers(files, [2] * len(files), folder)))
+    assert [name for name in FORGED if "refused" not in answers[name]] == []
+    for name, data in SOUND.items():
+        assert javascript.compare(data, 2, answers[name]).startswith("accepted"), name
 
 
 def test_forged_sizes_are_refused_before_memory_is_allocated(folder):
@@ -361,7 +528,10 @@ def test_rows_in_every_form_and_errors(folder):
     network = make_network((5, 4), target="predict", output="softmax", classes=STRINGS, feature_names=names)
     plain = make_network((5, 3))
     plain = replace(plain, weights=(100 * plain.weights[0],))
-    files = {"labels": network, "wide": make_network((5, 2), fill=True), "plain": plain}
+    ones, opposite = np.full((5, 2), 3e38, np.float32), np.array([[1], [-1]], np.float32)
+    zeros = tuple(np.zeros(size, np.float32) for size in (2, 1, 1))
+    overflowing = Network((ones, opposite, np.ones((1, 1), np.float32)), zeros)
+    files = {"labels": network, "wide": make_network((5, 2), fill=True), "plain": plain, "overflowing": overflowing}
     for name, each in files.items():
         (folder / f"{name}.student").write_bytes(container.encode(each))
     (folder / "future.student").write_bytes((GOLDEN / "future" / "version-2.student").read_bytes())
