@@ -413,7 +413,7 @@ SOUND = {
     "contexts": file_of(codebook_in_contexts(16, 16)),
     "classes": file_of(grid_in_classes(16)),
     "degrees": file_of((22, b"\x14" + EMPTY_GRID[1:] + singles(0, 0, 2.5, 3))),
-    "no weights": file_of((24, b"\2\0\1\1\1\1\0" + singles(0, 0))),
+    "no stored weights": file_of((24, b"\2\0\1\1\1\1\0" + singles(0, 0))),
     "random code": file_of(random_code_of(24, 3, 4)),
     "waves": file_of(random_code_of(4, grid_of_inputs=b"\1\2\2")),
     "bits": file_of((3, varint(514) + b"\1" + singles(1))),
