@@ -557,7 +557,8 @@ def tool(name):
 
 def test_package_contains_what_it_needs_and_packs_without_a_network(folder):
     description = json.loads((javascript.ROOT / "js" / "package.json").read_text())
-    assert description["version"] == distill.__version__
+    # A version in development, 1.2.0.dev0, is no version of npm
+    assert description["version"] == distill.__version__.split(".dev")[0]
     assert "dependencies" not in description
     assert (javascript.ROOT / "js" / "LICENSE").read_text() == (javascript.ROOT / "LICENSE").read_text()
     packed = json.loads(npm("pack", "--offline", "--json", "--pack-destination", folder, cwd=javascript.ROOT / "js"))
