@@ -207,20 +207,21 @@ def names_deflated():
         dynamic_block(complete(286)[:-1] + [0], [0], text + end),
         dynamic_block(complete(286), [8], text + end),
         dynamic_block([0, 0, 0, *complete(283)], [0], text + end, first_repeats=True),
-        b"\0\xff\xff\0\0" + bytes(65535) + _fixed([97, 257, 30]),
+        b"\0\xff\xff\0\0" + bytes(65535) + _fixed([97, 257, 30], 14),
         # Blocks of the fixed codes with the symbols 286 and 287 and the distances 30 and 31, which mean nothing
         *(_fixed([97, 257 + length, far]) for length in range(31) for far in (0, 1, 29, 30, 31)),
     ]
     return sound + changed + [(data, length) for data in made for length in (5, 4, 6, 258 + 1, 65535 + 4)]
 
 
-def _fixed(symbols):
-    """Return a last block of the fixed codes with a literal, a length and a distance, whose further bits are 0."""
+def _fixed(symbols, n_extra=0):
+    """Return a last block of the fixed codes with a literal, a length and a distance, and its extra bits, all 0."""
     bits = [1, 1, 0]
     literal, length, far = symbols
     for code, width in ((48 + literal, 8), (length - 256, 7) if length < 280 else (192 + length - 280, 8), (far, 5)):
         bits += [code >> place & 1 for place in reversed(range(width))]
-    return np.packbits(np.array([*bits, *[0] * 7], np.uint8), bitorder="little").tobytes()
+    end = [0] * 7
+    return np.packbits(np.array([*bits, *[0] * n_extra, *end], np.uint8), bitorder="little").tobytes()
 
 
 def inflated(data, length):
