@@ -98,7 +98,10 @@ def pattern(n_rows: int, width: int) -> np.ndarray:
 
 
 def compare(data: bytes, rows: np.ndarray | int, answer: dict) -> str:
-    """Assert that an answer in JavaScript is that of the package; return how both ended."""
+    """Assert that an answer in JavaScript is that of the package; return how both ended.
+
+    Without rows (0) only whether the file is accepted, and what it describes, is compared.
+    """
     try:
         with np.errstate(invalid="ignore"):  # a signaling NaN among floats that are cast to float64
             student = load(data)

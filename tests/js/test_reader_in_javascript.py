@@ -251,13 +251,13 @@ def test_fuzzed_files_are_accepted_and_refused_alike(n_cases, seed, folder):
     assert min(outcome["accepted"], outcome["refused"]) > n_cases / 20
 
 
+@pytest.mark.slow
 def test_every_changed_byte_of_small_files_is_accepted_and_refused_alike(folder):
     whole = small_student_files.small_files().values()
     files = list(dict.fromkeys(each for data in whole for each in (data, *small_student_files.changed_files(data))))
-    outcome = Counter(
-        javascript.compare(data, 1, answer)
-        for data, answer in zip(files, javascript.answers(files, [1] * len(files), folder))
-    )
+    # Predictions of every third; most others have another weight
+    rows = [1 if index % 3 == 0 else 0 for index in range(len(files))]
+    outcome = Counter(map(javascript.compare, files, rows, javascript.answers(files, rows, folder)))
     assert min(outcome["accepted"], outcome["refused"]) > 5000
 
 
@@ -505,6 +505,7 @@ def test_every_combination_of_moments_is_that_of_the_package(folder):
     assert [javascript.compare(*case) for case in zip(files, rows, answers)] == ["accepted"] * 30
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_of_a_random_code_have_the_labels_of_the_package(folder):
     data = next(files_of_every_codec())
     network = load(data).network
