@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from some_students import make_network
 
-from distill.codecs import codebook, codes, container, grid, masks, random_code, sparse
+from distill.codecs import codebook, codes, container, entropy, grid, random_code, sparse
 from distill.codecs.container import Section
 from distill.codecs.preprocessing import MomentsStep, Step
 from distill.codecs.random_code import Layout
@@ -86,12 +86,35 @@ def _codebooks() -> Iterator[Section]:
         yield section
         n_packed = 1 + 3  # the byte of the form, and nine codes of two bits
         head = section.payload[: len(section.payload) - n_packed]
-        yield Section(section.codec, head + b"\1" + codes.entropy.encode(digits.ravel(), 3))
-        rows, columns = np.array([0, 1, 0]), np.array([1, 0, 0])
-        yield Section(section.codec, head + b"\2" + codes._encode_in_contexts(digits, 3, rows, columns))
-        mask = masks.entropy.encode(used.astype(np.uint8), 2)
+        yield Section(section.codec, head + b"\1" + entropy.encode(digits.ravel(), 3))
+        yield Section(
+            section.codec, head + codes_in_contexts(digits, 3, np.array([0, 1, 0]), np.array([1, 0, 0]), (2, 2))
+        )
+        mask = entropy.encode(used.astype(np.uint8), 2)
         at = section.payload.index(b"\x0d")  # the packed mask of used inputs
         yield Section(section.codec, bytes([head[0] | 8]) + head[1:at] + mask + section.payload[at + 1 :])
+
+
+def codes_in_contexts(
+    digits: np.ndarray, n_codewords: int, rows: np.ndarray, columns: np.ndarray, n_classes: tuple[int, int]
+) -> bytes:
+    """Return codes, entropy-coded with nearly equal frequencies in every context.
+
+    Parameters
+    ----------
+    digits : ndarray of shape (n_used, n_outputs)
+    n_codewords : int
+    rows, columns : ndarray of shape (n_used,), (n_outputs,)
+        Classes.
+    n_classes : tuple of int
+    """
+    n_contexts, each = n_classes[0] * n_classes[1], 4096 // n_codewords
+    written = bytes([2, *n_classes]) + entropy.encode(rows, n_classes[0]) + entropy.encode(columns, n_classes[1])
+    written += (n_codewords - 1) * n_contexts * varint(each)
+    frequencies = np.full((n_contexts, n_codewords), each)
+    frequencies[:, -1] = 4096 - (n_codewords - 1) * each
+    contexts = (rows[:, None] * n_classes[1] + columns).ravel()
+    return written + entropy.encode_symbols(digits.ravel(), frequencies, contexts)
 
 
 def _grids() -> Iterator[Section]:
@@ -114,7 +137,8 @@ def _sparse_layers() -> Iterator[Section]:
         yield sparse.encode(weight, np.ones(3), dtype)
     yield sparse.encode(np.ones((4, 3)), np.ones(3), "float16")
     values = weight[weight != 0].astype("<f2")
-    coded = sparse._encode_values(values)
+    planes = values.view(np.uint8).reshape(-1, 2)
+    coded = entropy.encode(planes[:, 1], 256) + planes[:, 0].tobytes()
     yield Section(24, b"\7\x0d" + codes.encode_codes((weight != 0)[[0, 2, 3]].astype(int), 2, "off") + coded + bytes(6))
 
 

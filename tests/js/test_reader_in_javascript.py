@@ -294,18 +294,20 @@ def doubles(*values):
 
 def codebook_in_contexts(n_rows, n_columns):
     """Return a codebook of two codewords whose codes are in so many contexts."""
-    zeros, n_contexts = np.zeros(2, int), n_rows * n_columns
-    coded = entropy.encode(zeros, n_rows) + entropy.encode(zeros, n_columns) + varint(2048) * n_contexts
-    coded += entropy.encode_symbols(np.zeros(4, int), np.full((n_contexts, 2), 2048), np.zeros(4, int))
-    return 18, b"\0\1\1\0" + bytes(4) + b"\0" + bytes(4) + b"\2" + bytes([n_rows, n_columns]) + coded
+    zeros = np.zeros((2, 2), int)
+    coded = small_student_files.codes_in_contexts(zeros, 2, zeros[0], zeros[0], (n_rows, n_columns))
+    return 18, b"\0\1\1\0" + bytes(4) + b"\0" + bytes(4) + coded
 
 
 def grid_in_classes(n_classes):
     """Return a grid of one step whose codes are in so many classes, all but the first empty."""
-    zeros = np.zeros(4, np.int64)
-    levels = grid._encode_levels(zeros[:2]) + grid._encode_levels(zeros[:3])
-    parts = [grid._encode_codes(zeros if number == 0 else zeros[:0]) for number in range(n_classes)]
-    return 22, b"\0\0" + levels + bytes([n_classes]) + b"".join(parts) + grid._encode_codes(zeros[:2])
+
+    def zeros(count):
+        return entropy.encode(np.zeros(count, int), 1)
+
+    levels = b"\0\0\0" + zeros(2) + b"\0\0\0" + zeros(3)
+    codes = b"".join(b"\0\0" + zeros(4 if number == 0 else 0) for number in range(n_classes))
+    return 22, b"\0\0" + levels + bytes([n_classes]) + codes + b"\0\0" + zeros(2)
 
 
 def random_code_of(bits, n_blocks=1, factor=1, scale=b"\0\x3c", grid_of_inputs=b"\0"):
