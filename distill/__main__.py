@@ -172,6 +172,8 @@ def _export(student: Student, options: argparse.Namespace) -> None:
         settings["calibration"] = read_rows(options.calibration, wanted)
     stem = os.path.splitext(os.path.basename(options.output))[0]
     settings.setdefault("name", re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_"))
+    if not re.match("[A-Za-z]", settings["name"]) and options.name is None:
+        raise ValueError(f"functions in C cannot be named like the output {options.output!r}; give --name")
     to_c(student, options.output, target="avr" if options.target == "avr" else "c99", **settings)
 
 

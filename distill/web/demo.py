@@ -113,6 +113,8 @@ def make_page(
     drawings, rows = _examples(student, examples, image_shape)
     content["examples"] = drawings or _as_lists(rows)
     if image_shape is None:
+        if pixel_range is not None:
+            remark("the range is for images, and this page has number fields")
         known = student.network.feature_names
         content["features"] = list(known or (f"feature {index + 1}" for index in range(student.n_features_in_)))
     else:

@@ -403,6 +403,17 @@ def test_wrong_parameters_name_the_way_out(tmp_path):
         with pytest.raises(ValueError, match=match):
             to_c(student, path, **parameters)
         assert not list(tmp_path.iterdir())
+    for match, parameters in {
+        r"min_agreement must be in \[0, 1\], got 'x'": {"min_agreement": "x"},
+        "complex numbers": {"calibration": rows * 1j},
+        "beyond the range of float: .* check calibration and input_scale": {"input_scale": 1e300},
+    }.items():
+        with pytest.raises(ValueError, match=match):
+            to_c(student, path, **parameters)
+    with pytest.raises(ValueError, match="the character NUL"):
+        to_c(Student(labelled((4, 2), classes=np.array(["a", "b\0c"]))), path)
+    with pytest.warns(UserWarning, match="99 samples, 1 of them different"):
+        to_c(student, arithmetic="int8", calibration=np.ones((99, 64)))
     large = Student(labelled((784, 100, 10)))
     with pytest.raises(ValueError, match=r"32768 bytes of flash, and the model needs about \d+: \d+ bytes too many"):
         to_c(large, path, target="avr")
@@ -426,7 +437,9 @@ def test_wrong_parameters_name_the_way_out(tmp_path):
     header = to_c(Student(filled), arithmetic="int8", calibration=make_rows(99, 3).round(), min_agreement=0.9)
     assert "typedef float model_input" in header
     with pytest.warns(UserWarning, match="agrees with the student by"):
-        to_c(Student(make_network((3, 500, 2), scale=np.full(3, 1e-3))), arithmetic="int8", calibration=make_rows(9, 3))
+        to_c(
+            Student(make_network((3, 500, 2), scale=np.full(3, 1e-3))), arithmetic="int8", calibration=make_rows(99, 3)
+        )
 
 
 def test_command_line(tmp_path, capsys):
@@ -439,6 +452,8 @@ def test_command_line(tmp_path, capsys):
     text = (tmp_path / "my digits.h").read_text("utf-8")
     assert text == to_c(load(path), name="my_digits", arithmetic="int8", calibration=rows, target="avr")
     assert command_line.main(command) == 2 and "typical samples" in capsys.readouterr().err
+    assert command_line.main([*command[:4], "-o", str(tmp_path / "é.h")]) == 2
+    assert "give --name" in capsys.readouterr().err
     assert (
         command_line.main(["export", str(path), "--target", "onnx", "--name", "x", "-o", str(tmp_path / "x.onnx")]) == 2
     )

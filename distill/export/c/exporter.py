@@ -23,6 +23,8 @@ TARGETS = {"c99": None, "avr": (32768, 2048)}
 INPUT_TYPES = {"float": "f4", "double": "f8", "uint8": "u1", "int8": "i1", "int16": "i2"}
 _RANGES = {"u1": (0, 255), "i1": (-128, 127), "i2": (-32768, 32767)}
 _LARGEST = {"u1": 255, "i1": 128, "i2": 32768}
+# Samples, and different ones, below which a calibration is warned of
+_FEW, _FEW_DIFFERENT = 50, 5
 # Rows that integers are chosen on, and rows of the self-test
 _CALIBRATION_ROWS, _TEST_ROWS = 2000, 3
 # Distance from integers, in units of `input_scale`, that is rounding
@@ -115,7 +117,7 @@ def to_c(
     >>> weights, biases = (np.eye(2, dtype=np.float32),), (np.zeros(2, np.float32),)
     >>> network = Network(weights, biases, target="predict", output="softmax", classes=np.array([3, 7]))
     >>> text = to_c(Student(network), name="sides")
-    >>> [line for line in text.splitlines() if "sides_predict(" in line]
+    >>> [line for line in text.splitlines() if line.endswith("sides_predict(const sides_input *x)")]
     ['static inline int sides_predict(const sides_input *x)']
     """
     text.check_name(name)
@@ -126,7 +128,8 @@ def to_c(
     ):
         if value not in allowed:
             raise ValueError(f"{parameter} must be one of {list(allowed)}, got {value!r}")
-    if min_agreement is not None and not 0 <= min_agreement <= 1:
+    is_number = isinstance(min_agreement, int | float | np.number)
+    if min_agreement is not None and not (is_number and 0 <= min_agreement <= 1):
         raise ValueError(f"min_agreement must be in [0, 1], got {min_agreement!r}")
     if not (isinstance(input_scale, int | float | np.number) and 0 < input_scale < np.inf):
         raise ValueError(f"input_scale must be a number above 0, got {input_scale!r}")
@@ -148,6 +151,13 @@ def to_c(
         integer = _best_integers(emit, program, typical, reference, kind, arithmetic)
         codes, outputs, n_buffers = integer.codes, integer.outputs, integer.n_buffers
         _check_agreement(integer.agreement, min_agreement, arithmetic, rows is None)
+        if rows is not None and (len(rows) < _FEW or len(np.unique(rows, axis=0)) < _FEW_DIFFERENT):
+            warnings.warn(
+                f"calibration has {len(rows)} samples, {len(np.unique(rows, axis=0))} of them different; the agreement "
+                f"{integer.agreement:.4f} of so few says little about others: give some hundred typical ones",
+                UserWarning,
+                stacklevel=2,
+            )
     wide = _wide_output(program)
     _check_doubles(target, program, kind == "f8" or wide)
     # A missing value has no literal in C
@@ -183,7 +193,10 @@ def _samples(student: Student, calibration: Any) -> np.ndarray:
     """Return the calibration samples, float64; ValueError if they are none of this student."""
     n_features = student.n_features_in_
     rows = columns.matrix(calibration, student.network.feature_names)
-    rows = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, np.float64)
+    rows = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows)
+    if rows.dtype.kind == "c":
+        raise ValueError("calibration has complex numbers, and the student's features are real")
+    rows = rows.astype(np.float64)
     if rows.ndim != 2 or rows.shape[1] != n_features or not len(rows):
         raise ValueError(
             f"calibration must have the shape (n_samples, {n_features}) of the student's samples, got {rows.shape}"

@@ -138,6 +138,8 @@ def classes(emit: Emitter, labels: np.ndarray) -> tuple[list[str], str, str]:
             "}",
         ]
         return ["\n".join(lines)], "int", "best"
+    if any("\0" in str(value) for value in values):
+        raise ValueError(f"labels of C end at the character NUL, which is in {labels.tolist()}; rename the classes")
     arrays = [
         f"static const char {name}_name{at}[]{emit.flash} = {text.string(str(value))};"
         for at, value in enumerate(values)

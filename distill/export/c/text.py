@@ -85,7 +85,9 @@ def number(value: float, kind: str = "f4") -> str:
         with np.errstate(over="ignore"):
             if not np.isfinite(np.dtype(kind).type(value)):
                 raise ValueError(
-                    f"the student needs the number {value!r}, which is beyond the range of {TYPES[kind]} in C"
+                    f"C code would need the number {float(value):g}, which is beyond the range of {TYPES[kind]}: the "
+                    "student's features or values are too large or too small; scale them before the fit, or check "
+                    "calibration and input_scale"
                 )
         text = str(np.float32(value)) if kind == "f4" else repr(float(value))
         text = text if any(mark in text for mark in ".en") else f"{text}.0"
