@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from distill.codecs.container import StudentFileError as StudentFileError
     from distill.compressors import *  # noqa: F403
     from distill.distiller import Distiller as Distiller
+    from distill.export.size import evaluate_size as evaluate_size
     from distill.model_selection import AutoCompressor as AutoCompressor
     from distill.onnx import to_onnx as to_onnx
     from distill.pipeline import save as save
@@ -23,6 +24,7 @@ _HOMES = {
     "Distiller": "distill.distiller",
     "Student": "distill.runtime",
     "StudentFileError": "distill.codecs.container",
+    "evaluate_size": "distill.export.size",
     "load": "distill.runtime",
     "save": "distill.pipeline",
     "to_onnx": "distill.onnx",

@@ -50,6 +50,11 @@ ROOMS = [
     # The one place where `distill` knows `mbn`: which step of a pipeline becomes which step of a file
     Room(6, "distill.pipeline", "distill.codecs distill.base distill.runtime mbn.preprocessing", "numpy sklearn"),
     Room(7, "distill.onnx", f"{SHIPPED} distill.pipeline", "numpy sklearn onnx"),
+    # Compilers of other machines, as programs; they are given C and not students
+    Room(0, "distill.export.__init__"),
+    Room(0, "distill.export.toolchain"),
+    Room(1, "distill.export.stack", "distill.export.toolchain"),
+    Room(2, "distill.export.size", "distill.export.toolchain distill.export.stack"),
     Room(
         7,
         "distill.compressors.base distill.compressors.budget distill.compressors.pruning",
