@@ -14,6 +14,8 @@ from distill.export.toolchain import Target
 
 __all__ = ["FunctionSize", "Interface", "Size", "evaluate_size", "measure_call", "read_interface", "unit_source"]
 
+# What GCC says of an AVR's tables from 32768 bytes on, and its linker from 128 kB on
+_TOO_LARGE = re.compile(r"size of array .* is too large|region `?text'? overflowed|will not fit in region")
 # In the order in which they are taken for `Size.function`
 _FUNCTIONS = ("predict", "predict_proba", "decision_function", "transform", "selftest")
 
@@ -175,6 +177,8 @@ def evaluate_size(
                 flags=flags,
             )
         except ValueError as error:
+            if device.flash is not None and _TOO_LARGE.search(str(error)):
+                raise _too_large(path, interface, function, device) from None
             raise ValueError(f"path={str(path)!r} does not compile for target={target!r}:\n{error}") from None
     size = Size(
         interface.name,
@@ -321,9 +325,27 @@ def measure_call(
     )
 
 
+def _too_large(path: Path, interface: Interface, function: str, device: Target) -> ValueError:
+    """Return the error for tables that the compiler of a device does not accept, whose bytes the host's counts."""
+    host = measure_call(
+        "host",
+        f'#include "{path.resolve().as_posix()}"',
+        interface.calls[function],
+        input_type=interface.input_type,
+        n_inputs=interface.n_inputs,
+        n_outputs=interface.n_outputs,
+    )
+    excess = host.constants - (device.flash or 0)
+    return ValueError(
+        f"path={str(path)!r}: the tables of {interface.name}_{function} alone have {host.constants} bytes, {excess} "
+        f"more than the {device.flash} of flash of target={device.name!r}: use arithmetic='int8' or a smaller student"
+    )
+
+
 def unit_source(declarations: str, call: str, input_type: str, n_inputs: int | str, n_outputs: int | str) -> str:
     """Return a translation unit with ``int measured(row, results)`` and the arrays for it; see `measure_call`."""
     lines = [
+        "#include <stdint.h>",
         declarations,
         f"typedef {input_type} measured_input;",
         f"extern measured_input measured_row[{n_inputs}];",
