@@ -20,8 +20,8 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wdoubl
 # leaves to functions that call no others, arrays would not be counted
 _HOST = ("-fno-asynchronous-unwind-tables", *(["-mno-red-zone"] if platform.machine() in ("x86_64", "AMD64") else []))
 _EACH_SECTION = ("-ffunction-sections", "-fdata-sections")
-# The linker is to accept variables beyond the memory, so that their bytes can be told
-_ATMEGA328P = ("-mmcu=atmega328p", "-Wl,--defsym=__DATA_REGION_LENGTH__=0xff00")
+# The linker is to accept programs beyond the memory, so that their bytes can be told
+_ATMEGA328P = ("-mmcu=atmega328p", "-Wl,--defsym=__TEXT_REGION_LENGTH__=0x20000,--defsym=__DATA_REGION_LENGTH__=0xff00")
 _CORTEX = ("-mthumb", "-ffreestanding", "-nostartfiles", "--specs=nano.specs", "-Wl,-T,cortex.ld")
 
 

