@@ -12,7 +12,16 @@ from distill.export import toolchain
 from distill.export.stack import stack_depth
 from distill.export.toolchain import Target
 
-__all__ = ["FunctionSize", "Interface", "Size", "evaluate_size", "measure_call", "read_interface", "unit_source"]
+__all__ = [
+    "Call",
+    "FunctionSize",
+    "Interface",
+    "Size",
+    "evaluate_size",
+    "measure_call",
+    "read_interface",
+    "unit_source",
+]
 
 # What GCC says of an AVR's tables from 32768 bytes on, and its linker from 128 kB on
 _TOO_LARGE = re.compile(r"size of array .* is too large|region `?text'? overflowed|will not fit in region")
@@ -170,10 +179,11 @@ def evaluate_size(
             sizes[function] = measure_call(
                 target,
                 f'#include "{path.resolve().as_posix()}"',
-                call,
+                call.statements,
                 input_type=interface.input_type,
                 n_inputs=interface.n_inputs,
-                n_outputs=interface.n_outputs if "results" in call else 0,
+                n_outputs=interface.n_outputs if call.output_type else 0,
+                output_type=call.output_type or "float",
                 flags=flags,
             )
         except ValueError as error:
@@ -194,6 +204,22 @@ def evaluate_size(
 
 
 @dataclass(frozen=True)
+class Call:
+    """A call of a function of a header.
+
+    Parameters
+    ----------
+    statements : str
+        C that calls it for the array `row` with the array `results` and returns an integer.
+    output_type : str or None
+        Type in C of the results; None for a function that returns its result.
+    """
+
+    statements: str
+    output_type: str | None = None
+
+
+@dataclass(frozen=True)
 class Interface:
     """The functions of a generated header.
 
@@ -205,15 +231,15 @@ class Interface:
         Type in C of a value of a row.
     n_inputs, n_outputs : str
         C expressions: values of a row, and the largest number of results of a function.
-    calls : dict of str to str
-        For each function, statements in C that call it for `row` with the array `results` and return an ``int``.
+    calls : dict of str to Call
+        By the name of the function without the prefix.
     """
 
     name: str
     input_type: str
     n_inputs: str
     n_outputs: str
-    calls: dict[str, str]
+    calls: dict[str, Call]
 
 
 def read_interface(path: str | os.PathLike, name: str | None = None) -> Interface:
@@ -242,14 +268,17 @@ def read_interface(path: str | os.PathLike, name: str | None = None) -> Interfac
     return Interface(name, types[name], f"{name.upper()}_N_FEATURES", n_outputs, calls)
 
 
-def _find_call(text: str, name: str, function: str) -> str | None:
-    """Return statements that call a function with the arguments that it takes, None if the header has none."""
+def _find_call(text: str, name: str, function: str) -> Call | None:
+    """Return the call of a function with the arguments that it takes, None if the header has none."""
     found = re.search(rf"\b(\w+)\s+{name}_{function}\s*\(([^)]*)\)\s*\{{", text)
     if found is None:
         return None
-    n_arguments = 0 if found[2].strip() in ("", "void") else found[2].count(",") + 1
-    call = f"{name}_{function}({', '.join(['row', 'results'][:n_arguments])});"
-    return f"{call} return 0;" if found[1] == "void" else f"return (int){call}"
+    arguments = [] if found[2].strip() in ("", "void") else found[2].split(",")
+    call = f"{name}_{function}({', '.join(['row', 'results'][: len(arguments)])});"
+    output_type = arguments[1].split("*")[0].strip() if len(arguments) == 2 else None
+    if output_type and (alias := re.search(rf"^\s*typedef\s+(\w+)\s+{output_type}\s*;", text, re.MULTILINE)):
+        output_type = alias[1]
+    return Call(f"{call} return 0;" if found[1] == "void" else f"return {call}", output_type)
 
 
 def measure_call(
@@ -260,6 +289,7 @@ def measure_call(
     input_type: str = "float",
     n_inputs: int | str,
     n_outputs: int | str = 0,
+    output_type: str = "float",
     flags: Sequence[str] = ("-Os",),
     folder: str | os.PathLike | None = None,
 ) -> FunctionSize:
@@ -272,10 +302,11 @@ def measure_call(
     declarations : str
         C that declares and defines the function.
     call : str
-        Statements that call it for the array `row` with the array `results` and return an ``int``.
+        Statements that call it for the array `row` with the array `results` and return an integer.
     input_type : str, default="float"
     n_inputs, n_outputs : int or str
         Lengths of the arrays, C expressions. No results are reserved for a length of 0.
+    output_type : str, default="float"
     flags : sequence of str, default=("-Os",)
     folder : str or path or None, default=None
         Where the program is built and left; None for a temporary folder.
@@ -297,15 +328,16 @@ def measure_call(
         has_results = str(n_outputs) != "0"
         results = "measured_results" if has_results else "0"
         main = (
+            "#include <stdint.h>\n"
             "extern unsigned char measured_row[], measured_results[];\n"
-            "int measured(const void *row, void *results);\n"
-            "volatile int measured_label;\n"
+            "int32_t measured(const void *row, void *results);\n"
+            "volatile int32_t measured_label;\n"
             f"int main(void) {{ measured_label = measured(measured_row, {results}); return 0; }}\n"
         )
         main_object = toolchain.compile_object(device, main, place, "main", ["-std=c99", "-Os"])
         found = {}
         for name, statements in (("empty", "return 0;"), ("model", call)):
-            source = unit_source(declarations, statements, input_type, n_inputs, n_outputs)
+            source = unit_source(declarations, statements, input_type, n_inputs, n_outputs, output_type)
             unit = toolchain.compile_object(device, source, place, name, ["-std=c99", *flags])
             program = toolchain.link(device, [main_object, unit], place, name, flags)
             found[name] = toolchain.sections(device, program)
@@ -330,10 +362,11 @@ def _too_large(path: Path, interface: Interface, function: str, device: Target) 
     host = measure_call(
         "host",
         f'#include "{path.resolve().as_posix()}"',
-        interface.calls[function],
+        interface.calls[function].statements,
         input_type=interface.input_type,
         n_inputs=interface.n_inputs,
         n_outputs=interface.n_outputs,
+        output_type=interface.calls[function].output_type or "float",
     )
     excess = host.constants - (device.flash or 0)
     return ValueError(
@@ -342,20 +375,32 @@ def _too_large(path: Path, interface: Interface, function: str, device: Target) 
     )
 
 
-def unit_source(declarations: str, call: str, input_type: str, n_inputs: int | str, n_outputs: int | str) -> str:
-    """Return a translation unit with ``int measured(row, results)`` and the arrays for it; see `measure_call`."""
+def unit_source(
+    declarations: str,
+    call: str,
+    input_type: str,
+    n_inputs: int | str,
+    n_outputs: int | str,
+    output_type: str = "float",
+) -> str:
+    """Return a translation unit with ``int32_t measured(row, results)`` and the arrays for it; see `measure_call`."""
     lines = [
         "#include <stdint.h>",
         declarations,
         f"typedef {input_type} measured_input;",
+        f"typedef {output_type} measured_output;",
         f"extern measured_input measured_row[{n_inputs}];",
         f"measured_input measured_row[{n_inputs}];",
     ]
     if str(n_outputs) != "0":
-        lines += [f"extern float measured_results[{n_outputs}];", f"float measured_results[{n_outputs}];"]
+        lines += [
+            f"extern measured_output measured_results[{n_outputs}];",
+            f"measured_output measured_results[{n_outputs}];",
+        ]
     lines += [
-        "int measured(const measured_input *row, float *results);",
-        f"int measured(const measured_input *row, float *results) {{ (void)row; (void)results; {call} }}",
+        "int32_t measured(const measured_input *row, measured_output *results);",
+        "int32_t measured(const measured_input *row, measured_output *results)",
+        f"{{ (void)row; (void)results; {call} }}",
     ]
     return "\n".join(lines) + "\n"
 

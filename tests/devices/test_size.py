@@ -204,4 +204,4 @@ def test_programs_are_built_in_a_temporary_folder(header, tmp_path, monkeypatch)
     distill.evaluate_size(path)
     assert list(folder.iterdir()) == []
     assert [entry.name for entry in tmp_path.iterdir()] == ["toy.h", "empty"] or len(list(tmp_path.iterdir())) == 2
-    assert size_module.read_interface(path).calls["predict"] == "return (int)toy_predict(row);"
+    assert size_module.read_interface(path).calls["predict"].statements == "return toy_predict(row);"

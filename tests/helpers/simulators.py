@@ -26,7 +26,7 @@ from distill.export import toolchain
 from distill.export.size import read_interface, unit_source
 
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-INPUT_TYPES = {
+TYPES = {
     "float": np.dtype("<f4"), "uint8_t": np.dtype("u1"), "int8_t": np.dtype("i1"), "int16_t": np.dtype("<i2"),
     "int32_t": np.dtype("<i4"), "double": np.dtype("<f8"),
 }  # fmt: skip
@@ -45,9 +45,9 @@ class Function:
     declarations : str
         C that declares it.
     call : str
-        Statements that call it for the array `row` with the array `results` and return an ``int``.
-    input_type : str
-        Type in C of the values of a row, one of `INPUT_TYPES`.
+        Statements that call it for the array `row` with the array `results` and return an integer.
+    input_type, output_type : str
+        Types in C of the values of both arrays, of `TYPES`.
     n_inputs, n_outputs : int
         Lengths of both arrays.
     """
@@ -57,15 +57,18 @@ class Function:
     input_type: str
     n_inputs: int
     n_outputs: int = 0
+    output_type: str = "float"
 
     @property
     def source(self) -> str:
         """The translation unit."""
-        return unit_source(self.declarations, self.call, self.input_type, self.n_inputs, self.n_outputs)
+        return unit_source(
+            self.declarations, self.call, self.input_type, self.n_inputs, self.n_outputs, self.output_type
+        )
 
     def as_inputs(self, rows: np.ndarray) -> np.ndarray:
         """Return rows in the type of the inputs; integers must be in its range."""
-        rows, dtype = np.asarray(rows), INPUT_TYPES[self.input_type]
+        rows, dtype = np.asarray(rows), TYPES[self.input_type]
         if dtype.kind != "f":
             limits = np.iinfo(dtype)
             assert np.all((rows >= limits.min) & (rows <= limits.max) & (rows == np.round(rows)))
@@ -82,7 +85,7 @@ class Run:
     ----------
     labels : ndarray of shape (n_rows,), int32
         What the function returns.
-    outputs : ndarray of shape (n_rows, n_outputs), float32
+    outputs : ndarray of shape (n_rows, n_outputs)
     cost : ndarray of shape (n_rows,), int64, or None
         Cycles (ATmega328P) or instructions (Cortex-M3) of each call.
     stack : int or None
@@ -101,7 +104,9 @@ def header_function(path: str | Path, function: str | None = None, name: str | N
     call = interface.calls[function or next(iter(interface.calls))]
     declarations = f'#include "{Path(path).resolve()}"'
     n_inputs, n_outputs = _numbers(declarations, interface.n_inputs, interface.n_outputs)
-    return Function(declarations, call, interface.input_type, n_inputs, n_outputs if "results" in call else 0)
+    n_outputs = n_outputs if call.output_type else 0
+    output_type = call.output_type or "float"
+    return Function(declarations, call.statements, interface.input_type, n_inputs, n_outputs, output_type)
 
 
 def _numbers(declarations: str, *expressions: str) -> list[int]:
@@ -123,12 +128,12 @@ def run_host(
         place = Path(folder)
         (place / "model.c").write_text(function.source, encoding="utf-8")
         (place / "main.c").write_text(
-            _HOST_MAIN % (rows.itemsize * function.n_inputs, function.n_outputs), encoding="utf-8"
+            _HOST_MAIN % (rows.itemsize * function.n_inputs, _results_bytes(function)), encoding="utf-8"
         )
         (place / "rows").write_bytes(rows.tobytes())
         _run([compiler, "-std=c99", *flags, "main.c", "model.c", "-lm", "-o", "program"], place)
         _run([str(place / "program")], place)
-        return Run(*_read_results(place / "results", len(rows), function.n_outputs, "<i4"))
+        return Run(*_read_results(place / "results", len(rows), function))
 
 
 def run_cortex_m3(function: Function, rows: np.ndarray, flags: Sequence[str] = ("-Os",)) -> Run:
@@ -136,7 +141,7 @@ def run_cortex_m3(function: Function, rows: np.ndarray, flags: Sequence[str] = (
     rows = function.as_inputs(rows)
     target = toolchain.find_target("cortex-m3")
     main = _CORTEX_MAIN % {
-        "row_bytes": rows.itemsize * function.n_inputs, "n_outputs": function.n_outputs, "painted": _PAINTED,
+        "row_bytes": rows.itemsize * function.n_inputs, "results_bytes": _results_bytes(function), "painted": _PAINTED,
     }  # fmt: skip
     with TemporaryDirectory() as folder:
         place = Path(folder)
@@ -151,7 +156,7 @@ def run_cortex_m3(function: Function, rows: np.ndarray, flags: Sequence[str] = (
             "-icount", "shift=10", "-semihosting-config", "enable=on,target=native", "-kernel", program.name,
         ]  # fmt: skip
         _run(command, place)
-        labels, outputs = _read_results(place / "results", len(rows), function.n_outputs, "<i4")
+        labels, outputs = _read_results(place / "results", len(rows), function)
         counts = np.fromfile(place / "counts", "<u4").astype(np.int64)
     ticks, overhead, stack = counts[1:-1], counts[0], counts[-1]
     assert len(ticks) == len(rows)
@@ -166,7 +171,7 @@ def run_atmega328p(function: Function, rows: np.ndarray, flags: Sequence[str] = 
     with TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "rows").write_bytes(rows.tobytes())
-        main = _AVR_MAIN % function.n_outputs
+        main = _AVR_MAIN % (4 * function.n_outputs)
         objects = [
             toolchain.compile_object(target, function.source, place, "model", ["-std=c99", *flags]),
             toolchain.compile_object(target, main, place, "main", ["-std=gnu99", "-Os"]),
@@ -185,7 +190,7 @@ def run_atmega328p(function: Function, rows: np.ndarray, flags: Sequence[str] = 
             symbols["exchange"], sizes["exchange"], symbols["_end"], len(rows),
         ]  # fmt: skip
         *cycles, stack = map(int, _run([str(word) for word in command], place).split())
-        labels, outputs = _read_results(place / "results", len(rows), function.n_outputs, "<i2")
+        labels, outputs = _read_results(place / "results", len(rows), function, np.dtype("<f4"))  # double has 4 bytes
     return Run(labels, outputs, np.array(cycles), stack)
 
 
@@ -208,10 +213,17 @@ def has_avr_simulator() -> bool:
         return False
 
 
-def _read_results(path: Path, n_rows: int, n_outputs: int, label: str) -> tuple[np.ndarray, np.ndarray]:
-    found = np.fromfile(path, np.dtype([("label", label), ("outputs", "<f4", (n_outputs,))]))
+def _results_bytes(function: Function) -> int:
+    return TYPES[function.output_type].itemsize * function.n_outputs
+
+
+def _read_results(
+    path: Path, n_rows: int, function: Function, of_outputs: np.dtype | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    of_outputs = of_outputs or TYPES[function.output_type]
+    found = np.fromfile(path, np.dtype([("label", "<i4"), ("outputs", of_outputs, (function.n_outputs,))]))
     assert len(found) == n_rows, f"results of {len(found)} of {n_rows} rows"
-    return found["label"].astype(np.int32), found["outputs"]
+    return found["label"], found["outputs"]
 
 
 def _run(command: Sequence[str], folder: str | Path) -> str:
@@ -223,20 +235,20 @@ def _run(command: Sequence[str], folder: str | Path) -> str:
 _HOST_MAIN = """\
 #include <stdint.h>
 #include <stdio.h>
-int measured(const void *row, float *results);
+int32_t measured(const void *row, void *results);
 extern unsigned char measured_row[];
 #define ROW %d
-#define N_OUTPUTS %d
+#define RESULTS %d
 
 int main(void)
 {
-    static float results[N_OUTPUTS + 1];
+    static double results[RESULTS / sizeof(double) + 1];
     FILE *rows = fopen("rows", "rb"), *out = fopen("results", "wb");
     if (!rows || !out) return 1;
     while (fread(measured_row, 1, ROW, rows) == ROW) {
         int32_t label = measured(measured_row, results);
         if (fwrite(&label, sizeof label, 1, out) != 1) return 1;
-        if (fwrite(results, sizeof(float), N_OUTPUTS, out) != N_OUTPUTS) return 1;
+        if (fwrite(results, 1, RESULTS, out) != RESULTS) return 1;
     }
     return fclose(rows) || fclose(out);
 }
@@ -244,17 +256,17 @@ int main(void)
 
 _CORTEX_MAIN = """\
 #include <stdint.h>
-int measured(const void *row, float *results);
+int32_t measured(const void *row, void *results);
 extern unsigned char measured_row[], end[];
 #define ROW %(row_bytes)d
-#define N_OUTPUTS %(n_outputs)d
+#define RESULTS %(results_bytes)du
 #define PAINTED %(painted)du
 #define TIMER ((volatile uint32_t *)0x40000000)
 
-static float results[N_OUTPUTS + 1];
+static double results[RESULTS / sizeof(double) + 1];
 static uint32_t arguments[3];
 
-__attribute__((noinline)) static int empty(const void *row, float *out)
+__attribute__((noinline)) static int32_t empty(const void *row, void *out)
 {
     __asm__ volatile("" : : "r"(row), "r"(out) : "memory");
     return 0;
@@ -284,7 +296,7 @@ __attribute__((always_inline)) static inline int transfer(uint32_t operation, in
 static uint32_t *stack_pointer;
 
 /* The same instructions around each function */
-__attribute__((noinline, noclone)) static uint32_t timed(int (*function)(const void *, float *), int32_t *label)
+__attribute__((noinline, noclone)) static uint32_t timed(int32_t (*function)(const void *, void *), int32_t *label)
 {
     __asm__ volatile("mov %%0, sp" : "=r"(stack_pointer));
     uint32_t before = TIMER[1];
@@ -310,7 +322,7 @@ int main(void)
         ticks = timed(measured, &label);
         transfer(0x05, counts, &ticks, sizeof ticks);
         transfer(0x05, out, &label, sizeof label);
-        if (N_OUTPUTS) transfer(0x05, out, results, N_OUTPUTS * sizeof(float));
+        if (RESULTS) transfer(0x05, out, results, RESULTS);
     }
     uint32_t *lowest = stack_pointer - PAINTED / 4;
     while (lowest < stack_pointer && *lowest == 0xa5c3e197u) lowest++;
@@ -325,26 +337,25 @@ int main(void)
 _AVR_MAIN = """\
 #include <avr/io.h>
 #include <stdint.h>
-int measured(const void *row, float *results);
+int32_t measured(const void *row, void *results);
 extern unsigned char measured_row[];
-#define N_OUTPUTS %d
 
 struct exchange {
-    int16_t label;
-    float results[N_OUTPUTS];
+    int32_t label;
+    uint8_t results[%d];
 } exchange;
 
-__attribute__((noinline, noclone)) static int empty(const void *row, float *out)
+__attribute__((noinline, noclone)) static int32_t empty(const void *row, void *out)
 {
     __asm__ volatile("" : : "r"(row), "r"(out) : "memory");
     return 0;
 }
 
 /* The same instructions around each function */
-__attribute__((noinline, noclone)) static void call(int (*function)(const void *, float *))
+__attribute__((noinline, noclone)) static void call(int32_t (*function)(const void *, void *))
 {
     GPIOR1 = 1;
-    int label = function(measured_row, exchange.results);
+    int32_t label = function(measured_row, exchange.results);
     GPIOR1 = 2;
     exchange.label = label;
 }
