@@ -160,15 +160,22 @@ class Layout:
         -------
         list of Layer
         """
+        shared = self.shared_layers(numbers)
+        if self.input_shape:
+            shared[0] = shared[0]._replace(weight=cosine.synthesize(shared[0].weight, self.input_shape))
+        factors = scales.astype(np.float32)
+        return [
+            Layer(layer.weight * of_weights, layer.bias * of_biases)
+            for layer, (of_weights, of_biases) in zip(shared, factors)
+        ]
+
+    def shared_layers(self, numbers: np.ndarray) -> list[Layer]:
+        """Return the layers before their scales, with amplitudes of waves as the first weights; see `layers`."""
         parts = iter(np.split(numbers, np.cumsum(self.sizes)[:-1]))
-        scales = scales.astype(np.float32)
         layers = []
-        for layer, (shape, scale) in enumerate(zip(self.shared_shapes, scales)):
+        for layer, shape in enumerate(self.shared_shapes):
             index, sign = self.sharing(layer)
-            weight = (next(parts)[index] * sign).reshape(shape)
-            if layer == 0 and self.input_shape:
-                weight = cosine.synthesize(weight, self.input_shape)
-            layers.append(Layer(weight * scale[0], next(parts) * scale[1]))
+            layers.append(Layer((next(parts)[index] * sign).reshape(shape), next(parts)))
         return layers
 
     def check(self) -> None:

@@ -1,1 +1,1 @@
-"""Students outside Python: what is written for other languages, and its size there."""
+"""Students for machines without Python: generated C, and its size there."""
