@@ -182,7 +182,7 @@ def evaluate_size(
                 call.statements,
                 input_type=interface.input_type,
                 n_inputs=interface.n_inputs,
-                n_outputs=interface.n_outputs if call.output_type else 0,
+                n_outputs=call.n_outputs,
                 output_type=call.output_type or "float",
                 flags=flags,
             )
@@ -213,10 +213,13 @@ class Call:
         C that calls it for the array `row` with the array `results` and returns an integer.
     output_type : str or None
         Type in C of the results; None for a function that returns its result.
+    n_outputs : str
+        C expression: the number of results.
     """
 
     statements: str
     output_type: str | None = None
+    n_outputs: str = "0"
 
 
 @dataclass(frozen=True)
@@ -229,8 +232,8 @@ class Interface:
         Prefix of the functions.
     input_type : str
         Type in C of a value of a row.
-    n_inputs, n_outputs : str
-        C expressions: values of a row, and the largest number of results of a function.
+    n_inputs : str
+        C expression: the number of values of a row.
     calls : dict of str to Call
         By the name of the function without the prefix.
     """
@@ -238,7 +241,6 @@ class Interface:
     name: str
     input_type: str
     n_inputs: str
-    n_outputs: str
     calls: dict[str, Call]
 
 
@@ -261,11 +263,7 @@ def read_interface(path: str | os.PathLike, name: str | None = None) -> Interfac
         raise ValueError(
             f"path={str(path)!r} has none of the functions {', '.join(f'{name}_{function}' for function in _FUNCTIONS)}"
         )
-    macros = [f"{name.upper()}_{end}" for end in ("N_OUTPUTS", "N_CLASSES")]
-    macros = [macro for macro in macros if re.search(rf"^\s*#\s*define\s+{macro}\b", text, re.MULTILINE)]
-    # A single output is the probability of the second of two classes
-    n_outputs = f"({macros[0]} > {macros[1]} ? {macros[0]} : {macros[1]})" if len(macros) == 2 else (macros or ["1"])[0]
-    return Interface(name, types[name], f"{name.upper()}_N_FEATURES", n_outputs, calls)
+    return Interface(name, types[name], f"{name.upper()}_N_FEATURES", calls)
 
 
 def _find_call(text: str, name: str, function: str) -> Call | None:
@@ -275,10 +273,16 @@ def _find_call(text: str, name: str, function: str) -> Call | None:
         return None
     arguments = [] if found[2].strip() in ("", "void") else found[2].split(",")
     call = f"{name}_{function}({', '.join(['row', 'results'][: len(arguments)])});"
-    output_type = arguments[1].split("*")[0].strip() if len(arguments) == 2 else None
-    if output_type and (alias := re.search(rf"^\s*typedef\s+(\w+)\s+{output_type}\s*;", text, re.MULTILINE)):
+    statements = f"{call} return 0;" if found[1] == "void" else f"return {call}"
+    if len(arguments) < 2:
+        return Call(statements)
+    output_type = arguments[1].split("*")[0].strip()
+    if alias := re.search(rf"^\s*typedef\s+(\w+)\s+{output_type}\s*;", text, re.MULTILINE):
         output_type = alias[1]
-    return Call(f"{call} return 0;" if found[1] == "void" else f"return {call}", output_type)
+    # A single output gives two probabilities
+    macro = f"{name.upper()}_{'N_CLASSES' if function == 'predict_proba' else 'N_OUTPUTS'}"
+    is_defined = re.search(rf"^\s*#\s*define\s+{macro}\b", text, re.MULTILINE)
+    return Call(statements, output_type, macro if is_defined else f"{name.upper()}_N_OUTPUTS")
 
 
 def measure_call(
@@ -365,7 +369,7 @@ def _too_large(path: Path, interface: Interface, function: str, device: Target) 
         interface.calls[function].statements,
         input_type=interface.input_type,
         n_inputs=interface.n_inputs,
-        n_outputs=interface.n_outputs,
+        n_outputs=interface.calls[function].n_outputs,
         output_type=interface.calls[function].output_type or "float",
     )
     excess = host.constants - (device.flash or 0)

@@ -111,6 +111,7 @@ def test_recursion_and_pointers_have_no_bound(header):
     need("gcc", "objdump")
     text = """
     #define TOY_N_FEATURES 1
+    #define TOY_N_OUTPUTS 1
     typedef float toy_input;
     __attribute__((noinline)) static int toy_again(const toy_input *x, int n) {
         volatile int kept = n;

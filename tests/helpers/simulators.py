@@ -103,8 +103,7 @@ def header_function(path: str | Path, function: str | None = None, name: str | N
     interface = read_interface(path, name)
     call = interface.calls[function or next(iter(interface.calls))]
     declarations = f'#include "{Path(path).resolve()}"'
-    n_inputs, n_outputs = _numbers(declarations, interface.n_inputs, interface.n_outputs)
-    n_outputs = n_outputs if call.output_type else 0
+    n_inputs, n_outputs = _numbers(declarations, interface.n_inputs, call.n_outputs)
     output_type = call.output_type or "float"
     return Function(declarations, call.statements, interface.input_type, n_inputs, n_outputs, output_type)
 
@@ -167,6 +166,8 @@ def run_cortex_m3(function: Function, rows: np.ndarray, flags: Sequence[str] = (
 def run_atmega328p(function: Function, rows: np.ndarray, flags: Sequence[str] = ("-Os",)) -> Run:
     """Run on simavr's ATmega328P."""
     rows = function.as_inputs(rows)
+    if function.input_type == "double":
+        rows = rows.astype("<f4")  # double has 4 bytes
     target = toolchain.find_target("atmega328p")
     with TemporaryDirectory() as folder:
         place = Path(folder)
@@ -190,7 +191,7 @@ def run_atmega328p(function: Function, rows: np.ndarray, flags: Sequence[str] = 
             symbols["exchange"], sizes["exchange"], symbols["_end"], len(rows),
         ]  # fmt: skip
         *cycles, stack = map(int, _run([str(word) for word in command], place).split())
-        labels, outputs = _read_results(place / "results", len(rows), function, np.dtype("<f4"))  # double has 4 bytes
+        labels, outputs = _read_results(place / "results", len(rows), function, np.dtype("<f4"))
     return Run(labels, outputs, np.array(cycles), stack)
 
 
