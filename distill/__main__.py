@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--arithmetic", choices=("float", "int8", "int16"), help="of the C code; by default float")
     export.add_argument("--calibration", help="samples for integer arithmetic, in a file as for predict")
     export.add_argument("--input-type", choices=("auto", "float", "double", "uint8", "int8", "int16"), help="of C")
+    export.add_argument("--input-scale", type=float, help="the student's features are the inputs in C times this")
     export.add_argument("--min-agreement", type=float, help="least agreement of integer arithmetic with the student")
     options = parser.parse_args(arguments)
     try:
@@ -143,7 +144,7 @@ def _export(student: Student, options: argparse.Namespace) -> None:
     """Write a student in another form."""
     settings = {
         name: getattr(options, name)
-        for name in ("arithmetic", "calibration", "input_type", "min_agreement", "name")
+        for name in ("arithmetic", "calibration", "input_type", "input_scale", "min_agreement", "name")
         if getattr(options, name) is not None
     }
     if options.target == "onnx":

@@ -25,10 +25,14 @@ _RANGES = {"u1": (0, 255), "i1": (-128, 127), "i2": (-32768, 32767)}
 _LARGEST = {"u1": 255, "i1": 128, "i2": 32768}
 # Rows that integers are chosen on, and rows of the self-test
 _CALIBRATION_ROWS, _TEST_ROWS = 2000, 3
+# Distance from integers, in units of `input_scale`, that is rounding
+_ALMOST = 0.01
 # Share of agreement that fewer bytes may cost
 _LOSS = 0.001
-# Code of the functions on AVR at most, for the check of the flash: 2.1 kB of float arithmetic and library, and margin
-_AVR_CODE, _AVR_STACK = 3000, 128
+# Bytes of the code of `predict` on AVR, with avr-gcc -Os: 770 to 1620 in integers and 2200 in float, with waves
+_AVR_CODE = {"float": 2200, "int8": 1600, "int16": 1600}
+# Return addresses and registers of the functions on the stack
+_AVR_STACK = 64
 
 
 class _Integers(NamedTuple):
@@ -49,6 +53,7 @@ def to_c(
     calibration: Any = None,
     target: str = "c99",
     input_type: str = "auto",
+    input_scale: float = 1.0,
     min_agreement: float | None = None,
 ) -> str:
     """Write a student as one self-contained C99 header.
@@ -77,6 +82,9 @@ def to_c(
         Type of the features that the functions take. "auto" is float, or double where float would lose the differences
         between samples; with integer arithmetic it is the narrowest integer type that holds all calibration samples, if
         they have integer values.
+    input_scale : float
+        The student's features are the inputs of the functions times this: 1 / 255 for bytes of images whose pixels
+        were from 0 to 1 in Python. `calibration` has the student's features.
     min_agreement : float in [0, 1] or None
         With integer arithmetic, the least agreement with the student on the calibration samples: share of equal labels,
         or R^2 of values. None warns below .95.
@@ -115,9 +123,11 @@ def to_c(
             raise ValueError(f"{parameter} must be one of {list(allowed)}, got {value!r}")
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise ValueError(f"min_agreement must be in [0, 1], got {min_agreement!r}")
+    if not (isinstance(input_scale, int | float | np.number) and 0 < input_scale < np.inf):
+        raise ValueError(f"input_scale must be a number above 0, got {input_scale!r}")
     student = student_in(student, "to_c")
-    program = program_of(student)
-    rows = None if calibration is None else _samples(student, calibration)
+    program = program_of(student, float(input_scale))
+    rows = None if calibration is None else _samples(student, calibration, float(input_scale))
     kind = _input_kind(program, rows, arithmetic, input_type)
     typical = _drawn(program, kind, arithmetic) if rows is None else rows
     emit = Emitter(name)
@@ -134,8 +144,8 @@ def to_c(
     expected = _expected(student, program, integer, tested, wide)
     names = network.feature_names
     n_bytes = sum(code.n_bytes for code in codes)
-    ram = n_buffers + program.n_features * int(kind[1])
-    _check_target(target, n_bytes, ram)
+    ram = n_buffers + program.n_features * int(kind[1]) + max(code.n_scratch for code in codes)
+    _check_target(target, n_bytes + _AVR_CODE[arithmetic], ram + _AVR_STACK)
     needs_math = network.output in ("softmax", "logistic") or any(
         isinstance(stage, Images)
         or (isinstance(stage, Linear) and stage.activation in ("tanh", "logistic") and integer is None)
@@ -157,8 +167,8 @@ def to_c(
     return made
 
 
-def _samples(student: Student, calibration: Any) -> np.ndarray:
-    """Return the calibration samples, float64; ValueError if they are none of this student."""
+def _samples(student: Student, calibration: Any, input_scale: float) -> np.ndarray:
+    """Return the calibration samples as inputs, float64; ValueError if they are none of this student."""
     n_features = student.n_features_in_
     rows = columns.matrix(calibration, student.network.feature_names)
     rows = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, np.float64)
@@ -172,7 +182,12 @@ def _samples(student: Student, calibration: Any) -> np.ndarray:
         raise ValueError(f"calibration has the value {rows[row, column]} in row {row}, column {column}; leave it out")
     if len(rows) > _CALIBRATION_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, _CALIBRATION_ROWS).astype(np.int64)]
-    return rows
+    if input_scale == 1:
+        return rows
+    rows = rows / input_scale
+    whole = np.rint(rows)
+    # Features that were divided in float32 are integers but for rounding
+    return whole if np.nanmax(np.abs(rows - whole)) < _ALMOST else rows
 
 
 def _input_kind(program: Program, rows: np.ndarray | None, arithmetic: str, input_type: str) -> str:
@@ -271,7 +286,7 @@ def _best_integers(
     emit: Emitter, student: Student, program: Program, rows: np.ndarray, kind: str, arithmetic: str
 ) -> _Integers:
     """Return the student in integers: of the forms whose agreement is almost the best, the smallest."""
-    reference = _labels_or_values(program, student.raw_outputs(rows))
+    reference = _labels_or_values(program, student.raw_outputs(rows * program.input_scale))
     # Images are moved in float, before everything else
     start = max((index + 1 for index, stage in enumerate(program.stages) if isinstance(stage, Images)), default=0)
     first, stages = program.stages[:start], list(program.stages[start:])
@@ -395,7 +410,7 @@ def _expected(
             values = values * network.output_scale
         if network.output_offset is not None:
             values = values + network.output_offset
-    if values is not None and np.isfinite(values.astype(np.float32)).all():
+    if values is not None and np.abs(values).max(initial=0) < np.finfo(np.float32).max:
         expected["values"] = values.astype(np.float64 if wide else np.float32)
         scale = 1.0 if network.output_scale is None else np.max(np.abs(network.output_scale))
         offset = 0.0 if network.output_offset is None else np.max(np.abs(network.output_offset))
@@ -411,8 +426,8 @@ def _check_target(target: str, n_bytes: int, ram: int) -> None:
     if limits is None:
         return
     for what, need, limit, advice in (
-        ("flash", n_bytes + _AVR_CODE, limits[0], "use arithmetic='int8', or compress the student further"),
-        ("RAM", ram + _AVR_STACK, limits[1], "use an integer input_type, or a student with narrower layers"),
+        ("flash", n_bytes, limits[0], "use arithmetic='int8', or compress the student further"),
+        ("RAM", ram, limits[1], "use an integer input_type, or a student with narrower layers"),
     ):
         if need > limit:
             raise ValueError(
@@ -459,7 +474,8 @@ def _comment(
     lines = [
         f"{name}: a fully connected network {sizes} ({network.activation}), written by mbn-distill.",
         "",
-        f"Arithmetic           {arithmetic}, inputs {kinds[kind]}",
+        f"Arithmetic           {arithmetic}, inputs {kinds[kind]}"
+        + ("" if program.input_scale == 1 else f", times {program.input_scale:.9g} the features in Python"),
         f"Constants in flash   {n_bytes} bytes",
         f"RAM                  {ram} bytes: the row ({program.n_features * int(kind[1])}) and the buffers on the stack",
         f"Multiplications      {sum(code.n_operations for code in codes)} per row at most",

@@ -63,11 +63,14 @@ class Code:
         Bytes of the arrays.
     n_operations : int
         Multiplications for one row, at most.
+    n_scratch : int
+        Bytes of local arrays.
     """
 
     declarations: list[str]
     n_bytes: int
     n_operations: int
+    n_scratch: int = 0
 
 
 def reader(emit: Emitter, index: int | str, affines: list[Affine], kind: str) -> Code:
@@ -86,7 +89,7 @@ def reader(emit: Emitter, index: int | str, affines: list[Affine], kind: str) ->
     declarations, lines, n_bytes, n_products = [], [], 0, 0
     value, known = "x[i]", kind
     for number, affine in enumerate(affines):
-        wide = bool((np.abs(affine.offset * affine.scale) > _MAX_FLOAT_OFFSET).any())
+        wide = affine.is_wide or bool((np.abs(affine.offset * affine.scale) > _MAX_FLOAT_OFFSET).any())
         working = "f8" if wide else "f4"
         value = value if known == working else f"({text.TYPES[working]}){value}"
         for sign, term, values, neutral in (
@@ -402,4 +405,4 @@ def waves(emit: Emitter, index: int, stage: Waves, kind: str) -> Code:
         "}",
     ]
     n_operations = rows * columns * across + rows * n_waves
-    return Code([*declarations, "\n".join(lines)], n_bytes, n_operations)
+    return Code([*declarations, "\n".join(lines)], n_bytes, n_operations, 4 * across)

@@ -120,7 +120,8 @@ def images(emit: Emitter, index: int, stage: Images, kind: str) -> Code:
         n_bytes += 4 * len(weights)
         lines = lines[:-1] + _blur(emit, index, step.shape, len(weights)) + "}"
     n_operations = height * width * n_channels * (10 + 4 * len(weights))
-    return Code([*declarations, pixel, whole, lines], n_bytes, n_operations)
+    n_scratch = 4 * n_channels + (4 * max(height, width) if weights else 0)
+    return Code([*declarations, pixel, whole, lines], n_bytes, n_operations, n_scratch)
 
 
 def _blur(emit: Emitter, index: int, shape: tuple[int, int, int], n_weights: int) -> str:

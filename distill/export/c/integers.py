@@ -77,7 +77,7 @@ def waves(emit: Emitter, index: int, stage: IntegerWaves, kind: str) -> Code:
         out[k] = (int16_t)(sum > {largest} ? {largest} : sum < -{largest} ? -{largest} : sum);
     }}
 }}"""
-    return Code([*declarations, lines], n_bytes, rows * columns * across + rows * n_waves)
+    return Code([*declarations, lines], n_bytes, rows * columns * across + rows * n_waves, 4 * (across + n_waves))
 
 
 def linear(emit: Emitter, index: int, layer: IntegerLinear, kind: str, magnitude: int) -> tuple[Code, str]:
@@ -99,7 +99,7 @@ def linear(emit: Emitter, index: int, layer: IntegerLinear, kind: str, magnitude
     largest = int(np.abs(layer.weight).max(initial=0))
     of_weight = "i1" if largest <= 127 else "i2"
     # int has 16 bits on AVR, where products of 8 bits are two cycles
-    product = "(int16_t)({x} * {w})" if magnitude * max(largest, 1) <= 2**15 - 1 else "(int32_t){x} * {w}"
+    product = "{x} * {w}" if magnitude * max(largest, 1) <= 2**15 - 1 else "(int32_t){x} * {w}"
     declarations, loop, n_bytes, n_operations = _weights(emit, index, layer, of_weight, product)
     of_bias = "i2" if np.abs(layer.bias).max(initial=0) <= 2**15 - 1 else "i4"
     declarations += [
@@ -209,11 +209,12 @@ def _weights(
         ]
         return arrays, loop, n_sparse, len(rows)
     arrays = [emit.array(f"weight{index}", layer.weight.T, kind)]
-    value = emit.read(kind, f"{name}_weight{index}[k]")
+    # Pointers that walk and a counter that runs down to zero: a sixth faster on AVR than indices
     loop = [
-        f"size_t i, k = j * {n_inputs};",
-        f"for (i = 0; i < {n_inputs}; i++, k++) {{",
-        f"    sum += {product.format(x='x[i]', w=value)};",
+        f"const {text.TYPES[kind]} *w = {name}_weight{index} + j * {n_inputs};",
+        f"{'uint8_t' if n_inputs < 256 else 'size_t'} n;",
+        f"for (n = {n_inputs}; n; n--, x++, w++) {{",
+        f"    sum += {product.format(x='*x', w=emit.read(kind, '*w'))};",
         "}",
     ]
     return arrays, loop, n_dense, n_inputs * n_outputs

@@ -18,6 +18,8 @@ from distill.runtime.moving import blur_weights, move_images
 
 # Offsets in units of the scale that leave four of float32's seven digits
 MAX_NARROW_OFFSET = 1000.0
+# Smaller scales are of features that are as large as the largest float32
+LEAST_NARROW_SCALE = 1e-35
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +59,9 @@ class Affine:
 
     @property
     def is_wide(self) -> bool:
-        """Whether float32 rows would lose the differences between them."""
-        return bool((np.abs(self.offset * self.scale) > MAX_NARROW_OFFSET).any())
+        """Whether float32 rows would lose the differences between them, or could not hold them."""
+        beyond = (self.scale != 0) & (np.abs(self.scale) < LEAST_NARROW_SCALE)
+        return bool((np.abs(self.offset * self.scale) > MAX_NARROW_OFFSET).any() or beyond.any())
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Return the result for rows of shape (n_rows, n_features), float64."""
@@ -174,14 +177,17 @@ class Program:
     n_features: int
     stages: tuple[Stage, ...]
     network: Network
+    input_scale: float = 1.0
 
 
-def program_of(student: Student) -> Program:
+def program_of(student: Student, input_scale: float = 1.0) -> Program:
     """Return the stages of a student.
 
     Parameters
     ----------
     student : Student
+    input_scale : float
+        The student's features are the inputs times this.
 
     Returns
     -------
@@ -194,7 +200,7 @@ def program_of(student: Student) -> Program:
     """
     network = student.network
     stages: list[Stage] = []
-    affine = Affine.identity(student.n_features_in_)
+    affine = replace(Affine.identity(student.n_features_in_), scale=np.full(student.n_features_in_, input_scale))
     for step in () if student.preprocessing is None else student.preprocessing.steps:
         if isinstance(step, MomentsStep):
             stages += [affine, Images(step)]
@@ -237,7 +243,7 @@ def program_of(student: Student) -> Program:
         last = index == len(weights) - 1
         stages.append(Linear(weight, bias, "identity" if last else network.activation))
     kept = tuple(stage for stage in stages if not (isinstance(stage, Affine) and stage.is_identity))
-    return Program(student.n_features_in_, kept, network)
+    return Program(student.n_features_in_, kept, network, input_scale)
 
 
 def activated(values: np.ndarray, activation: str) -> np.ndarray:

@@ -357,7 +357,11 @@ def _integer_linear(
         scales = scales * steps[0]
     else:
         coded = None
-        integers, scales = _rounded(weight, layer.bias, values, limit)
+        integers, scales = _rounded(weight, values, limit)
+    # An output without weights is its bias, in sums as large as the others
+    dead = ~integers.any(axis=0)
+    reach = np.abs(values @ integers).max(initial=2**12)
+    scales = np.where(dead & (layer.bias != 0), np.abs(layer.bias) / reach, scales)
     bias = layer.bias.astype(np.float64) / scales
     # A bias beyond the sums is never reached by them
     bias = np.rint(np.clip(bias, -(2.0**30), 2.0**30)).astype(np.int64)
@@ -427,7 +431,7 @@ def _rounded_values(coded: tuple, limit: int) -> tuple[np.ndarray, np.ndarray]:
     return integers[groups[None, :], codes], scale[groups]
 
 
-def _rounded(weight: np.ndarray, bias: np.ndarray, values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+def _rounded(weight: np.ndarray, values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Return weights in integers and the scale of each output: what is rounded off is made up for by later weights.
 
     The order and the correction are those of GPTQ (Frantar, Ashkboos, Hoefler and Alistarh, ICLR 2023): the error of
@@ -442,8 +446,6 @@ def _rounded(weight: np.ndarray, bias: np.ndarray, values: np.ndarray, limit: in
     moments[np.diag_indices(n_inputs)] += _DAMPING * mean
     importance = np.diag(moments)[:, None]
     largest = np.abs(weight).max(axis=0)
-    # An output without weights has its bias alone
-    largest[largest == 0] = np.abs(bias[largest == 0]) * (limit / 2**12)
     largest[largest == 0] = 1.0
     best, scales = np.full(n_outputs, np.inf), largest / limit
     for share in _RANGES:

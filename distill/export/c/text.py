@@ -61,12 +61,22 @@ def identifiers(names: Iterable[str]) -> list[str]:
 def number(value: float, kind: str = "f4") -> str:
     """Return a number as C reads it back to the last bit; `kind` is NumPy's code of its type.
 
+    Raises
+    ------
+    ValueError
+        If it is NaN, infinite or too large.
+
     Examples
     --------
     >>> number(0.1), number(0.1, "f8"), number(-128, "i1"), number(-2147483648, "i4")
     ('0.1f', '0.1', '-128', '(-2147483647 - 1)')
     """
     if kind in ("f4", "f8"):
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.dtype(kind).type(value)):
+                raise ValueError(
+                    f"the student needs the number {value!r}, which is beyond the range of {TYPES[kind]} in C"
+                )
         text = str(np.float32(value)) if kind == "f4" else repr(float(value))
         text = text if any(mark in text for mark in ".en") else f"{text}.0"
         return f"{text}f" if kind == "f4" else text
