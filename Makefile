@@ -11,7 +11,7 @@ FAST := -m "not slow" tests distill/codecs distill/network.py
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-oldest coverage docs lint types format check release-check fuzz clean
 .PHONY: bench-mnist bench-scale bench-codebook bench-random-code bench-spike-slab bench-student bench-uci
-.PHONY: bench-matrix-gaussian bench-search
+.PHONY: bench-matrix-gaussian bench-search bench-devices test-devices
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -33,6 +33,9 @@ test: $(READY)  ## all tests and doctests
 
 test-fast: $(READY)  ## tests that are not marked slow, for the inner loop of development
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(FAST)
+
+test-devices: $(READY)  ## generated C on simulated microcontrollers; docs/guide/microcontroller.md has the packages
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/devices
 
 test-oldest:  ## common checks and pipelines with the oldest supported versions (Python 3.11)
 	$(PYTHON) -m venv .venv-oldest
@@ -99,6 +102,10 @@ bench-uci: $(READY)  ## UCI regression: error and log-likelihood of Bayesian net
 
 bench-matrix-gaussian: $(READY)  ## matrix Gaussian posteriors on MNIST: bytes, error, calibration (DATA=folder)
 	$(BIN)/python benchmarks/matrix_gaussian.py --data $(DATA)
+
+bench-devices: $(READY)  ## students as C on simulated microcontrollers, beside emlearn and m2cgen (DATA=folder)
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/devices.py --data $(DATA)
 
 bench-search: $(READY)  ## time of a grid search with memory= and of its fits one by one
 	$(BIN)/python benchmarks/search.py

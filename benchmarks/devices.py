@@ -28,8 +28,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from distill import load, to_c
-from distill.codecs import container
-from distill.codecs.preprocessing import Step
 from distill.export import toolchain
 from distill.export.size import FunctionSize, measure_call
 from distill.network import Network
@@ -45,7 +43,7 @@ def main() -> None:
     line.add_argument("--students", type=Path, default=RESULTS / "devices", help="folder of student files, kept")
     line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="as in random_code.py")
     line.add_argument("--rows", type=int, default=10_000, help="held-out rows in C on this machine")
-    line.add_argument("--device-rows", type=int, default=200, help="held-out rows on the simulators, at most")
+    line.add_argument("--device-rows", type=int, default=100, help="held-out rows on the simulators, at most")
     line.add_argument("--cases", default="", help="names of student files, separated by commas; all without it")
     options = line.parse_args()
     names = options.cases.split(",") if options.cases else None
@@ -68,21 +66,21 @@ def compilers() -> dict[str, str]:
 def compare(case: Case, folder: Path, n_rows: int, n_device_rows: int) -> list[dict]:
     """Measure a student in float and integer arithmetic, and the same network by others."""
     student = load(case.path)
-    rows, calibration = (np.round(X * case.largest) if case.largest else X for X in (case.rows, case.calibration))
-    student_of_rows = with_divisor(student, case.largest)
+    rows = np.round(case.rows * case.largest) if case.largest else case.rows
     expected = reference(student, case.rows[:n_rows])
     found = []
     for arithmetic in ("int8", "float"):
         path = folder / f"{arithmetic}.h"
         # Pixels come as bytes, also where they become floats
-        inputs = {"input_type": "uint8"} if case.largest else {}
-        to_c(student_of_rows, path, arithmetic=arithmetic, calibration=calibration[:2000], **inputs)
-        function = header_function(path)
+        inputs = {"input_type": "uint8", "input_scale": 1 / case.largest} if case.largest else {}
+        to_c(student, path, arithmetic=arithmetic, calibration=case.calibration[:2000], **inputs)
         labelled = student.network.classes is not None and student.network.target != "decision_function"
         function = header_function(path, "predict" if labelled else student.network.target)
         entry = measure(function, rows[:n_rows], expected, n_device_rows)
-        found.append({"title": case.title, "by": f"to_c, {arithmetic}", **entry})
-    for by, function, options in peers(student, student_of_rows, folder):
+        found.append(
+            {"title": case.title, "student_bytes": case.path.stat().st_size, "by": f"to_c, {arithmetic}", **entry}
+        )
+    for by, function, options in peers(student, case.largest or 1, folder):
         entry = measure(function, rows[:n_rows].astype(np.float32), expected, n_device_rows, options)
         found.append({"title": case.title, "by": by, **entry})
     if case.path.stem == "digits":
@@ -90,14 +88,6 @@ def compare(case: Case, folder: Path, n_rows: int, n_device_rows: int) -> list[d
     for entry in found:
         print(entry["title"], entry["by"], {key: value for key, value in entry.items() if key not in ("title", "by")})
     return found
-
-
-def with_divisor(student: Student, largest: int) -> Student:
-    """Return the student of rows times `largest`: pixels from 0 to 255 in place of 0 to 1."""
-    if largest in (0, 1):
-        return student
-    step = Step("divide", np.array(float(largest)))
-    return load(container.with_steps(student.to_bytes(), student.n_features_in_, [step], None))
 
 
 def reference(student: Student, X: np.ndarray) -> np.ndarray:
@@ -122,7 +112,8 @@ def measure(
                 n_outputs=function.n_outputs, output_type=function.output_type, flags=(*FLAGS, *options),
             )  # fmt: skip
         except ValueError as error:
-            entry[name] = {"error": str(error).splitlines()[-1]}
+            lines = [line for line in str(error).splitlines() if "error:" in line] or [str(error)]
+            entry[name] = {"error": lines[0].split("error:")[-1].strip()}
             continue
         entry[name] = {"flash": size.flash, "flash_in_all": size.image_flash, "ram": size.ram, **parts(size)}
         if fits(size, target):
@@ -169,7 +160,7 @@ def agreement(run, expected: np.ndarray) -> dict:
 # other packages
 
 
-def equivalent(network: Network, n_features: int, divisor: float):
+def equivalent(network: Network, n_features: int, divisor: int):
     """Return scikit-learn's estimator with the weights of a network, the scaling of inputs and outputs folded in."""
     weights = [weight.astype(np.float64) for weight in network.weights]
     biases = [bias.astype(np.float64) for bias in network.biases]
@@ -194,7 +185,7 @@ def equivalent(network: Network, n_features: int, divisor: float):
     return estimator
 
 
-def peers(student: Student, student_of_rows: Student, folder: Path):
+def peers(student: Student, divisor: int, folder: Path):
     """Yield name and function of emlearn's programs for a network."""
     try:
         with np.errstate():  # its import lets NumPy raise for every underflow
@@ -203,7 +194,6 @@ def peers(student: Student, student_of_rows: Student, folder: Path):
         print("without emlearn: pip install mbn-distill[bench]")
         return
     network, n_features = student.network, student.n_features_in_
-    divisor = 1.0 if student_of_rows is student else 255.0
     estimator = equivalent(network, n_features, divisor)
     layers = (
         [network.activation] * (len(network.weights) - 1) + [estimator.out_activation_],
@@ -241,7 +231,7 @@ def others(case: Case, student: Student, rows: np.ndarray, n_device_rows: int) -
         print("without m2cgen: pip install mbn-distill[bench]")
         return []
     try:
-        m2cgen.export_to_c(equivalent(student.network, student.n_features_in_, 1.0))
+        m2cgen.export_to_c(equivalent(student.network, student.n_features_in_, 1))
         note = ""
     except NotImplementedError as error:
         note = f"m2cgen: {error}"
@@ -264,7 +254,9 @@ def print_models(models: list[dict]) -> None:
         for entry in models:
             found = entry[name]
             if "error" in found:
-                lines.append([entry["title"], entry["by"], *["-"] * 5, found["error"]])
+                lines.append(
+                    [entry["title"], entry["by"], *["-"] * 5, *([found["error"]] if name == "atmega328p" else [])]
+                )
                 continue
             cost = found.get("cost")
             time = [f"{1e3 * cost / CLOCK:.2f}" if cost else "does not fit"] if name == "atmega328p" else []
