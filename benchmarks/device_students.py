@@ -34,7 +34,9 @@ class Case(NamedTuple):
     calibration : ndarray
         Rows of the fit.
     largest : int
-        Rows times this number are integers: 16 for the digits, 255 for the pixels; 0 if they are not.
+        Rows times this number are integers: 1 for the digits, 255 for the pixels; 0 if they are not.
+    truth : ndarray of shape (n_rows,) or None
+        True labels, of MNIST.
     """
 
     title: str
@@ -42,6 +44,7 @@ class Case(NamedTuple):
     rows: np.ndarray
     calibration: np.ndarray
     largest: int
+    truth: np.ndarray | None = None
 
 
 def cases(folder: Path, data: Path, cache: Path) -> list[Case]:
@@ -66,7 +69,8 @@ def cases(folder: Path, data: Path, cache: Path) -> list[Case]:
             write_bytes(make(), str(path))
         train, test, largest = rows()
         assert load(path.read_bytes()).n_features_in_ == test.shape[1]
-        found.append(Case(title, path, test, train, largest))
+        truth = makers.y_test if test is makers.X_test else None
+        found.append(Case(title, path, test, train, largest, truth))
     return found
 
 
@@ -75,7 +79,7 @@ class Makers:
 
     def __init__(self, data: Path, memory: joblib.Memory):
         self.memory = memory
-        self.X, _, self.X_test, _ = load_mnist(data)
+        self.X, _, self.X_test, self.y_test = load_mnist(data)
 
     def table(self) -> dict[str, tuple[str, Callable, Callable]]:
         """Return title, fit and rows of each."""

@@ -13,6 +13,7 @@ emlearn, m2cgen and umap-learn (pip install mbn-distill[bench]).
     PYTHONPATH=tests/helpers python benchmarks/devices.py --data DIR [--students FOLDER]
 """
 
+import argparse
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,6 +45,7 @@ def main() -> None:
     line.add_argument("--cache", type=Path, default=RESULTS / "cache", help="as in random_code.py")
     line.add_argument("--rows", type=int, default=10_000, help="held-out rows in C on this machine")
     line.add_argument("--device-rows", type=int, default=100, help="held-out rows on the simulators, at most")
+    line.add_argument("--without-others", action="store_true", help="without emlearn and m2cgen")
     line.add_argument("--cases", default="", help="names of student files, separated by commas; all without it")
     options = line.parse_args()
     names = options.cases.split(",") if options.cases else None
@@ -51,7 +53,7 @@ def main() -> None:
     for case in cases(options.students, options.data, options.cache):
         if names is None or case.path.stem in names:
             with tempfile.TemporaryDirectory() as folder:
-                results["models"] += compare(case, Path(folder), options.rows, options.device_rows)
+                results["models"] += compare(case, Path(folder), options)
             write_json(options.out, results)
     print_models(results["models"])
     for note in dict.fromkeys(entry["note"] for entry in results["models"] if entry.get("note")):
@@ -63,8 +65,9 @@ def compilers() -> dict[str, str]:
     return {name: toolchain.compiler_version(toolchain.find_target(name)) for name in ("host", *SIMULATORS)}
 
 
-def compare(case: Case, folder: Path, n_rows: int, n_device_rows: int) -> list[dict]:
+def compare(case: Case, folder: Path, options: argparse.Namespace) -> list[dict]:
     """Measure a student in float and integer arithmetic, and the same network by others."""
+    n_rows, n_device_rows = options.rows, options.device_rows
     student = load(case.path)
     rows = np.round(case.rows * case.largest) if case.largest else case.rows
     expected = reference(student, case.rows[:n_rows])
@@ -80,11 +83,12 @@ def compare(case: Case, folder: Path, n_rows: int, n_device_rows: int) -> list[d
         found.append(
             {"title": case.title, "student_bytes": case.path.stat().st_size, "by": f"to_c, {arithmetic}", **entry}
         )
-    for by, function, options in peers(student, case.largest or 1, folder):
-        entry = measure(function, rows[:n_rows].astype(np.float32), expected, n_device_rows, options)
-        found.append({"title": case.title, "by": by, **entry})
-    if case.path.stem == "digits":
-        found += others(case, student, rows[:n_rows], n_device_rows)
+    if not options.without_others:
+        for by, function, include in peers(student, case.largest or 1, folder):
+            entry = measure(function, rows[:n_rows].astype(np.float32), expected, n_device_rows, include)
+            found.append({"title": case.title, "by": by, **entry})
+        if case.path.stem == "digits":
+            found += others(case, student, rows[:n_rows], n_device_rows)
     for entry in found:
         print(entry["title"], entry["by"], {key: value for key, value in entry.items() if key not in ("title", "by")})
     return found
@@ -254,9 +258,7 @@ def print_models(models: list[dict]) -> None:
         for entry in models:
             found = entry[name]
             if "error" in found:
-                lines.append(
-                    [entry["title"], entry["by"], *["-"] * 5, *([found["error"]] if name == "atmega328p" else [])]
-                )
+                lines.append([entry["title"], entry["by"], *["-"] * 5, *["does not fit"] * (name == "atmega328p")])
                 continue
             cost = found.get("cost")
             time = [f"{1e3 * cost / CLOCK:.2f}" if cost else "does not fit"] if name == "atmega328p" else []
@@ -272,11 +274,12 @@ def print_models(models: list[dict]) -> None:
         lines.append([
             entry["title"], entry["by"], entry["rows"],
             entry.get("differing", f"{entry.get('largest_error', 0):.1e}"), f"{entry['agreement']:.4%}",
+            f"{entry['acc']:.2%}" if "acc" in entry else "",
             *(f"{found['device_rows']}: {'equal' if found['equal_to_host'] else found['largest_difference_to_host']}"
               for found in devices),
             *["-"] * (2 - len(devices)),
         ])  # fmt: skip
-    columns = ["model", "C by", "rows", "differing or error", "agreement or R^2", *SIMULATORS]
+    columns = ["model", "C by", "rows", "differing or error", "agreement or R^2", "ACC", *SIMULATORS]
     table("C on this machine against Python, and simulators against C on this machine", columns, lines)
 
 
