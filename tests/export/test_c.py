@@ -99,7 +99,7 @@ def test_integer_arithmetic_is_what_was_measured(tmp_path):
         headers, students, rows = write_headers(arithmetic)
         folder = tmp_path / arithmetic
         folder.mkdir()
-        program = CProgram(folder, headers, SANITIZERS)
+        program = CProgram(folder, headers, SANITIZERS if arithmetic == "int8" else ["-O0"])
         for name, student in students.items():
             stated = float(re.search(r"Agreement +([-\d.]+)", headers[name])[1])
             method = "predict" if student.network.classes is not None else student.network.target
@@ -120,12 +120,12 @@ def test_integer_arithmetic_is_what_was_measured(tmp_path):
             program(name, np.random.default_rng(1).choice(extremes, (10, student.n_features_in_)))
 
 
-def grid_student(shape=(28, 28), n_waves=40, n_hidden=12):
-    n_inputs = int(np.prod(shape))
+def grid_student(shape=(28, 28), n_waves=40, n_hidden=12, n_inputs=None, bits=8, **more):
+    n_inputs = n_inputs or int(np.prod(shape))
     shapes = ((n_inputs, n_hidden), (n_hidden, 4))
-    layout = random_code.Layout(shapes, (1, 1), 8, 30, 5, shape, n_waves)
+    layout = random_code.Layout(shapes, (1, 1), bits, 30, 5, shape, n_waves, **more)
     scales = np.array([[0.4, 0.2], [0.6, 0.1]], np.float16)
-    codes = np.random.default_rng(0).integers(0, 256, 30)
+    codes = np.random.default_rng(0).integers(0, 1 << bits, 30)
     layers = layout.layers(layout.numbers(codes), scales)
     network = Network(
         tuple(layer.weight for layer in layers),
@@ -164,6 +164,26 @@ def test_waves_are_products_of_two_axes(tmp_path, shape):
     np.testing.assert_allclose(found["predict_proba"], student.predict_proba(images), rtol=0, atol=1e-5)
     assert program.input_type("waves8") == np.uint8
     assert np.mean(program("waves8", images)["predict"] == student.predict(images)) >= 0.985
+
+
+@pytest.mark.parametrize(("shape", "bits"), [((28, 28), 12), ((60,), 5), ((4, 5, 3), 24), ((), 12)], ids=str)
+def test_weights_of_small_random_codes_are_computed(tmp_path, shape, bits):
+    images = blobs(shape or (8, 8))
+    n_waves = 40 if len(shape) in (1, 2) else 0
+    student = grid_student(shape if n_waves else (), n_waves, n_inputs=images.shape[1], bits=bits, small=True)
+    text = {
+        "small": to_c(student, name="small", input_type="uint8"),
+        "small8": to_c(student, name="small8", arithmetic="int8", calibration=images),
+        "small16": to_c(student, name="small16", arithmetic="int16", calibration=images),
+    }
+    assert all("_number(p)" in header and "_weight" not in header for header in text.values())
+    program = CProgram(tmp_path, text, SANITIZERS)
+    found, expected = program("small", images), student.predict(images)
+    np.testing.assert_array_equal(found["predict"], expected)
+    np.testing.assert_allclose(found["predict_proba"], student.predict_proba(images), rtol=0, atol=1e-5)
+    # Weights have 8 bits in both
+    assert np.mean(program("small8", images)["predict"] == expected) >= 0.96
+    assert np.mean(program("small16", images)["predict"] == expected) >= 0.96
 
 
 def test_weights_take_their_smallest_form():

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from distill.codecs import files
-from distill.export.c import floats, images, integers, quantization, text
+from distill.codecs import files, generator
+from distill.export.c import computed, floats, images, integers, quantization, text
 from distill.export.c.floats import Code, Emitter
 from distill.export.c.header import Outputs, features, head, methods, selftest
 from distill.export.c.program import Affine, Images, Linear, Program, Stage, Waves, outputs_of, program_of
@@ -133,6 +133,7 @@ def to_c(
     emit = Emitter(name)
     network = program.network
     integer = None
+    program = _within_words(program)
     if arithmetic == "float":
         codes, outputs, n_buffers = _float_code(emit, program, kind)
     else:
@@ -278,8 +279,27 @@ def _float_stages(emit: Emitter, stages: Sequence[Stage], kind: str) -> tuple[li
 def _float_code(emit: Emitter, program: Program, kind: str) -> tuple[list[Code], Outputs, int]:
     """Return the code of a student in float arithmetic, how outputs are computed, and the bytes of the buffers."""
     codes, prepare, place, n_buffers = _float_stages(emit, program.stages, kind)
+    codes = [*_numbers(emit, program.stages, generator.small_normal_table(), "f4"), *codes]
     declarations = [line for code in codes for line in code.declarations]
     return codes, Outputs(declarations, prepare, f"{place}[j]", "float", f"{place}[j]"), n_buffers
+
+
+def _numbers(emit: Emitter, stages: Sequence[Any], table: np.ndarray, kind: str) -> list[Code]:
+    """Return what layers with computed weights share."""
+    found = [stage.computed for stage in stages if getattr(stage, "computed", None) is not None]
+    return [computed.shared(emit, found[0], table, kind)] if found else []
+
+
+def _within_words(program: Program) -> Program:
+    """Return the program with expanded weights where the places of computed ones would not fit into 32 bits."""
+    widest = max(program.network.layer_sizes)
+    stages: list[Stage] = []
+    for stage in program.stages:
+        if isinstance(stage, Linear) and stage.computed is not None:
+            fits = widest * stage.computed.layout.n_numbers < 1 << 32
+            stage = stage if fits else replace(stage, computed=None)
+        stages.append(stage)
+    return replace(program, stages=tuple(stages))
 
 
 def _best_integers(
@@ -301,7 +321,7 @@ def _best_integers(
     found = []
     for made in quantization.candidates(before, layers, given, arithmetic, _LARGEST.get(kind, 0)):
         codes, outputs, n_buffers = integers.stages(emit, made, kind, n_inputs, source, start)
-        codes = [*earlier, *codes]
+        codes = [*_numbers(emit, made.stages, quantization.integer_normals()[0], "i1"), *earlier, *codes]
         outputs = replace(
             outputs,
             declarations=[line for code in codes for line in code.declarations],

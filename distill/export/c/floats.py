@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill.export.c import text
-from distill.export.c.program import Affine, Linear, Waves, half_turn
+from distill.export.c.program import Affine, Computed, Linear, Waves, half_turn
 
 # With a larger offset in units of the scale, float32 would lose more than 1e-6 of a scaled input
 _MAX_FLOAT_OFFSET = 16.0
@@ -125,7 +125,10 @@ def reader(emit: Emitter, index: int | str, affines: list[Affine], kind: str) ->
 def linear(emit: Emitter, index: int, layer: Linear, kind: str) -> Code:
     """Return the function of a layer, ``{name}_layer{index}(x, out)``; its inputs come from `reader`."""
     n_outputs = layer.weight.shape[1]
-    weights = min((make(emit, index, layer.weight) for make in _FORMS), key=lambda form: form.n_bytes)
+    if layer.computed is not None:
+        weights = _computed(emit, index, layer.weight.shape, layer.computed)
+    else:
+        weights = min((make(emit, index, layer.weight) for make in _FORMS), key=lambda form: form.n_bytes)
     declarations = [*weights.declarations, emit.array(f"bias{index}", layer.bias, "f4")]
     bias = emit.read("f4", f"{emit.name}_bias{index}[j]")
     lines = [
@@ -182,7 +185,7 @@ def _dense(emit: Emitter, index: int, weight: np.ndarray) -> Form:
 
 
 def _half(emit: Emitter, index: int, weight: np.ndarray) -> Form:
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         halves = weight.astype(np.float16)
     if not (halves.astype(np.float32) == weight).all():
         return _NEVER
@@ -219,7 +222,7 @@ def _sparse(emit: Emitter, index: int, weight: np.ndarray) -> Form:
     if not len(rows):
         return _NEVER
     values, kind = weight[rows, columns], "f4"
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         halves = values.astype(np.float16)
     if (halves.astype(np.float32) == values).all():
         values, kind = halves.view(np.uint16), "u2"
@@ -246,6 +249,31 @@ def _sparse(emit: Emitter, index: int, weight: np.ndarray) -> Form:
     loop = [line.replace("INPUT", f"{emit.name}_input{index}(x, i)") for line in loop]
     n_bytes = counts.size * int(of_counts[1]) + len(rows) * (int(of_columns[1]) + int(kind[1]))
     return Form(declarations, loop, n_bytes, len(rows))
+
+
+def _computed(emit: Emitter, index: int, shape: tuple[int, int], computed: Computed) -> Form:
+    """Return the form of weights that `distill.export.c.computed` computes."""
+    n_inputs, n_outputs = shape
+    layout = computed.layout
+    first, one, row = (layout.place(computed.start), layout.place(1), layout.place(n_outputs))
+    total = layout.n_numbers
+    loop = [
+        "size_t u;",
+        f"uint32_t row = {first}u;",
+        f"for (u = 0; u < {n_inputs}; u++) {{",
+        f"    float h = {emit.name}_input{index}(x, u);",
+        "    if (h != 0.0f) {",
+        "        uint32_t p = row;",
+        f"        h *= {text.number(computed.factor)};",
+        f"        for (j = 0; j < {n_outputs}; j++) {{",
+        f"            out[j] += h * {emit.name}_number(p);",
+        f"            p = p >= {total - one}u ? p - {total - one}u : p + {one}u;",
+        "        }",
+        "    }",
+        f"    row = row >= {total - row}u ? row - {total - row}u : row + {row}u;",
+        "}",
+    ]
+    return Form([], loop, 0, n_inputs * n_outputs)
 
 
 _FORMS = (_dense, _half, _codes, _sparse)
@@ -373,6 +401,13 @@ def waves(emit: Emitter, index: int, stage: Waves, kind: str) -> Code:
         for extent, table in tables.items()
     }
     numbers = [emit.read(kinds, f"{emit.name}_wave{index}[2 * k{end}]") for end in ("", " + 1")]
+    roots = []
+    if stage.normed:
+        roots = [f"    for (k = 0; k < {n_waves}; k++) {{"]
+        for place, extent in zip(numbers, stage.shape):
+            if extent > 1:
+                roots.append(f"        out[k] *= {place} == 0 ? {text.number(np.sqrt(0.5))} : 1.0f;")
+        roots.append("    }")
     lines = [
         f"static inline void {emit.name}_layer{index}(const {text.TYPES[kind]} *x, float *out)",
         "{",
@@ -402,6 +437,7 @@ def waves(emit: Emitter, index: int, stage: Waves, kind: str) -> Code:
         f"            out[k] += along[{numbers[1]}] * {cosines[rows]};",
         "        }",
         "    }",
+        *roots,
         "}",
     ]
     n_operations = rows * columns * across + rows * n_waves

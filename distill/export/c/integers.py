@@ -41,7 +41,11 @@ def waves(emit: Emitter, index: int, stage: IntegerWaves, kind: str) -> Code:
         for extent, table in tables.items()
     }
     of_row, of_column = (emit.read(kinds, f"{emit.name}_wave{index}[2 * k{end}]") for end in ("", " + 1"))
-    largest = 2**15 - 1
+    largest, roots = 2**15 - 1, ""
+    if stage.waves.normed:
+        for place, extent in zip((of_row, of_column), stage.waves.shape):
+            if extent > 1:
+                roots += f"        sum = {place} == 0 ? (sum * {quantization.ROOT_OF_HALF}) >> 15 : sum;\n"
     lines = f"""static inline void {emit.name}_layer{index}(const {text.TYPES[kind]} *x, int16_t *out)
 {{
     size_t r, c, k;
@@ -73,8 +77,9 @@ def waves(emit: Emitter, index: int, stage: IntegerWaves, kind: str) -> Code:
         }}
     }}
     for (k = 0; k < {n_waves}; k++) {{
-        const int32_t sum = sums[k] >> {stage.last};
-        out[k] = (int16_t)(sum > {largest} ? {largest} : sum < -{largest} ? -{largest} : sum);
+        int32_t sum = sums[k] >> {stage.last};
+        sum = sum > {largest} ? {largest} : sum < -{largest} ? -{largest} : sum;
+{roots}        out[k] = (int16_t)sum;
     }}
 }}"""
     return Code([*declarations, lines], n_bytes, rows * columns * across + rows * n_waves, 4 * (across + n_waves))
@@ -154,6 +159,18 @@ def _weights(
     """Return arrays, loop, bytes and products of the smallest form of the weights: dense, codes, or sparse."""
     name = emit.name
     n_inputs, n_outputs = layer.weight.shape
+    if layer.computed is not None:
+        layout = layer.computed.layout
+        row, total = layout.place(n_outputs), layout.n_numbers
+        loop = [
+            f"uint32_t p = ({layout.place(layer.computed.start)}u + (uint32_t)j * {layout.place(1)}u) % {total}u;",
+            "size_t n;",
+            f"for (n = {n_inputs}; n; n--, x++) {{",
+            f"    sum += {product.format(x='*x', w=f'{name}_number(p)')};",
+            f"    p = p >= {total - row}u ? p - {total - row}u : p + {row}u;",
+            "}",
+        ]
+        return [], loop, 0, n_inputs * n_outputs
     columns, rows = np.nonzero(layer.weight.T)
     widest = text.integer_kind(0, n_inputs - 1)
     counts = np.bincount(columns, minlength=n_outputs)

@@ -98,6 +98,30 @@ class Images:
 
 
 @dataclass(frozen=True, eq=False)
+class Computed:
+    """Weights of a layer as numbers of a small random code times a factor.
+
+    Parameters
+    ----------
+    layout : random_code.Layout
+    codes : ndarray of shape (n_blocks,), int
+    start : int
+        Number of the layer's first weight among all numbers.
+    factor : float
+    """
+
+    layout: random_code.Layout
+    codes: np.ndarray
+    start: int
+    factor: float
+
+    def indices(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the index of each weight in the table of normal numbers, ndarray of this shape, uint8."""
+        numbers = self.layout.indices(self.codes)
+        return numbers[self.start : self.start + shape[0] * shape[1]].reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
 class Waves:
     """Products of the inputs on a grid of two axes with cosine waves of low frequency, before the first layer.
 
@@ -110,10 +134,14 @@ class Waves:
         Extents of the axes; the first is 1 for inputs on a line.
     numbers : ndarray of shape (n_waves, 2), int
         Wave number on either axis.
+    normed : bool
+        Whether products with waves that are constant along an axis are divided by the root of 2, so that all waves have
+        the same norm.
     """
 
     shape: tuple[int, int]
     numbers: np.ndarray
+    normed: bool = False
 
     @property
     def n_inputs(self) -> int:
@@ -127,15 +155,20 @@ class Waves:
         return (half_turn(extent) if table is None else table)[np.minimum(turn, 4 * extent - turn)]
 
     def norms(self) -> np.ndarray:
-        """Return the norms by which the waves of the format differ, ndarray of shape (n_waves,)."""
+        """Return the factors by which the waves of the format differ from these, ndarray of shape (n_waves,)."""
         factors = [np.sqrt(np.where(self.numbers[:, axis], 2, 1) / self.shape[axis]) for axis in (0, 1)]
-        return factors[0] * factors[1]
+        return factors[0] * factors[1] / self.roots()
+
+    def roots(self) -> np.ndarray:
+        """Return the factors of `normed` waves, ndarray of shape (n_waves,)."""
+        constant = sum((self.numbers[:, axis] == 0) & (self.shape[axis] > 1) for axis in (0, 1))
+        return np.sqrt(0.5) ** constant if self.normed else np.ones(len(self.numbers))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Return the products, ndarray of shape (n_rows, n_waves), float64."""
         along = np.einsum("nrc,kc->nrk", rows.reshape(len(rows), *self.shape), self.heights(1))
         both = np.einsum("nrk,lr->nlk", along, self.heights(0))
-        return both[:, self.numbers[:, 0], self.numbers[:, 1]]
+        return both[:, self.numbers[:, 0], self.numbers[:, 1]] * self.roots()
 
 
 def half_turn(extent: int) -> np.ndarray:
@@ -154,12 +187,15 @@ class Linear:
     activation : str
     limits : tuple of float or None
         The least and the largest activation.
+    computed : Computed or None
+        The same weights as numbers of a small random code.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     activation: str = "identity"
     limits: tuple[float, float] | None = None
+    computed: Computed | None = None
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Return the activations; rows of shape (n_rows, n_inputs), float64."""
@@ -234,16 +270,36 @@ def program_of(student: Student, input_scale: float = 1.0) -> Program:
         limits = None if network.clip is None else (-float(network.clip), float(network.clip))
         affine = replace(affine, limits=limits, fill=network.fill)
     stages.append(affine)
-    weights = list(network.weights)
-    found = _waves_of(student)
-    if found is not None:
-        waves, weights[0] = found
-        stages.append(waves)
-    for index, (weight, bias) in enumerate(zip(weights, network.biases)):
-        last = index == len(weights) - 1
-        stages.append(Linear(weight, bias, "identity" if last else network.activation))
+    stages += _layers(student)
     kept = tuple(stage for stage in stages if not (isinstance(stage, Affine) and stage.is_identity))
     return Program(student.n_features_in_, kept, network, input_scale)
+
+
+def _layers(student: Student) -> list[Stage]:
+    """Return the layers of the network, after the waves of a random code."""
+    network = student.network
+    weights = list(network.weights)
+    computed: list[Computed | None] = [None] * len(weights)
+    found = _random_code(student)
+    stages: list[Stage] = []
+    if found is not None:
+        layout, codes, scales = found
+        waves = _waves(layout)
+        if layout.small and (waves is not None or not layout.input_shape):
+            starts = np.append(0, np.cumsum(layout.sizes))[::2]
+            factors = scales.astype(np.float64)[:, 0]
+            if waves is not None:
+                factors[0] *= waves.norms()[0]
+            computed = [Computed(layout, codes, int(at), float(factor)) for at, factor in zip(starts, factors)]
+        if waves is not None:
+            stages.append(waves)
+            amplitudes = layout.shared_layers(layout.numbers(codes))[0].weight * scales.astype(np.float32)[0, 0]
+            weights[0] = (amplitudes * waves.norms()[:, None]).astype(np.float32)
+    for index, (weight, bias) in enumerate(zip(weights, network.biases)):
+        last = index == len(weights) - 1
+        activation = "identity" if last else network.activation
+        stages.append(Linear(weight, bias, activation, computed=computed[index]))
+    return stages
 
 
 def activated(values: np.ndarray, activation: str) -> np.ndarray:
@@ -261,27 +317,29 @@ def _width(stage: Stage, n_inputs: int) -> int:
     return stage.weight.shape[1] if isinstance(stage, Linear) else n_inputs
 
 
-def _waves_of(student: Student) -> tuple[Waves, np.ndarray] | None:
-    """Return the waves of a random code on a grid of one or two axes and their amplitudes, None for other students."""
+def _random_code(student: Student) -> tuple[random_code.Layout, np.ndarray, np.ndarray] | None:
+    """Return layout, codes and scales of a random code, None for other students."""
     try:
         data = student.to_bytes()
     except ValueError:  # made from a Network
         return None
     for kind, payload in container.split(data)[1]:
-        if kind == sections.RANDOM_CODE:
+        if kind in (sections.RANDOM_CODE, sections.SMALL_RANDOM_CODE):
             shapes = [weight.shape for weight in student.network.weights]
-            layout, codes, scales = random_code.read(Reader(payload), shapes)
-            extents = [extent for extent in layout.input_shape if extent > 1]
-            if not layout.input_shape or not 1 <= len(extents) <= 2:
-                return None
-            numbers = cosine.lowest_frequencies(layout.input_shape, layout.n_frequencies)
-            numbers = numbers[:, [axis for axis, extent in enumerate(layout.input_shape) if extent > 1]]
-            if len(extents) == 1:
-                extents, numbers = [1, *extents], np.column_stack([np.zeros(len(numbers), np.int64), numbers])
-            waves = Waves((extents[0], extents[1]), numbers)
-            amplitudes = layout.shared_layers(layout.numbers(codes))[0].weight * scales.astype(np.float32)[0, 0]
-            return waves, (amplitudes * waves.norms()[:, None]).astype(np.float32)
+            return random_code.read(Reader(payload), shapes, kind == sections.SMALL_RANDOM_CODE)
     return None
+
+
+def _waves(layout: random_code.Layout) -> Waves | None:
+    """Return the waves on a grid of one or two axes, None for other layouts."""
+    extents = [extent for extent in layout.input_shape if extent > 1]
+    if not 1 <= len(extents) <= 2:
+        return None
+    numbers = cosine.lowest_frequencies(layout.input_shape, layout.n_frequencies)
+    numbers = numbers[:, [axis for axis, extent in enumerate(layout.input_shape) if extent > 1]]
+    if len(extents) == 1:
+        extents, numbers = [1, *extents], np.column_stack([np.zeros(len(numbers), np.int64), numbers])
+    return Waves((extents[0], extents[1]), numbers, layout.small)
 
 
 def outputs_of(stages: Sequence[Stage], rows: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distill.codecs import generator
 from distill.export.c.floats import coded_columns
-from distill.export.c.program import Affine, Linear, Stage, Waves, activated, half_turn
+from distill.export.c.program import Affine, Computed, Linear, Stage, Waves, activated, half_turn
 
 # Largest integers: of sums; of a factor of 16 bits with sign
 _LARGEST_SUM, LARGEST_FACTOR = 2**31 - 1, 2**15 - 1
@@ -26,6 +27,10 @@ _COSINE_BITS = 12
 _RANGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 # Activations of one layer share a range, have their own, or something between: exponents that are tried
 _BALANCES = (0.0, 0.5, 1.0)
+# The root of 1/2 in 2^-15
+ROOT_OF_HALF = 23170
+# The largest of the normal numbers of small random codes as integers, one table for all layers
+NORMALS_LIMIT = 127
 # Damping of the second moments of the inputs, in units of their mean, as in GPTQ
 _DAMPING = 0.01
 # Integers of a pre-activation before tanh or logistic, per sign, and those between two entries of its table: linear
@@ -106,7 +111,12 @@ class IntegerWaves:
         both = np.einsum("nrk,lr->nlk", along, waves.heights(0, self.table(waves.shape[0])))
         sums = both[:, waves.numbers[:, 0], waves.numbers[:, 1]]
         assert np.abs(sums).max(initial=0) <= _LARGEST_SUM
-        return np.clip(sums >> self.last, -LARGEST_FACTOR, LARGEST_FACTOR)
+        found = np.clip(sums >> self.last, -LARGEST_FACTOR, LARGEST_FACTOR)
+        if waves.normed:
+            for axis, extent in enumerate(waves.shape):
+                if extent > 1:
+                    found = np.where(waves.numbers[:, axis] == 0, (found * ROOT_OF_HALF) >> 15, found)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +138,8 @@ class IntegerLinear:
         A score of 1 in units of the student's outputs.
     values : tuple or None
         Codes, tables, groups and width of the weights, where they have few values; see `coded_columns`.
+    computed : Computed or None
+        Where weights are computed: they are then the numbers of `integer_normals`.
     """
 
     weight: np.ndarray
@@ -140,6 +152,7 @@ class IntegerLinear:
     table: np.ndarray | None = None
     step: float = 1.0
     values: tuple | None = None
+    computed: Computed | None = None
 
     @property
     def magnitude(self) -> int:
@@ -211,7 +224,8 @@ def candidates(
         Largest magnitude of integer inputs, 0 for float ones.
     """
     for front, first in _fronts(before, stages, rows, arithmetic, input_largest):
-        for balance in _BALANCES if len(first) > 1 else _BALANCES[:1]:
+        # Computed weights of different inputs have no scales of their own
+        for balance in _BALANCES[:1] if len(first) == 1 or _are_computed(first) else _BALANCES:
             yield _quantized(front, first, rows, arithmetic, balance, input_largest)
 
 
@@ -233,7 +247,7 @@ def _fronts(
         values = affine(values)
     ranges = np.abs(values).max(axis=0)
     ranges[ranges == 0] = ranges.max() or 1.0
-    if isinstance(stages[0], Waves) or ranges.max() <= 8 * ranges.min():
+    if isinstance(stages[0], Waves) or _are_computed(stages) or ranges.max() <= 8 * ranges.min():
         ranges[:] = ranges.max()
     n_inputs = len(ranges)
     largest = min(LARGEST_FACTOR, (2**30 - 1) // (widths(arithmetic, n_inputs).weight * n_inputs))
@@ -252,13 +266,19 @@ def _fronts(
     return [*found, (Front(together, int(largest)), folded)]
 
 
+def _are_computed(stages: list[Stage]) -> bool:
+    """Return whether there are layers with computed weights."""
+    return any(isinstance(stage, Linear) and stage.computed is not None for stage in stages)
+
+
 def _folded(affine: Affine, stages: list[Stage]) -> list[Stage] | None:
     """Return the stages with an affine stage before them in their weights, None if that is not possible."""
     first = stages[0]
     if isinstance(first, Linear):
         weight = first.weight.astype(np.float64)
         bias = first.bias + (affine.shift - affine.offset * affine.scale) @ weight
-        return [replace(first, weight=weight * affine.scale[:, None], bias=bias), *stages[1:]]
+        layer = replace(first, weight=weight * affine.scale[:, None], bias=bias, computed=_scaled(first, affine))
+        return [layer, *stages[1:]]
     # Waves of inputs less one offset, times one scale
     assert isinstance(first, Waves)
     if np.ptp(affine.scale) or np.ptp(affine.offset) or affine.shift.any():
@@ -267,8 +287,16 @@ def _folded(affine: Affine, stages: list[Stage]) -> list[Stage] | None:
     assert isinstance(second, Linear)
     constant = first(np.full((1, first.n_inputs), affine.offset[0] * affine.scale[0]))[0]
     weight = second.weight.astype(np.float64)
-    layer = replace(second, weight=weight * affine.scale[0], bias=second.bias - constant @ weight)
+    bias = second.bias - constant @ weight
+    layer = replace(second, weight=weight * affine.scale[0], bias=bias, computed=_scaled(second, affine))
     return [first, layer, *stages[2:]]
+
+
+def _scaled(layer: Linear, affine: Affine) -> Computed | None:
+    """Return the computed weights of a layer times the scale of an affine stage, None where that is not one number."""
+    if layer.computed is None or np.ptp(affine.scale):
+        return None
+    return replace(layer.computed, factor=layer.computed.factor * float(affine.scale[0]))
 
 
 def _quantized(
@@ -351,10 +379,16 @@ def _integer_linear(
     """
     weight = layer.weight.astype(np.float64) * steps[:, None]
     limit = min(widths(arithmetic, len(weight)).weight, max(1, (2**30 - 1) // (magnitude * len(weight))))
-    coded = coded_columns(layer.weight) if (steps == steps[0]).all() else None
+    computed = layer.computed if (steps == steps[0]).all() and limit >= NORMALS_LIMIT else None
+    computed = None if computed is not None and computed.factor == 0 else computed
+    coded = coded_columns(layer.weight) if computed is None and (steps == steps[0]).all() else None
     if coded is not None and coded[3] <= 4 and coded[1].any(axis=1).all():
         integers, scales = _rounded_values(coded, limit)
         scales = scales * steps[0]
+    elif computed is not None:
+        normals, unit = integer_normals()
+        integers = normals[computed.indices(layer.weight.shape)]
+        coded, scales = None, np.full(weight.shape[1], computed.factor * unit * steps[0])
     else:
         coded = None
         integers, scales = _rounded(weight, values, limit)
@@ -380,9 +414,9 @@ def _integer_linear(
         # One scale of the scores: the largest multiplier uses 15 bits
         step = scales.max() * 2.0**pre / LARGEST_FACTOR
         multiplier = np.maximum(1, np.rint(scales * 2.0**pre / step)).astype(np.int64)
-        return IntegerLinear(integers, bias, pre, 0, multiplier, step=step, values=coded and (*coded, scales)), np.ones(
-            1
-        )
+        return IntegerLinear(
+            integers, bias, pre, 0, multiplier, step=step, values=coded and (*coded, scales), computed=computed
+        ), np.ones(1)
     kind = layer.activation
     top = widths(arithmetic, n_next).activation
     table = None
@@ -417,9 +451,25 @@ def _integer_linear(
         post += 1
     multiplier = np.clip(np.rint(ratio * 2.0**post), 0, LARGEST_FACTOR).astype(np.int64)
     made = IntegerLinear(
-        integers, bias, pre, post, multiplier, low_limit, high_limit, table, values=coded and (*coded, scales)
+        integers,
+        bias,
+        pre,
+        post,
+        multiplier,
+        low_limit,
+        high_limit,
+        table,
+        values=coded and (*coded, scales),
+        computed=computed,
     )
     return made, after
+
+
+def integer_normals() -> tuple[np.ndarray, float]:
+    """Return the normal numbers of small random codes as integers of 8 bits, and the unit of these."""
+    table = generator.small_normal_table().astype(np.float64)
+    unit = float(table.max() / NORMALS_LIMIT)
+    return np.rint(table / unit).astype(np.int64), unit
 
 
 def _rounded_values(coded: tuple, limit: int) -> tuple[np.ndarray, np.ndarray]:
