@@ -14,7 +14,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
 
-from distill import CodebookCompressor, Distiller, SpikeSlabCompressor, load
+from distill import CodebookCompressor, Distiller, RandomCodeCompressor, SpikeSlabCompressor, load
 from distill.codecs.files import write_bytes
 
 N_DIGITS, N_TUMORS = 1200, 400
@@ -89,6 +89,7 @@ class Makers:
                 f"mnist_{n_bytes}": (f"MNIST, random code of {n_bytes} bytes", self.random_code(n_bytes), self.pixels)
                 for n_bytes in (1000, 2000, 4300)
             },
+            "mnist_1000_device": ("MNIST, random code of 1000 bytes for devices", self.code_for_device, self.pixels),
             "codebook": ("MNIST 784-32-10, codebooks of 2 bits", self.codebook, self.pixels),
             "spike_slab": ("MNIST 784-32-10, spike and slab, 15 %", self.spike_slab, self.pixels),
             "umap": ("UMAP of the digits, 64-32-2", self.umap, self.digit_rows),
@@ -119,6 +120,17 @@ class Makers:
             return self.memory.cache(compress, ignore=["X"])(network, X, n_bytes, 0, 12000, settings)["data"]
 
         return make
+
+    def code_for_device(self) -> bytes:
+        """Return a random code whose weights the device computes, with the settings of that of 1000 bytes."""
+        X, network = self.labelled()
+        settings = CANDIDATES[1000][1]
+        compressor = RandomCodeCompressor(
+            FrozenEstimator(network), max_bytes=1000, hidden_layer_sizes=settings.hidden, n_steps=12000,
+            temperature=settings.temperature, learning_rate_init=settings.learning_rate, input_shape=(28, 28),
+            n_frequencies=settings.waves, for_device=True, random_state=0,
+        )  # fmt: skip
+        return compressor.fit(X).to_bytes()
 
     def labelled(self):
         """Return training images and the network 784-300-100-10 that imitates the labels of the teacher."""

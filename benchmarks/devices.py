@@ -22,7 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from common import RESULTS, parser, table, write_json
+from common import RESULTS, clustering_accuracy, parser, table, write_json
 from device_students import Case, cases
 from simulators import Function, header_function, run_atmega328p, run_cortex_m3, run_host
 from sklearn.linear_model import LogisticRegression
@@ -80,6 +80,9 @@ def compare(case: Case, folder: Path, options: argparse.Namespace) -> list[dict]
         labelled = student.network.classes is not None and student.network.target != "decision_function"
         function = header_function(path, "predict" if labelled else student.network.target)
         entry = measure(function, rows[:n_rows], expected, n_device_rows)
+        if case.truth is not None:
+            labels = run_host(function, rows[:n_rows], ("-O2",)).labels
+            entry["acc"] = clustering_accuracy(case.truth[:n_rows], labels)
         found.append(
             {"title": case.title, "student_bytes": case.path.stat().st_size, "by": f"to_c, {arithmetic}", **entry}
         )

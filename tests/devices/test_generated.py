@@ -41,9 +41,9 @@ def scaled_labels():
     return distill.load(container.with_steps(data, 64, [Step("divide", np.array(16.0))], None))
 
 
-def waves():
+def waves(small=False):
     """Return a student with waves on a grid of 8 x 8 pixels in its random code."""
-    layout = Layout(((64, 12), (12, 5)), (1, 1), 8, 90, seed=5, input_shape=(8, 8), n_frequencies=20)
+    layout = Layout(((64, 12), (12, 5)), (1, 1), 8, 90, seed=5, input_shape=(8, 8), n_frequencies=20, small=small)
     codes = np.arange(layout.n_blocks) * 2654435761 % (1 << layout.bits_per_block)
     scales = np.array([[0.03, 0.1], [0.3, 0.1]], np.float16)
     layers = layout.layers(layout.numbers(codes), scales)
@@ -66,6 +66,8 @@ STUDENTS = {
     "pruned": (golden("pruned-contexts"), lambda: None),
     "random-code": (golden("random-shared"), lambda: None),
     "waves": (waves, digits_like),
+    "computed": (golden("random-small"), lambda: None),
+    "computed-waves": (lambda: waves(small=True), digits_like),
     "probabilities": (golden("strings-float32"), normal(4)),
     "decisions": (golden("margin-float32"), normal(6)),
     "offset": (golden("moved-float32"), normal(4)),
