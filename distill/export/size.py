@@ -128,7 +128,7 @@ def evaluate_size(
     target: str = "host",
     *,
     name: str | None = None,
-    flags: Sequence[str] = ("-Os",),
+    flags: str | Sequence[str] = ("-Os",),
     check_limits: bool = True,
 ) -> Size:
     """Compile a generated C header for a device and return the flash, RAM and stack that it takes there.
@@ -142,8 +142,8 @@ def evaluate_size(
         ``libnewlib-arm-none-eabi``, and ``gcc-avr`` with ``avr-libc``.
     name : str or None, default=None
         Prefix of the functions; None for that of the only ``typedef ... NAME_input`` of the header.
-    flags : sequence of str, default=("-Os",)
-        Options of the compiler besides those for the device, such as ``("-O2",)``.
+    flags : str or sequence of str, default=("-Os",)
+        Options of the compiler besides those for the device, such as "-O2".
     check_limits : bool, default=True
         Whether a model that is larger than the device is an error. The ATmega328P has 32768 bytes of flash and 2048
         bytes of RAM; Cortex-M cores come with memories of any size.
@@ -173,6 +173,7 @@ def evaluate_size(
     device = toolchain.find_target(target)
     path = Path(path)
     interface = read_interface(path, name)
+    flags = tuple(flags.split()) if isinstance(flags, str) else tuple(flags)
     sizes = {}
     for function, call in interface.calls.items():
         try:
@@ -247,7 +248,7 @@ class Interface:
 def read_interface(path: str | os.PathLike, name: str | None = None) -> Interface:
     """Return the functions of a generated header; see `evaluate_size` for the parameters and errors."""
     path = Path(path)
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     found = re.findall(r"^\s*typedef\s+(\w+)\s+(\w+)_input\s*;", text, re.MULTILINE)
     types = {prefix: input_type for input_type, prefix in found}
     if name is None and len(types) != 1:

@@ -104,6 +104,7 @@ def test_flags_are_those_of_the_compiler(header, flags):
     need("gcc", "objdump")
     small, large = distill.evaluate_size(header()), distill.evaluate_size(header(), flags=flags)
     assert large.flags[-len(flags) :] == flags
+    assert distill.evaluate_size(header(), flags=" ".join(flags)) == large
     assert small.code < large.code
 
 
@@ -192,6 +193,9 @@ def test_other_errors_name_what_is_missing(header, tmp_path, monkeypatch):
         distill.evaluate_size(tmp_path / "nowhere.h")
     with pytest.raises(ValueError, match="no header of one model"):
         distill.evaluate_size(header("int main(void) { return 0; }"))
+    (tmp_path / "binary.h").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match="no header of one model"):
+        distill.evaluate_size(tmp_path / "binary.h")
     with pytest.raises(ValueError, match="has none of the functions toy_predict"):
         distill.evaluate_size(header("typedef float toy_input;\n"))
 
