@@ -3,6 +3,7 @@
 import re
 import subprocess
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,11 @@ def test_weights_take_their_smallest_form():
         tuple(w.astype(np.float16).astype(np.float32) for w in make_network((60, 20, 3)).weights), sparse.biases
     )
     biases = 4 * 23
+    holes = np.ones((60, 1), bool)
+    holes[::4] = False
+    few = Network((coded.weights[0] * holes, coded.weights[1]), coded.biases)
     for network, size in (
+        (few, 45 * 20 // 4 + 15 + 4 * 4 + 4 * 60 + biases),
         (make_network((60, 20, 3)), 4 * 60 * 20 + 4 * 60 + biases),
         (halves, 2 * 60 * 20 + 2 * 60 + biases),
         (coded, 60 * 20 // 4 + 4 * 4 + 4 * 60 + biases),
@@ -207,8 +212,36 @@ def test_weights_take_their_smallest_form():
         assert f"Constants in flash   {size} bytes" in header
     rows = make_rows(300, 60)
     header = to_c(Student(coded), arithmetic="int8", calibration=rows)
+    header8 = to_c(Student(few), arithmetic="int8", calibration=rows)
+    assert f"Constants in flash   {45 * 20 // 4 + 15 + 4 + 6 * 20 + 60 + 4 * 3} bytes" in header8
     # Packed codes and four words of a byte, biases of 4 and multipliers of 2; second layer with biases of 2
     assert f"Constants in flash   {60 * 20 // 4 + 4 + 6 * 20 + 60 + 4 * 3} bytes" in header
+
+
+def test_inputs_that_are_mostly_zero_or_unused(tmp_path):
+    random = np.random.default_rng(0)
+    dense = labelled((50, 12, 4))
+    levels, holes = np.float32([-0.7, -0.2, 0.3, 0.8]), random.random((50, 1)) < 0.7
+    weights = {
+        "dense": dense.weights[0],
+        "holes": dense.weights[0] * holes,
+        "coded": random.choice(levels, (50, 12)) * holes,
+        "grouped": random.choice(levels, (50, 12)) * holes * np.where(np.arange(12) < 5, 1, 0.5).astype(np.float32),
+        "alone": dense.weights[0] * (np.arange(50) == 7)[:, None],
+    }
+    students = {name: Student(replace(dense, weights=(first, *dense.weights[1:]))) for name, first in weights.items()}
+    rows = random.integers(0, 256, (N_ROWS, 50)) * (random.random((N_ROWS, 50)) < 0.3)
+    headers = {name: to_c(student, name=name, input_type="uint8") for name, student in students.items()}
+    headers |= {
+        f"{name}8": to_c(student, name=f"{name}8", arithmetic="int8", calibration=rows)
+        for name, student in students.items()
+    }
+    assert all("sums[" in headers[f"{name}8"] for name in students)
+    program = CProgram(tmp_path, headers, SANITIZERS)
+    for name, student in students.items():
+        expected = label_index(student, student.predict(rows))
+        np.testing.assert_array_equal(program(name, rows)["predict"], expected, name)
+        assert np.mean(program(f"{name}8", rows)["predict"] == expected) >= 0.98, name
 
 
 def test_labels_of_every_type(tmp_path):

@@ -281,21 +281,27 @@ _NEVER = Form([], [], 1 << 62, 0)
 
 
 def _used(emit: Emitter, index: int, weight: np.ndarray) -> tuple[np.ndarray, list[str], int, list[str]]:
-    """Return the inputs that have weights, the list of them in flash where it is shorter than zeros, and the loop."""
-    used = np.flatnonzero(weight.any(axis=1))
+    """Return the inputs with rows in flash, arrays that list them or the others, their bytes, and the loop.
+
+    Rows of zeros are left out: the shorter one of both lists takes a byte or two for each.
+    """
+    used = np.abs(weight).max(axis=1) > 0
+    if not used.any():
+        used[0] = True
+    kept, skipped = np.flatnonzero(used), np.flatnonzero(~used)
     kind = text.integer_kind(0, len(weight))
-    call = f"{emit.name}_input{index}(x, i)"
-    # A row of zeros takes a byte at least in any form
-    if len(used) * int(kind[1]) < len(weight) - len(used):
-        declaration = emit.array(f"used{index}", used, kind) if len(used) else ""
-        if not len(used):
-            used = np.zeros(1, np.int64)
-            declaration = emit.array(f"used{index}", used, kind)
+    call = f"const float h = {emit.name}_input{index}(x, i);"
+    if len(kept) < len(skipped):
         at = emit.read(kind, f"{emit.name}_used{index}[u]")
-        loop = [f"for (u = 0; u < {len(used)}; u++) {{", f"    const size_t i = {at};", f"    const float h = {call};"]
-        return used, [declaration], len(used) * int(kind[1]), loop
-    loop = [f"for (u = 0; u < {len(weight)}; u++) {{", f"    const float h = {call.replace('(x, i)', '(x, u)')};"]
-    return np.arange(len(weight)), [], 0, loop
+        loop = ["size_t u;", f"for (u = 0; u < {len(kept)}; u++) {{", f"    const size_t i = {at};", f"    {call}"]
+        return kept, [emit.array(f"used{index}", kept, kind)], len(kept) * int(kind[1]), loop
+    loop = ["size_t i;", f"for (i = 0; i < {len(weight)}; i++) {{", f"    {call}"]
+    if not len(skipped):
+        return kept, [], 0, loop
+    at = emit.read(kind, f"{emit.name}_unused{index}[skip]")
+    skip = [f"    if (skip < {len(skipped)} && i == {at}) {{", "        skip++;", "        continue;", "    }"]
+    loop = ["size_t i, skip = 0;", loop[1], *skip, f"    {call}"]
+    return kept, [emit.array(f"unused{index}", skipped, kind)], len(skipped) * int(kind[1]), loop
 
 
 def _by_rows(
@@ -304,7 +310,7 @@ def _by_rows(
     """Return the form that goes through the rows of weights, one for each input, and skips inputs that are zero."""
     n_inputs, n_outputs = weight.shape
     lines = [
-        "size_t u, row = 0;",
+        "size_t row = 0;",
         *loop,
         "    if (h != 0.0f) {",
         f"        for (j = 0; j < {n_outputs}; j++) {{",

@@ -105,7 +105,10 @@ def linear(emit: Emitter, index: int, layer: IntegerLinear, kind: str, magnitude
     of_weight = "i1" if largest <= 127 else "i2"
     # int has 16 bits on AVR, where products of 8 bits are two cycles
     product = "{x} * {w}" if magnitude * max(largest, 1) <= 2**15 - 1 else "(int32_t){x} * {w}"
-    declarations, loop, n_bytes, n_operations = _weights(emit, index, layer, of_weight, product)
+    if layer.by_inputs:
+        declarations, loop, n_bytes, n_operations = _rows_of_weights(emit, index, layer, of_weight, product, kind)
+    else:
+        declarations, loop, n_bytes, n_operations = _weights(emit, index, layer, of_weight, product)
     of_bias = "i2" if np.abs(layer.bias).max(initial=0) <= 2**15 - 1 else "i4"
     declarations += [
         emit.array(f"bias{index}", layer.bias, of_bias),
@@ -115,11 +118,14 @@ def linear(emit: Emitter, index: int, layer: IntegerLinear, kind: str, magnitude
     shift = [f"sum >>= {layer.pre};"] if layer.pre else []
     reach = 2**15 - 1
     shift += [f"sum = sum > {reach} ? {reach} : sum < -{reach} ? -{reach} : sum;"]
+    bias = emit.read(of_bias, f"{name}_bias{index}[j]")
+    parameter, lines = f"const {text.TYPES[kind]} *x", [f"int32_t sum = {bias};", *loop, *shift]
+    if layer.by_inputs:
+        parameter, lines = "int32_t sum", shift
     declarations.append(
-        f"""static inline int32_t {name}_score{index}(const {text.TYPES[kind]} *x, size_t j)
+        f"""static inline int32_t {name}_score{index}({parameter}, size_t j)
 {{
-    int32_t sum = {emit.read(of_bias, f"{name}_bias{index}[j]")};
-{chr(10).join(f"    {line}" for line in [*loop, *shift])}
+{chr(10).join(f"    {line}" for line in lines)}
     return sum * {emit.read("i2", f"{name}_scale{index}[j]")};
 }}"""
     )
@@ -138,19 +144,90 @@ def linear(emit: Emitter, index: int, layer: IntegerLinear, kind: str, magnitude
         rest = f"(value & {quantization.TABLE_STEP - 1})"
         result = f"({left} + ((((int32_t){right} - {left}) * {rest} + {quantization.TABLE_STEP // 2}) >> {width}))"
     half = f" + {text.number(1 << (layer.post - 1), 'i4')}" if layer.post else ""
-    rounded = f"({name}_score{index}(x, j){half}) >> {layer.post}" if layer.post else f"{name}_score{index}(x, j)"
+    n_outputs = layer.weight.shape[1]
+    call, sums, n_scratch = f"{name}_score{index}(x, j)", [], 0
+    if layer.by_inputs:
+        call, n_scratch = f"{name}_score{index}(sums[j], j)", 4 * n_outputs
+        sums = [
+            f"int32_t sums[{n_outputs}];",
+            f"for (j = 0; j < {n_outputs}; j++) {{",
+            f"    sums[j] = {bias};",
+            "}",
+            *loop,
+        ]
+    rounded = f"({call}{half}) >> {layer.post}" if layer.post else call
     declarations.append(
         f"""static inline void {name}_layer{index}(const {text.TYPES[kind]} *x, {text.TYPES[of_out]} *out)
 {{
     size_t j;
-    for (j = 0; j < {layer.weight.shape[1]}; j++) {{
+{chr(10).join(f"    {line}" for line in sums)}
+    for (j = 0; j < {n_outputs}; j++) {{
         int32_t value = {rounded};
         value = value < {layer.low} ? {layer.low} : value > {layer.high} ? {layer.high} : value;
         out[j] = ({text.TYPES[of_out]}){result};
     }}
 }}"""
     )
-    return Code(declarations, n_bytes, n_operations), of_out
+    return Code(declarations, n_bytes, n_operations, n_scratch), of_out
+
+
+def _rows_of_weights(
+    emit: Emitter, index: int, layer: IntegerLinear, kind: str, product: str, inputs: str
+) -> tuple[list[str], list[str], int, int]:
+    """Return arrays, loop, bytes and products of weights in rows of an input each, which are added to `sums`."""
+    name = emit.name
+    n_inputs, n_outputs = layer.weight.shape
+    used = layer.weight.any(axis=1)
+    skipped = np.flatnonzero(~used)
+    of_skipped = text.integer_kind(0, n_inputs - 1)
+    # A list of the inputs without weights is shorter than their rows; codes have no rows for them
+    skips = len(skipped) > 0 and (layer.values is not None or n_outputs > int(of_skipped[1]))
+    weight = layer.weight[used] if skips else layer.weight
+    small = np.zeros((0, 0), np.int64)
+    stride, body = (
+        n_outputs,
+        [f"sums[j] += {product.format(x='h', w=emit.read(kind, f'{name}_weight{index}[row + j]'))};"],
+    )
+    if layer.values is not None:
+        codes, tables, groups, width = layer.values
+        packed = pack_rows(codes, width)
+        small = np.zeros((len(tables), 1 << width), np.int64)
+        for output, group in enumerate(groups):
+            small[group, codes[:, output]] = weight[:, output]
+    if layer.values is not None and packed.size + small.size * int(kind[1]) < weight.size * int(kind[1]):
+        arrays = [emit.array(f"codes{index}", packed, "u1"), emit.array(f"values{index}", small, kind)]
+        n_bytes, stride, place = packed.size + small.size * int(kind[1]), packed.shape[1], "code"
+        if len(tables) > 1:
+            of_groups = text.integer_kind(0, len(tables) - 1)
+            arrays.append(emit.array(f"group{index}", groups, of_groups))
+            n_bytes += groups.size * int(of_groups[1])
+            place = f"((size_t){emit.read(of_groups, f'{name}_group{index}[j]')} << {width}) + code"
+        value = emit.read(kind, f"{name}_values{index}[{place}]")
+        body = [code_line(emit, f"{name}_codes{index}", "row", width), f"sums[j] += {product.format(x='h', w=value)};"]
+    else:
+        arrays, n_bytes = [emit.array(f"weight{index}", weight, kind)], weight.size * int(kind[1])
+    head = ["size_t i, row = 0;"]
+    skip = []
+    if skips:
+        arrays.append(emit.array(f"unused{index}", skipped, of_skipped))
+        n_bytes += skipped.size * int(of_skipped[1])
+        head = ["size_t i, row = 0, skip = 0;"]
+        skip = [f"    if (skip < {len(skipped)} && i == {emit.read(of_skipped, f'{name}_unused{index}[skip]')}) {{"]
+        skip += ["        skip++;", "        continue;", "    }"]
+    loop = [
+        *head,
+        f"for (i = 0; i < {n_inputs}; i++) {{",
+        f"    const {text.TYPES[inputs]} h = x[i];",
+        *skip,
+        "    if (h != 0) {",
+        f"        for (j = 0; j < {n_outputs}; j++) {{",
+        *(f"            {line}" for line in body),
+        "        }",
+        "    }",
+        f"    row += {stride};",
+        "}",
+    ]
+    return arrays, loop, n_bytes, weight.size
 
 
 def _weights(
@@ -179,7 +256,7 @@ def _weights(
     n_dense = n_inputs * n_outputs * int(kind[1])
     n_coded = 1 << 62
     if layer.values is not None:
-        codes, tables, groups, width, _ = layer.values
+        codes, tables, groups, width = layer.values
         packed = pack_rows(codes.T, width)
         small = np.zeros((len(tables), 1 << width), np.int64)
         for output, group in enumerate(groups):
