@@ -8,7 +8,7 @@ rows, those of the simulators with C on this machine. The same networks go throu
 compiler, and what m2cgen can take through m2cgen.
 
 Needs gcc, gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm, gcc-avr, avr-libc, simavr and libsimavr-dev; and
-emlearn, m2cgen and umap-learn (pip install mbn-distill[bench]).
+emlearn, m2cgen and umap-learn (pip install mbn-distill[benchmark]).
 
     PYTHONPATH=tests/helpers python benchmarks/devices.py --data DIR [--students FOLDER]
 """
@@ -198,7 +198,7 @@ def peers(student: Student, divisor: int, folder: Path):
         with np.errstate():  # its import lets NumPy raise for every underflow
             from emlearn import cgen, common, net
     except ImportError:
-        print("without emlearn: pip install mbn-distill[bench]")
+        print("without emlearn: pip install mbn-distill[benchmark]")
         return
     network, n_features = student.network, student.n_features_in_
     estimator = equivalent(network, n_features, divisor)
@@ -235,7 +235,7 @@ def others(case: Case, student: Student, rows: np.ndarray, n_device_rows: int) -
     try:
         import m2cgen
     except ImportError:
-        print("without m2cgen: pip install mbn-distill[bench]")
+        print("without m2cgen: pip install mbn-distill[benchmark]")
         return []
     try:
         m2cgen.export_to_c(equivalent(student.network, student.n_features_in_, 1))

@@ -393,7 +393,7 @@ def waves(emit: Emitter, index: int, stage: Waves, kind: str) -> Code:
     has the cosines of half a turn of each axis.
     """
     rows, columns = stage.shape
-    n_waves, across = len(stage.numbers), int(stage.numbers[:, 1].max()) + 1
+    n_waves, (n_down, across) = len(stage.numbers), (int(count) + 1 for count in stage.numbers.max(axis=0))
     kinds = text.integer_kind(0, int(stage.numbers.max()))
     declarations = [emit.array(f"wave{index}", stage.numbers, kinds)]
     n_bytes = stage.numbers.size * int(kinds[1])
@@ -414,37 +414,40 @@ def waves(emit: Emitter, index: int, stage: Waves, kind: str) -> Code:
             if extent > 1:
                 roots.append(f"        out[k] *= {place} == 0 ? {text.number(np.sqrt(0.5))} : 1.0f;")
         roots.append("    }")
-    lines = [
-        f"static inline void {emit.name}_layer{index}(const {text.TYPES[kind]} *x, float *out)",
-        "{",
-        "    size_t r, c, k;",
-        f"    float along[{across}];",
-        f"    for (k = 0; k < {n_waves}; k++) {{",
-        "        out[k] = 0.0f;",
-        "    }",
-        f"    for (r = 0; r < {rows}; r++) {{",
-        f"        for (k = 0; k < {across}; k++) {{",
-        "            along[k] = 0.0f;",
-        "        }",
-        f"        for (c = 0; c < {columns}; c++) {{",
-        f"            const float h = {emit.name}_input{index}(x, r * {columns} + c);",
-        "            size_t m = 0;",
-        "            if (h == 0.0f) {",
-        "                continue;",
-        "            }",
-        f"            for (k = 0; k < {across}; k++) {{",
-        f"                along[k] += h * {cosines[columns]};",
-        "                m += 2 * c + 1;",
-        f"                m = m >= {4 * columns} ? m - {4 * columns} : m;",
-        "            }",
-        "        }",
-        f"        for (k = 0; k < {n_waves}; k++) {{",
-        f"            const size_t m = ({numbers[0]} * (2 * r + 1)) % {4 * rows};",
-        f"            out[k] += along[{numbers[1]}] * {cosines[rows]};",
-        "        }",
-        "    }",
-        *roots,
-        "}",
-    ]
+    lines = f"""static inline void {emit.name}_layer{index}(const {text.TYPES[kind]} *x, float *out)
+{{
+    size_t r, c, k, m;
+    float along[{across}], down[{n_down}];
+    for (k = 0; k < {n_waves}; k++) {{
+        out[k] = 0.0f;
+    }}
+    for (r = 0; r < {rows}; r++) {{
+        for (k = 0; k < {across}; k++) {{
+            along[k] = 0.0f;
+        }}
+        for (c = 0; c < {columns}; c++) {{
+            const float h = {emit.name}_input{index}(x, r * {columns} + c);
+            if (h == 0.0f) {{
+                continue;
+            }}
+            m = 0;
+            for (k = 0; k < {across}; k++) {{
+                along[k] += h * {cosines[columns]};
+                m += 2 * c + 1;
+                m = m >= {4 * columns} ? m - {4 * columns} : m;
+            }}
+        }}
+        m = 0;
+        for (k = 0; k < {n_down}; k++) {{
+            down[k] = {cosines[rows]};
+            m += 2 * r + 1;
+            m = m >= {4 * rows} ? m - {4 * rows} : m;
+        }}
+        for (k = 0; k < {n_waves}; k++) {{
+            out[k] += along[{numbers[1]}] * down[{numbers[0]}];
+        }}
+    }}
+{chr(10).join(roots)}
+}}"""
     n_operations = rows * columns * across + rows * n_waves
-    return Code([*declarations, "\n".join(lines)], n_bytes, n_operations, 4 * across)
+    return Code([*declarations, lines], n_bytes, n_operations, 4 * (across + n_down))

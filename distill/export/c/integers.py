@@ -27,7 +27,7 @@ def waves(emit: Emitter, index: int, stage: IntegerWaves, kind: str) -> Code:
     """Return the function of waves, ``{name}_layer{index}(x, out)``; see `distill.export.c.floats.waves`."""
     rows, columns = stage.waves.shape
     numbers = stage.waves.numbers
-    n_waves, across = len(numbers), int(numbers[:, 1].max()) + 1
+    n_waves, (n_down, across) = len(numbers), (int(count) + 1 for count in numbers.max(axis=0))
     kinds = text.integer_kind(0, int(numbers.max()))
     declarations = [emit.array(f"wave{index}", numbers, kinds)]
     n_bytes = numbers.size * int(kinds[1])
@@ -50,18 +50,20 @@ def waves(emit: Emitter, index: int, stage: IntegerWaves, kind: str) -> Code:
 {{
     size_t r, c, k;
     int32_t along[{across}], sums[{n_waves}];
+    int16_t down[{n_down}]; /* the cosines of a row: no division for each wave */
     for (k = 0; k < {n_waves}; k++) {{
         sums[k] = 0;
     }}
     for (r = 0; r < {rows}; r++, x += {columns}) {{
+        size_t m;
         for (k = 0; k < {across}; k++) {{
             along[k] = 0;
         }}
         for (c = 0; c < {columns}; c++) {{
-            size_t m = 0;
             if (x[c] == 0) {{
                 continue;
             }}
+            m = 0;
             for (k = 0; k < {across}; k++) {{
                 along[k] += (int32_t)x[c] * {cosines[columns]};
                 m += 2 * c + 1;
@@ -71,9 +73,14 @@ def waves(emit: Emitter, index: int, stage: IntegerWaves, kind: str) -> Code:
         for (k = 0; k < {across}; k++) {{
             along[k] >>= {stage.first};
         }}
+        m = 0;
+        for (k = 0; k < {n_down}; k++) {{
+            down[k] = {cosines[rows]};
+            m += 2 * r + 1;
+            m = m >= {4 * rows} ? m - {4 * rows} : m;
+        }}
         for (k = 0; k < {n_waves}; k++) {{
-            const size_t m = ({of_row} * (2 * r + 1)) % {4 * rows};
-            sums[k] += (int32_t)(int16_t)along[{of_column}] * {cosines[rows]};
+            sums[k] += (int32_t)(int16_t)along[{of_column}] * down[{of_row}];
         }}
     }}
     for (k = 0; k < {n_waves}; k++) {{
@@ -82,7 +89,9 @@ def waves(emit: Emitter, index: int, stage: IntegerWaves, kind: str) -> Code:
 {roots}        out[k] = (int16_t)sum;
     }}
 }}"""
-    return Code([*declarations, lines], n_bytes, rows * columns * across + rows * n_waves, 4 * (across + n_waves))
+    return Code(
+        [*declarations, lines], n_bytes, rows * columns * across + rows * n_waves, 4 * (across + n_waves) + 2 * n_down
+    )
 
 
 def linear(emit: Emitter, index: int, layer: IntegerLinear, kind: str, magnitude: int) -> tuple[Code, str]:
