@@ -162,6 +162,7 @@ static inline int32_t digits_score0(const uint8_t *x, size_t j)
 static inline void digits_layer0(const uint8_t *x, uint8_t *out)
 {
     size_t j;
+
     for (j = 0; j < 32; j++) {
         int32_t value = (digits_score0(x, j) + 262144) >> 19;
         value = value < 0 ? 0 : value > 255 ? 255 : value;
