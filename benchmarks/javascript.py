@@ -60,7 +60,7 @@ def install(folder: Path) -> Path:
     if not (found / "package.json").exists():
         package = f"onnxruntime-web@{ONNXRUNTIME_WEB}"
         subprocess.run(["npm", "install", "--prefix", folder, "--ignore-scripts", *options, package], check=True)
-    if not (ROOT / "js" / "node_modules" / "esbuild").exists():
+    if not (ROOT / "js" / "node_modules" / "terser").exists():
         subprocess.run(["npm", "install", "--prefix", ROOT / "js", *options], check=True)
     return found
 

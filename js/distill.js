@@ -603,11 +603,11 @@ function readIntegers(count) {
   return integers.map((value) => (value && signs[next++] ? -value : value));
 }
 
-/** All layers of the given shapes, from the codes of random numbers. */
-function randomCode(shapes) {
+/** All layers of the given shapes, from the codes of random numbers; `small` are those of section 21. */
+function randomCode(shapes, small) {
   const bits = byte();
   const [seed, nBlocks] = [varint(), varint()];
-  const factors = varints(shapes.length);
+  const factors = small ? shapes.map(() => 1) : varints(shapes.length);
   const extents = varints(varint(8));
   const sizes = shapes.map(product);
   if (extents.length) {
@@ -623,7 +623,7 @@ function randomCode(shapes) {
   demand(nBlocks && nBlocks <= sum(counts));
   const scales = finiteFloats(2, counts.length);
   demand(scales.every((scale) => 1 / scale > 0)); // not -0
-  const numbers = blockNumbers(seed, packed(bits, nBlocks), sum(counts));
+  const numbers = (small ? smallNumbers : blockNumbers)(seed, packed(bits, nBlocks), sum(counts), 2 ** bits);
   let used = 0;
   const parts = counts.map((count) => numbers.subarray(used, (used += count)));
   return shapes.map(([, nOutputs], index) => {
@@ -649,6 +649,27 @@ function blockNumbers(seed, codes, total) {
     }
   });
   return numbers;
+}
+
+/** The same of section 21, with arithmetic of 32 bits. */
+function smallNumbers(seed, codes, total, nCodes) {
+  const mixed = (word) => {
+    word = imul(word ^ (word >>> 16), 0x7feb352d);
+    word = imul(word ^ (word >>> 15), 0x846ca68b);
+    return word ^ (word >>> 16);
+  };
+  const common = (a, b) => (b ? common(b, a % b) : a);
+  let stride = floor((total * 40503) / 65536);
+  while (common(stride, total) > 1) stride++;
+  let place = 0;
+  const table = new Float32Array(256);
+  return new Float32Array(total).map(() => {
+    const [block, index] = [place % codes.length, floor(place / codes.length)];
+    const state = mixed(mixed(seed + 0x9e3779b9) + imul(block * nCodes + codes[block] + 1, 0x9e3779b9));
+    const found = (mixed(state + imul(index / 4 + 1, 0x9e3779b9)) >>> (8 * (index & 3))) & 255;
+    place = (place + stride) % total;
+    return (table[found] ||= quantile(256 * found + 127.5));
+  });
 }
 
 /** The matrix in which each number stands for several weights. */
@@ -971,10 +992,10 @@ function read(data) {
     if (kind < 5) {
       demand(kind > last);
       SECTIONS[kind](network);
-    } else if (kind == 20 || readLayer) {
+    } else if (kind == 20 || kind == 21 || readLayer) {
       demand(layers.length < shapes.length);
       const missing = shapes.slice(layers.length);
-      layers.push(...(readLayer ? [readLayer(...missing[0])] : randomCode(missing)));
+      layers.push(...(readLayer ? [readLayer(...missing[0])] : randomCode(missing, kind > 20)));
     } else refuse(`the file has a section of kind ${kind}, which this reader does not know`);
     demand(at == end, "length");
     [end, where, last] = [outside, "the file", kind];

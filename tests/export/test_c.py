@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from c_program import SANITIZERS, CProgram
+from some_students import labelled, make_network, make_rows
+from tools import need
 
 from distill import __main__ as command_line
 from distill import load, to_c
@@ -15,9 +18,6 @@ from distill.codecs import container, random_code
 from distill.codecs.preprocessing import MomentsStep, Step
 from distill.network import Network
 from distill.runtime import Student
-from tests.helpers.c_program import SANITIZERS, CProgram
-from tests.helpers.some_students import labelled, make_network, make_rows
-from tests.helpers.tools import need
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.student"))
 # Offset 1e9 and scale 1.5e-45: all finite rows of float32 are one row

@@ -260,7 +260,10 @@ def _float_stages(emit: Emitter, stages: Sequence[Stage], kind: str) -> tuple[li
         codes.append(floats.reader(emit, index, affines, kind))
         affines = []
         if isinstance(stage, Linear):
-            codes.append(floats.linear(emit, index, stage, kind))
+            form = None
+            if stage.computed is not None:
+                form = computed.float_form(emit, index, (len(stage.weight), stage.weight.shape[1]), stage.computed)
+            codes.append(floats.linear(emit, index, stage, kind, form))
             width = stage.weight.shape[1]
         elif isinstance(stage, Waves):
             codes.append(floats.waves(emit, index, stage, kind))
