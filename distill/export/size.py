@@ -139,7 +139,7 @@ def evaluate_size(
         Header that `distill.to_c` wrote.
     target : {"host", "cortex-m3", "cortex-m0", "atmega328p"}, default="host"
         The device. Its compiler must be installed: Debian's packages are ``gcc``, ``gcc-arm-none-eabi`` with
-        ``libnewlib-arm-none-eabi``, and ``gcc-avr`` with ``avr-libc``.
+        ``libnewlib-arm-none-eabi``, and ``gcc-avr`` with ``avr-libc``. "host" is for Linux.
     name : str or None, default=None
         Prefix of the functions; None for that of the only ``typedef ... NAME_input`` of the header.
     flags : str or sequence of str, default=("-Os",)

@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,13 +130,18 @@ def find_target(name: str) -> Target:
     Raises
     ------
     ValueError
-        If there is none.
+        If there is none, or the host has no programs that can be read.
     FileNotFoundError
         If its compiler is not installed.
     """
     if name not in TARGETS:
         raise ValueError(f"target={name!r} is unknown; one of {', '.join(map(repr, TARGETS))}")
     target = TARGETS[name]
+    if name == "host" and sys.platform in ("darwin", "win32"):
+        raise ValueError(
+            "target='host' reads programs in the format ELF, which this system does not have; "
+            "use a device, such as 'cortex-m3'"
+        )
     for tool in ("gcc", "objdump", "readelf"):
         if shutil.which(target.prefix + tool) is None:
             raise FileNotFoundError(

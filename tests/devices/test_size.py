@@ -184,6 +184,12 @@ def test_errors_of_the_compiler_are_shown(header):
 def test_other_errors_name_what_is_missing(header, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"target='esp32' is unknown; one of 'host', 'cortex-m3'"):
         distill.evaluate_size(header(), "esp32")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ValueError, match="target='host' reads programs in the format ELF"),
+    ):
+        patch.setattr(toolchain.sys, "platform", "darwin")
+        distill.evaluate_size(header())
     monkeypatch.setenv("PATH", str(tmp_path))
     for target, package in [("cortex-m3", "gcc-arm-none-eabi"), ("atmega328p", "gcc-avr avr-libc")]:
         with pytest.raises(FileNotFoundError, match=f"target='{target}' needs .*gcc.*apt-get install {package}"):
