@@ -51,7 +51,7 @@ test: $(READY)  ## all tests and doctests
 test-fast: $(READY)  ## tests that are not marked slow, for the inner loop of development
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(FAST)
 
-test-devices: $(READY)  ## generated C on simulated microcontrollers; docs/guide/microcontroller.md has the packages
+test-devices: $(READY)  ## generated C on simulated microcontrollers; CONTRIBUTING.md names the packages
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/devices
 
 test-oldest:  ## common checks and pipelines with the oldest supported versions (Python 3.11)

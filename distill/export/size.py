@@ -146,8 +146,8 @@ def evaluate_size(
         Options of the compiler besides those for the device, such as "-O2".
     check_limits : bool, default=True
         Whether a model that is larger than the device is an error. The ATmega328P has 32768 bytes of flash and 2048
-        bytes of RAM; Cortex-M cores come with memories of any size. A table from 32768 bytes on does not compile for the
-        former, and is an error in any case.
+        bytes of RAM; Cortex-M cores come with memories of any size. A table from 32768 bytes on does not compile for
+        the former, and is an error in any case.
 
     Returns
     -------
