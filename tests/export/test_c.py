@@ -323,6 +323,22 @@ def test_inputs_in_units_of_a_device(tmp_path):
     assert np.mean(program("bytes8", images)["predict"] == expected) >= 0.98
 
 
+def test_missing_values(tmp_path):
+    student = Student(make_network((5, 6, 3), fill=True, clip=4.0, offset=np.full(5, 0.5), scale=np.full(5, 0.8)))
+    rows = make_rows(N_ROWS, 5).astype(np.float64)
+    rows[np.random.default_rng(1).random(rows.shape) < 0.2] = np.nan
+    headers = {
+        "holes": to_c(student, name="holes", calibration=rows),
+        "holes8": to_c(student, name="holes8", arithmetic="int8", calibration=rows),
+        "never8": to_c(student, name="never8", arithmetic="int8", calibration=rows[np.isnan(rows).any(axis=1)]),
+    }
+    program = CProgram(tmp_path, headers, SANITIZERS)
+    expected = student.transform(rows)
+    np.testing.assert_allclose(program("holes", rows)["transform"], expected, rtol=0, atol=1e-5 * np.ptp(expected))
+    for name in ("holes8", "never8"):
+        np.testing.assert_allclose(program(name, rows)["transform"], expected, rtol=0, atol=0.03 * np.ptp(expected))
+
+
 def test_offsets_that_float_cannot_hold(tmp_path):
     network = make_network((3, 4, 2), offset=np.array([1.7e9, 0, 5]), scale=np.array([1e-2, 1, 2]))
     student = Student(network)
