@@ -276,13 +276,13 @@ def test_labels_of_every_type(tmp_path):
 
 
 def test_rows_by_the_names_of_features(tmp_path):
-    names = ("petal length (cm)", "petal length [cm]", "int", "2nd */ x", "größe", "plain")
+    names = ("petal length (cm)", "petal length [cm]", "int", "2nd */ x", "größe", "NAN")
     student = Student(make_network((6, 2), feature_names=names))
     header = to_c(student, tmp_path / "flower.h", name="flower")
     (tmp_path / "m.c").write_text(
-        '#include <stdio.h>\n#include "flower.h"\n'
+        '#include <math.h>\n#include <stdio.h>\n#include "flower.h"\n'
         "int main(void) {\nflower_row r = {0}; flower_input x[6]; float out[2];\n"
-        "r.petal_length_cm = 1; r.petal_length_cm_2 = 2; r.int_ = 3; r.f_2nd_x = 4; r.gr_e = 5; r.plain = 6;\n"
+        "r.petal_length_cm = 1; r.petal_length_cm_2 = 2; r.int_ = 3; r.f_2nd_x = 4; r.gr_e = 5; r.nan = 6;\n"
         'flower_inputs(&r, x); flower_transform(x, out); printf("%.9g %.9g", out[0], out[1]); return 0; }\n'
     )
     (gcc,) = need("gcc")
@@ -404,6 +404,16 @@ def test_wrong_parameters_name_the_way_out(tmp_path):
         to_c(grid_student(), path, target="avr")
     with pytest.raises(TypeError, match="to_c takes a Student"):
         to_c(object())
+    network = make_network((3, 5, 2))
+    factors = np.float32([1, 1e-30])
+    weights, biases = (
+        [factor * part for factor, part in zip(factors, parts)] for parts in (network.weights, network.biases)
+    )
+    tiny = Student(replace(network, weights=tuple(weights), biases=tuple(biases)))
+    assert re.search("Agreement +1.0000", to_c(tiny, arithmetic="int16", calibration=make_rows(99, 3)))
+    filled = make_network((3, 4, 2), fill=True, clip=9.0)
+    header = to_c(Student(filled), arithmetic="int8", calibration=make_rows(99, 3).round(), min_agreement=0.9)
+    assert "typedef float model_input" in header
     with pytest.warns(UserWarning, match="agrees with the student by"):
         to_c(Student(make_network((3, 500, 2), scale=np.full(3, 1e-3))), arithmetic="int8", calibration=make_rows(9, 3))
 

@@ -83,7 +83,7 @@ def to_c(
     input_type : {"auto", "float", "double", "uint8", "int8", "int16"}
         Type of the features that the functions take. "auto" is float, or double where float would lose the differences
         between samples; with integer arithmetic it is the narrowest integer type that holds all calibration samples, if
-        they have integer values.
+        they have integer values and the student takes no missing ones.
     input_scale : float
         The student's features are the inputs of the functions times this: 1 / 255 for bytes of images whose pixels
         were from 0 to 1 in Python. `calibration` has the student's features.
@@ -206,7 +206,8 @@ def _input_kind(program: Program, rows: np.ndarray | None, arithmetic: str, inpu
                 f"({np.nanmin(rows):g} to {np.nanmax(rows):g}); use 'float'"
             )
         return kind
-    if arithmetic != "float" and rows is not None:
+    # No integer stands for a missing value
+    if arithmetic != "float" and rows is not None and not program.network.fill:
         for kind in _RANGES:
             if _holds(kind, rows):
                 return kind
@@ -377,13 +378,16 @@ def _agreement(expected: np.ndarray, found: np.ndarray) -> float:
     """Return the share of equal labels, or R^2 of values."""
     if expected.ndim == 1:
         return float(np.mean(expected == found))
+    # Squares of small values are zero in float32
+    expected = expected.astype(np.float64)
     error, total = np.square(expected - found).sum(), np.square(expected - expected.mean(axis=0)).sum()
     return float(1 - error / total) if total else float(error == 0)
 
 
 def _check_agreement(agreement: float, least: float | None, arithmetic: str, drawn: bool) -> None:
     """Raise ValueError below the least agreement, or warn."""
-    advice = "give typical samples as calibration" if drawn else "use arithmetic='int16' or 'float'"
+    advice = "use arithmetic='int16' or 'float'" if arithmetic == "int8" else "use arithmetic='float'"
+    advice = "give typical samples as calibration" if drawn else advice
     said = f"arithmetic={arithmetic!r} agrees with the student by {agreement:.4f}"
     if least is not None and agreement < least:
         raise ValueError(f"{said}, less than min_agreement={least}; {advice}")
