@@ -29,6 +29,8 @@ _CALIBRATION_ROWS, _TEST_ROWS = 2000, 3
 _ALMOST = 0.01
 # Bytes of the code that scales inputs in float: 1.1 kB on AVR, 1.3 to 2.7 kB on a Cortex-M3
 _FRONT_CODE = 1500
+# Variation of values, in units of the largest, below which their agreement is judged by their magnitude
+_HARDLY = 1e-3
 # Share of agreement that fewer bytes may cost
 _LOSS = 0.001
 # Bytes of the code of `predict` on AVR, with avr-gcc -Os: 770 to 1620 in integers and 2200 in float, with waves
@@ -79,7 +81,8 @@ def to_c(
         Samples for the ranges of integers, and for the agreement that the header states: some hundred that are
         typical. None draws samples from the ranges in the file, which is worse.
     target : {"c99", "avr"}
-        The header is the same; for "avr" it must fit into the 32 kB of flash and 2 kB of RAM of an ATmega328P.
+        The header is the same; for "avr" it must fit into the 32 kB of flash and 2 kB of RAM of an ATmega328P, with a
+        call of its predictions and nothing else in the program (`predict_proba` takes up to 2 kB more).
     input_type : {"auto", "float", "double", "uint8", "int8", "int16"}
         Type of the features that the functions take. "auto" is float, or double where float would lose the differences
         between samples; with integer arithmetic it is the narrowest integer type that holds all calibration samples, if
@@ -394,6 +397,8 @@ def _agreement(expected: np.ndarray, found: np.ndarray) -> float:
     # Squares of small values are zero in float32
     expected = expected.astype(np.float64)
     error, total = np.square(expected - found).sum(), np.square(expected - expected.mean(axis=0)).sum()
+    # Values that hardly vary: what is less than a thousandth of their magnitude is no error
+    total = max(total, expected.size * (_HARDLY * np.abs(expected).max(initial=0)) ** 2)
     return float(1 - error / total) if total else float(error == 0)
 
 
@@ -485,7 +490,7 @@ def _check_target(target: str, n_bytes: int, ram: int) -> None:
     if limits is None:
         return
     for what, need, limit, advice in (
-        ("flash", n_bytes, limits[0], "use arithmetic='int8', or compress the student further"),
+        ("flash", n_bytes, limits[0], "compress the student further, or use integers of 8 bits"),
         ("RAM", ram, limits[1], "use an integer input_type, or a student with narrower layers"),
     ):
         if need > limit:
