@@ -243,7 +243,7 @@ static inline void digits_predict_proba(const digits_input *x, float *p)
         top = p[j] > top ? p[j] : top;
     }
     for (j = 0; j < 10; j++) {
-        p[j] = expf(p[j] - top);
+        p[j] = (float)expf(p[j] - top);
         sum += p[j];
     }
     for (j = 0; j < 10; j++) {
