@@ -121,7 +121,12 @@ def every_function(path):
 def test_devices_give_the_numbers_of_python(export, run, name, arithmetic):
     path, student, rows = export(name, arithmetic)
     called, function, labels = every_function(path)
-    expected, found = simulators.run_host(called, rows), run(called, rows)
+    expected = simulators.run_host(called, rows)
+    if called.output_type == "double" and run is simulators.run_atmega328p:
+        with pytest.raises(ValueError, match="needs double of 64 bits"):
+            run(called, rows)
+        return
+    found = run(called, rows)
     wanted = np.asarray(getattr(student, function)(rows), np.float64).reshape(len(rows), -1)
     reach = max(np.ptp(wanted), 1e-30)
     if arithmetic == "float":
