@@ -349,3 +349,12 @@ def test_deployment_example_runs(capfd):
     assert ended.value.code == 0
     printed = capfd.readouterr().out
     assert "predicted 540 samples" in printed and "the same predictions as here: True" in printed
+
+
+def test_signaling_nan_is_refused_without_a_warning():
+    network = replace(make_network((3, 2)), offset=np.full(3, 0.5, np.float32), clip=2.0)
+    data = container.encode(network)
+    place = data.index(np.full(1, 0.5, "<f4").tobytes())
+    body = data[:place] + bytes.fromhex("0100a07f") + data[place + 4 : -4]
+    with pytest.raises(StudentFileError, match="input"):
+        load(body + zlib.crc32(body).to_bytes(4, "little"))
