@@ -12,7 +12,7 @@ FAST := -m "not slow" tests distill/codecs distill/network.py
 .PHONY: help setup setup-web demo demo-web test test-fast test-oldest coverage docs lint types format check release-check
 .PHONY: fuzz clean web
 .PHONY: bench-mnist bench-scale bench-codebook bench-random-code bench-spike-slab bench-student bench-uci
-.PHONY: bench-matrix-gaussian bench-search bench-clustering bench-javascript js
+.PHONY: bench-matrix-gaussian bench-search bench-clustering bench-javascript bench-devices test-devices js
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -50,6 +50,9 @@ test: $(READY)  ## all tests and doctests
 
 test-fast: $(READY)  ## tests that are not marked slow, for the inner loop of development
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(FAST)
+
+test-devices: $(READY)  ## generated C on simulated microcontrollers; CONTRIBUTING.md names the packages
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/devices
 
 test-oldest:  ## common checks and pipelines with the oldest supported versions (Python 3.11)
 	$(PYTHON) -m venv .venv-oldest
@@ -116,6 +119,10 @@ bench-uci: $(READY)  ## UCI regression: error and log-likelihood of Bayesian net
 
 bench-matrix-gaussian: $(READY)  ## matrix Gaussian posteriors on MNIST: bytes, error, calibration (DATA=folder)
 	$(BIN)/python benchmarks/matrix_gaussian.py --data $(DATA)
+
+bench-devices: $(READY)  ## students as C on simulated microcontrollers, beside emlearn and m2cgen (DATA=folder)
+	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
+	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/devices.py --data $(DATA)
 
 bench-search: $(READY)  ## time of a grid search with memory= and of its fits one by one
 	$(BIN)/python benchmarks/search.py

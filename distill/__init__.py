@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from distill.compressors import *  # noqa: F403
     from distill.distiller import Distiller as Distiller
     from distill.export.c import to_c as to_c
+    from distill.export.size import evaluate_size as evaluate_size
     from distill.model_selection import AutoCompressor as AutoCompressor
     from distill.onnx import to_onnx as to_onnx
     from distill.pipeline import save as save
@@ -24,6 +25,7 @@ _HOMES = {
     "Distiller": "distill.distiller",
     "Student": "distill.runtime",
     "StudentFileError": "distill.codecs.container",
+    "evaluate_size": "distill.export.size",
     "load": "distill.runtime",
     "save": "distill.pipeline",
     "to_c": "distill.export.c",

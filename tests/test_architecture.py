@@ -60,6 +60,10 @@ ROOMS = [
     # With NumPy alone for a student file
     Room(8, "distill.export.c", f"{SHIPPED} distill.export.students", "numpy"),
     Room(8, "distill.export.__init__"),
+    # Compilers of other machines, as programs; they are given C and not students
+    Room(0, "distill.export.toolchain"),
+    Room(1, "distill.export.stack", "distill.export.toolchain"),
+    Room(2, "distill.export.size", "distill.export.toolchain distill.export.stack"),
     Room(
         7,
         "distill.compressors.base distill.compressors.budget distill.compressors.pruning",

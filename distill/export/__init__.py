@@ -1,1 +1,1 @@
-"""Students for machines without Python: generated C."""
+"""Students for machines without Python: generated C, and its size there."""
