@@ -1,0 +1,127 @@
+"""Translate fitted transformers of scikit-learn into what a student file contains.
+
+Each module has the functions of one family; here are those that contain others: pipelines, unions, columns.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_selection import SelectorMixin
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from distill.codecs import table
+from distill.codecs.preprocessing import Step
+from distill.codecs.reader import Reader
+from distill.codecs.table import TableStep
+from distill.codecs.table.structure import Select, Union
+from distill.translation import categorical, numeric, text
+
+__all__ = ["input_of", "known_names", "operations_of", "steps"]
+
+steps = numeric.steps
+
+
+def known_names() -> list[str]:
+    """Return the names of the transformers that can be translated."""
+    found = [*numeric.operations(), *categorical.operations(), *text.operations(), ColumnTransformer, FeatureUnion]
+    return sorted({kind.__name__ for kind in found}) + ["Pipeline", "and selections of features such as SelectKBest"]
+
+
+def input_of(transformer: Any) -> tuple[int, tuple[str, ...] | None, bool]:
+    """Return the number of columns that a fitted transformer takes, their names, and whether it takes texts."""
+    if hasattr(transformer, "n_features_in_"):
+        names = getattr(transformer, "feature_names_in_", None)
+        return transformer.n_features_in_, None if names is None else tuple(map(str, names)), False
+    return 1, None, True
+
+
+def operations_of(transformer: Any, where: str) -> tuple[Any, ...]:
+    """Return the operations of a fitted transformer.
+
+    Parameters
+    ----------
+    transformer : object
+    where : str
+        The step, for errors.
+
+    Raises
+    ------
+    TypeError
+        If the transformer, or one in it, cannot go into a student file.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+    """
+    if transformer is None or (isinstance(transformer, str) and transformer == "passthrough"):
+        return ()
+    if isinstance(transformer, FrozenEstimator):
+        return operations_of(transformer.estimator, where)
+    if isinstance(transformer, Pipeline):
+        inner = (operations_of(step, f"{where}, step {name!r}") for name, step in transformer.steps)
+        return tuple(operation for each in inner for operation in each)
+    if isinstance(transformer, SelectorMixin):
+        check_is_fitted(transformer)
+        return numeric.selected(transformer, _named(transformer, where))
+    translate = _translations().get(type(transformer))
+    if translate is None:
+        raise TypeError(
+            f"{_named(transformer, where)} cannot go into a student file: the steps before the student may be "
+            f"{', '.join(known_names())}; save the last step alone, pipeline[-1].save(path), and give its student the "
+            "rows pipeline[:-1].transform(X); or put the step into the teacher, Distiller(make_pipeline(..., teacher)), "
+            "and fit again: the student then takes the rows as they are, missing values included"
+        )
+    if not isinstance(transformer, text.VECTORIZERS):
+        check_is_fitted(transformer)
+    return translate(transformer, _named(transformer, where))
+
+
+def _named(transformer: Any, where: str) -> str:
+    return f"{where} ({type(transformer).__name__})"
+
+
+def _translations() -> dict[type, Callable[[Any, str], tuple[Any, ...]]]:
+    return {
+        **numeric.operations(),
+        **categorical.operations(),
+        **text.operations(),
+        ColumnTransformer: _columns,
+        FeatureUnion: _union,
+    }
+
+
+def _columns(transformer: ColumnTransformer, where: str) -> tuple[Any, ...]:
+    indices = transformer._transformer_to_input_indices
+    weights = transformer.transformer_weights or {}
+    branches = []
+    for name, inner, _ in transformer.transformers_:
+        chosen = tuple(int(index) for index in np.atleast_1d(indices[name]))
+        if not chosen or (isinstance(inner, str) and inner == "drop"):
+            continue
+        operations = (Select(chosen), *operations_of(inner, f"{where}, transformer {name!r}"))
+        branches.append(_weighted(operations, transformer.n_features_in_, weights.get(name)))
+    return (Union(tuple(branches)),)
+
+
+def _union(transformer: FeatureUnion, where: str) -> tuple[Any, ...]:
+    weights = transformer.transformer_weights or {}
+    branches = []
+    for name, inner in transformer.transformer_list:
+        if isinstance(inner, str) and inner == "drop":
+            continue
+        operations = operations_of(inner, f"{where}, transformer {name!r}")
+        n_columns = input_of(inner)[0] if not isinstance(inner, str) else transformer.n_features_in_
+        branches.append(_weighted(operations, n_columns, weights.get(name)))
+    return (Union(tuple(branches)),)
+
+
+def _weighted(operations: tuple[Any, ...], n_columns: int, weight: float | None) -> tuple[Any, ...]:
+    """Return operations whose results are multiplied by a weight."""
+    if weight is None:
+        return operations
+    written = table.encode(TableStep(n_columns, operations))
+    n_outputs = table.decode(Reader(written), 1 << 22)[1]
+    return (*operations, *numeric.elementwise([Step("multiply", np.array(float(weight)))], n_outputs))
+
