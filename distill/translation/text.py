@@ -55,7 +55,8 @@ def known_pattern(pattern: str) -> tuple[str, int, bool] | None:
             count = form["classes"].count(other)
             if count and form["classes"] == other * count:
                 least = count - 1 + int(form["least"] or 1)
-                return (name, least, bool(form["start"])) if 1 <= least <= 64 else None
+                known = 1 <= least <= 64 and not (form["start"] and name == text.BLANKED)
+                return (name, least, bool(form["start"])) if known else None
     return None
 
 

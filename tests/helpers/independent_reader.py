@@ -9,6 +9,8 @@ import statistics
 import struct
 import zlib
 
+import independent_tables
+
 ACTIVATIONS = [
     lambda x: x,
     lambda x: max(x, 0.0),
@@ -83,6 +85,7 @@ def read(data):
         "layers": [],
         "variances": [],
         "steps": [],
+        "table": None,
     }
     n_layers = file.varint()
     sizes = [file.varint() for _ in range(n_layers + 1)]
@@ -90,8 +93,12 @@ def read(data):
     while file.at < len(file.data):
         kind = file.byte()
         section = Bytes(file.take(file.varint()))
-        if kind == 0:
-            n_features, network["steps"] = read_steps(section)
+        if kind == 5:
+            network["table"] = independent_tables.read_table(section, Bytes, read_steps)
+            n_features = network["table"]["n_columns"]
+        elif kind == 0:
+            found, network["steps"] = read_steps(section)
+            n_features = n_features if network["table"] else found
         elif kind == 1:
             network["classes"] = read_classes(section)
         elif kind == 2:
@@ -463,6 +470,8 @@ def read_message(section, precision, tables, contexts):
 
 def scaled(network, row):
     """Return one row as it enters the first layer."""
+    if network["table"]:
+        row = independent_tables.table_row(network["table"], row, take_step)
     for step in network["steps"]:
         row = take_step(*step, row)
     if network["offset"]:

@@ -284,7 +284,8 @@ class Spline:
         source.check_count(count * n_columns, 4)
         knots = source.numbers(count * n_columns).reshape(n_columns, count).T
         spline = cls(knots, degree, EXTRAPOLATIONS[extrapolation], not flags & _NO_BIAS, bool(flags & _ZEROS))
-        if count < 2 * degree + 2 or spline.n_splines < 1 or (np.diff(knots, axis=0) < 0).any():
+        least = max(1, degree if spline.extrapolation == "periodic" else 1)
+        if count < 2 * degree + 2 or spline.n_splines < least or (np.diff(knots, axis=0) < 0).any():
             raise source.error(f"has {count} knots for splines of degree {degree}, or knots that decrease")
         return spline, n_columns * (spline.n_splines - (0 if spline.include_bias else 1))
 

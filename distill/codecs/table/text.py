@@ -8,7 +8,7 @@ import numpy as np
 from distill.codecs.table.fields import MAX_COLUMNS, Source, Writer
 from distill.codecs.table.numeric import NORMS
 
-__all__ = ["ACCENTS", "ANALYZERS", "CHARACTERS", "Text", "Weigh"]
+__all__ = ["ACCENTS", "ANALYZERS", "BLANKED", "CHARACTERS", "Text", "Weigh"]
 
 ANALYZERS = ("word", "char", "char_wb")
 ACCENTS = ("keep", "ascii", "unicode")
@@ -23,6 +23,8 @@ CHARACTERS = {
     "digits": r"\d",
     "letters and underscores": r"[^\W\d]",
 }
+# Words of these characters may not be bounded: a bound within them would cut them
+BLANKED = "no blanks"
 _LOWER, _BOUNDED, _BINARY, _HASHED, _SIGNED = 1, 2, 4, 8, 16
 # Longest n-grams and words that a forged file may have, since time grows with them
 _MAX_NGRAM, _MAX_LETTERS = 64, 64
@@ -104,8 +106,8 @@ class Text:
         if kind & 3 == 0:
             characters = list(CHARACTERS)[source.byte(len(CHARACTERS) - 1)]
             min_letters = source.byte(_MAX_LETTERS)
-            if not min_letters:
-                raise source.error("has words without letters")
+            if not min_letters or (flags & _BOUNDED and characters == BLANKED):
+                raise source.error("has words without letters, or words of any characters that are bounded")
             stop_words = source.strings(source.count(2))
         count = source.varint(MAX_COLUMNS)
         if not count:

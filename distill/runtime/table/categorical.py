@@ -109,12 +109,12 @@ def is_missing(column: np.ndarray, missing: Value, none_too: bool = True) -> np.
     array([False,  True,  True])
     """
     if missing is None or is_nan(missing):
-        if column.dtype.kind == "f":
+        nan_too = missing is not None or none_too
+        none_too = missing is None or none_too
+        if column.dtype.kind == "f" and nan_too:
             return np.isnan(column)
         if column.dtype.kind != "O":
             return np.zeros(len(column), bool)
-        nan_too = missing is not None or none_too
-        none_too = missing is None or none_too
         values = column.tolist()
         return np.array([none_too if value is None else nan_too and is_nan(value) for value in values], bool)
     if column.dtype.kind in "fiub":
