@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -226,7 +226,7 @@ def with_steps(
         If the last step does not have as many outputs as the network has inputs.
     """
     header, found = split(data)
-    replaced, numeric = [], [step for step in steps if step.operation != "table"]
+    replaced, numeric = [], [cast(AnyStep, step) for step in steps if step.operation != "table"]
     if len(numeric) < len(steps):
         if len(numeric) < len(steps) - 1 or steps[0].operation != "table":
             raise ValueError("a table is the first step before a network, and there is one at most")
@@ -538,7 +538,8 @@ def _decode_input(reader: Reader, n_features: int) -> dict[str, Any]:
             stored, values = values, np.zeros(n_features, values.dtype)
             values[used] = stored
         if flags & _WIDE:
-            values = values.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # of a NaN that signals, which is refused later
+                values = values.astype(np.float64)
         found[name] = values.reshape(()) if flags & shared else values
     if flags & _WIDE and not extended and not found:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")

@@ -563,7 +563,9 @@ class Student:
 
 def _missing_after_table(X: Any, row: int) -> ValueError:
     """Return the error for a row of which a table has made a missing value."""
-    missing = [label for label, column in zip(X.labels, X.columns()) if column[row] is None or column[row] != column[row]]
+    missing = [
+        label for label, column in zip(X.labels, X.columns()) if column[row] is None or column[row] != column[row]
+    ]
     return X.error(
         "is missing after the steps before the network, which takes no missing values"
         + (f"; it is missing in the columns {missing[:5]}" if missing else "")

@@ -69,9 +69,9 @@ def operations_of(transformer: Any, where: str) -> tuple[Any, ...]:
     if translate is None:
         raise TypeError(
             f"{_named(transformer, where)} cannot go into a student file: the steps before the student may be "
-            f"{', '.join(known_names())}; save the last step alone, pipeline[-1].save(path), and give its student the "
-            "rows pipeline[:-1].transform(X); or put the step into the teacher, Distiller(make_pipeline(..., teacher)), "
-            "and fit again: the student then takes the rows as they are, missing values included"
+            f"{', '.join(known_names())}; save the last step alone, pipeline[-1].save(path), and give its student "
+            "the rows pipeline[:-1].transform(X); or put the step into the teacher, Distiller(make_pipeline(..., "
+            "teacher)), and fit again: the student then takes the rows as they are, missing values included"
         )
     if not isinstance(transformer, text.VECTORIZERS):
         check_is_fitted(transformer)
@@ -124,4 +124,3 @@ def _weighted(operations: tuple[Any, ...], n_columns: int, weight: float | None)
     written = table.encode(TableStep(n_columns, operations))
     n_outputs = table.decode(Reader(written), 1 << 22)[1]
     return (*operations, *numeric.elementwise([Step("multiply", np.array(float(weight)))], n_outputs))
-

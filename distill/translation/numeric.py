@@ -7,8 +7,18 @@ import numpy as np
 from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 from sklearn.feature_selection import SelectorMixin
 from sklearn.preprocessing import (
-    Binarizer, FunctionTransformer, KBinsDiscretizer, MaxAbsScaler, MinMaxScaler, Normalizer, PolynomialFeatures,
-    PowerTransformer, QuantileTransformer, RobustScaler, SplineTransformer, StandardScaler,
+    Binarizer,
+    FunctionTransformer,
+    KBinsDiscretizer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    Normalizer,
+    PolynomialFeatures,
+    PowerTransformer,
+    QuantileTransformer,
+    RobustScaler,
+    SplineTransformer,
+    StandardScaler,
 )  # fmt: skip
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 from sklearn.utils import get_tags
@@ -169,7 +179,9 @@ def _quantiles(transformer: QuantileTransformer, where: str) -> tuple[Any, ...]:
 
 def _bins(transformer: KBinsDiscretizer, where: str) -> tuple[Any, ...]:
     if transformer.dtype is not None and np.dtype(transformer.dtype) != np.float64:
-        raise TypeError(f"{where} has dtype={transformer.dtype!r}, which rounds rows before they are binned; fit it with dtype=None")  # fmt: skip
+        raise TypeError(
+            f"{where} has dtype={transformer.dtype!r}, which rounds rows before they are binned; fit it with dtype=None"
+        )
     edges = tuple(np.asarray(edges[1:-1], np.float64) for edges in transformer.bin_edges_)
     return numeric.Complete(), numeric.Bins(edges, transformer.encode != "ordinal")
 

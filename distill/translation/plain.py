@@ -37,8 +37,8 @@ def plain_value(value: Any, where: str) -> Value:
     if type(value).__name__ == "NAType":
         return float("nan")
     raise TypeError(
-        f"{where} has the value {value!r} ({type(value).__name__}), and a student file holds strings, integers, floats, "
-        "booleans and missing values; convert the column before the fit, as with X[column].astype(str)"
+        f"{where} has the value {value!r} ({type(value).__name__}), and a student file holds strings, integers, "
+        "floats, booleans and missing values; convert the column before the fit, as with X[column].astype(str)"
     )
 
 

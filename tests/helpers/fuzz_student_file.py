@@ -2,8 +2,9 @@
 
 Every case is a file that was cut, extended, spliced or changed at random, most with a right checksum so that the
 damage reaches the parsers. It must be refused with a StudentFileError, or be a file that predicts without an
-exception; a wrong checksum must be refused. Nothing may allocate more than four times the file and the weights
-that it declares and can hold.
+exception (a table may refuse cells, with a ValueError that names row or column); a wrong checksum must be refused.
+Nothing may allocate more than four times the file and the weights that it declares and can hold, or 2^14 bytes for each
+byte of a file with a table.
 
     python tests/helpers/fuzz_student_file.py --cases 1000000 --seed 1
 """
@@ -22,12 +23,17 @@ from some_students import make_network
 
 from distill.codecs import codebook, container, grid, preprocessing, random_code, sparse
 from distill.codecs.container import StudentFileError
+from distill.codecs.reader import Reader, varint
 from distill.compressors.matrix_gaussian.rounding import round_independently
-from distill.runtime import load
+from distill.runtime import Student, load
 
 _GOLDEN = Path(__file__).parent.parent / "golden"
 # Interpreter objects and tables of a codec, whatever the file
 _ALLOWANCE = 1 << 20
+# Bytes for each byte of a file with a table, whose content may be deflated and becomes objects of Python
+_ALLOWANCE_OF_TABLES = 1 << 14
+# Cells of the rows that a table is tried with
+_CELLS = (1, "the blue fox", 0.5, None, "red", float("nan"), True, "", 7)
 
 
 def seeds() -> dict[str, bytes]:
@@ -78,6 +84,8 @@ def seeds() -> dict[str, bytes]:
         preprocessing.MomentsStep((24, 1, 1), deskew=False),
     ]
     files["moments"] = container.with_steps(plain, 24, moments, None)
+    # Changes of deflated bytes are mostly noticed at once
+    files |= {f"{name}-plain": _with_plain_table(data) for name, data in files.items() if name.startswith("table-")}
     large = make_network((120, 80, 4))
     layers = []
     for weight, bias in zip(large.weights, large.biases):
@@ -90,6 +98,21 @@ def seeds() -> dict[str, bytes]:
         layers.append(codebook.CodebookLayer(codes.astype(np.uint8), levels, None, groups, bias, used))
     files["codebook-contexts"] = container.pack(large, [codebook.encode(layer) for layer in layers])
     return files
+
+
+def _with_plain_table(data: bytes) -> bytes:
+    """Return a file whose table is not deflated."""
+    header, [(kind, payload), *others] = container.split(data)
+    assert kind == 5
+    reader = Reader(payload)
+    flags = reader.byte("flags")
+    if flags & 1:
+        reader.varint("length")
+        payload = bytes([flags & 2]) + zlib.decompress(reader.take(reader.remaining, "deflated"), wbits=-15)
+    written = header + b"".join(
+        bytes([number]) + varint(len(content)) + content for number, content in [(kind, payload), *others]
+    )
+    return written + zlib.crc32(written).to_bytes(4, "little")
 
 
 def run(n_cases: int, seed: int, verbose: bool = False) -> Counter:
@@ -147,12 +170,19 @@ def _try(data: bytes, checksum_is_right: bool) -> str:
     try:
         student = load(data)
     except StudentFileError:
-        assert tracemalloc.get_traced_memory()[1] - before <= 4 * (len(data) + _declared(data)) + _ALLOWANCE
+        declared, first = _declared(data)
+        least = _ALLOWANCE_OF_TABLES * len(data) if first == 5 else 0
+        assert tracemalloc.get_traced_memory()[1] - before <= max(least, 4 * (len(data) + declared)) + _ALLOWANCE
         return "refused with a right checksum" if checksum_is_right else "refused"
     assert checksum_is_right, "a wrong checksum was accepted"
     peak = tracemalloc.get_traced_memory()[1] - before
-    assert peak <= 4 * (len(data) + 4 * student.network.n_parameters) + _ALLOWANCE, f"{peak} bytes were allocated"
+    has_table = student.preprocessing is not None and student.preprocessing.table is not None
+    least = _ALLOWANCE_OF_TABLES * len(data) if has_table else 0
+    most = max(least, 4 * (len(data) + 4 * student.network.n_parameters)) + _ALLOWANCE
+    assert peak <= most, f"{peak} bytes were allocated"
     assert sum(student.report["bytes"].values()) == len(data)
+    if has_table:
+        return _try_table(student)
     # Students with offsets in float64 warn of rows in float32
     rows = np.ones((3, student.n_features_in_), np.float64 if student.network.has_wide_inputs else np.float32)
     if student.preprocessing is not None or student.network.has_wide_inputs:
@@ -171,8 +201,23 @@ def _try(data: bytes, checksum_is_right: bool) -> str:
     return "accepted"
 
 
-def _declared(data: bytes) -> int:
-    """Return the bytes of the weights that a header declares, if they are within what a reader accepts."""
+def _try_table(student: Student) -> str:
+    """Predict for rows of all kinds of cells, of which a table may refuse some with an error about X."""
+    outcome, n_columns = "accepted, all cells refused", student.n_features_in_
+    if n_columns > 1000:
+        return "accepted, wide"
+    for shift in range(len(_CELLS)):
+        row = [_CELLS[(column + shift) % len(_CELLS)] for column in range(n_columns)]
+        try:
+            assert len(student.raw_outputs([row])) == 1
+            outcome = "accepted"
+        except ValueError as error:
+            assert " of X" in str(error) or "X before the network has values" in str(error), error
+    return outcome
+
+
+def _declared(data: bytes) -> tuple[int, int]:
+    """Return the bytes of the weights that a header declares, if a reader accepts that many, and the first section."""
     try:
         values, position = [], 6
         while len(values) < 2 or len(values) < values[0] + 2:
@@ -183,10 +228,11 @@ def _declared(data: bytes) -> int:
                 if data[position - 1] < 128:
                     break
             values.append(value)
+        first = data[position]
     except IndexError:
-        return 0
+        return 0, -1
     n_parameters = sum((n_inputs + 1) * n_outputs for n_inputs, n_outputs in pairwise(values[1:]))
-    return 4 * n_parameters if n_parameters <= min(4096 * len(data), 2**24 + 64 * len(data)) else 0
+    return 4 * n_parameters if n_parameters <= min(4096 * len(data), 2**24 + 64 * len(data)) else 0, first
 
 
 def _place(data: bytearray, random: np.random.Generator) -> int:

@@ -9,8 +9,20 @@ from distill.codecs.preprocessing import MomentsStep, Step
 from distill.codecs.table import OPERATIONS, TableStep
 from distill.codecs.table.categorical import Categories, Encode, Impute, Indicate, Numbers, OneHot
 from distill.codecs.table.numeric import (
-    EXTRAPOLATIONS, FUNCTIONS, NORMS, Bins, Complete, Elementwise, Function, Normalize, Polynomial, Power, Product,
-    Quantiles, Spline, Threshold,
+    EXTRAPOLATIONS,
+    FUNCTIONS,
+    NORMS,
+    Bins,
+    Complete,
+    Elementwise,
+    Function,
+    Normalize,
+    Polynomial,
+    Power,
+    Product,
+    Quantiles,
+    Spline,
+    Threshold,
 )  # fmt: skip
 from distill.codecs.table.structure import Select, Union
 from distill.codecs.table.text import CHARACTERS, Text, Weigh
@@ -56,9 +68,9 @@ def _without_missing():
     return Select((0, 1, 2)), Impute(NAN, (0, 1, 2), (0.5, 0.25, 0.125)), Complete()
 
 
+AROUND_ONE = Elementwise((Step("multiply", np.array(1 / 16)), Step("add", np.array(1.0))), 3)
 NUMERIC = Union((
-    *((*_without_missing(), Elementwise((Step("multiply", np.array(1 / 16)), Step("add", np.array(1.0))), 3), Function(name))
-      for name in FUNCTIONS),
+    *((*_without_missing(), AROUND_ONE, Function(name)) for name in FUNCTIONS),
     (Function("isnan"),),
     (Power(np.array([0.5, 0.0, 2.0])), Impute(NAN, (0, 1, 2), (0, 0, 0))),
     (*_without_missing(), Function("abs"), Elementwise((Step("add", np.array(0.1)),), 3),
@@ -80,7 +92,9 @@ NUMERIC = Union((
     *((*_without_missing(), Normalize(norm)) for norm in NORMS),
     (*_without_missing(), Product(np.array([[0.5, 0.1], [-1, 2], [3, -0.25]]))),
 ))  # fmt: skip
-IMAGES = Union((_halved(*range(12)), (Complete(), Elementwise((MomentsStep((3, 4, 1)), Step("subtract", np.arange(12.0))), 12))))
+IMAGES = Union(
+    (_halved(*range(12)), (Complete(), Elementwise((MomentsStep((3, 4, 1)), Step("subtract", np.arange(12.0))), 12)))
+)
 PIXELS = [[float((7 * row + 5 * column) % 11) for column in range(12)] for row in range(3)]
 TEXTS = [
     ["The quick brown fox; the lazy dog's 12 x_y"],
@@ -122,7 +136,11 @@ TABLES = {
     "table-categories": (TableStep(5, (CATEGORICAL,)), _none, ("x", "n", "color", "is ß", "mixed"), CELLS),
     "table-numbers": (
         TableStep(3, (NUMERIC,)),
-        lambda width: [Step("subtract", np.arange(width) / 64), Step("clip", np.array([-20.0, 20.0])), Step("multiply", np.array(1 / 32))],
+        lambda width: [
+            Step("subtract", np.arange(width) / 64),
+            Step("clip", np.array([-20.0, 20.0])),
+            Step("multiply", np.array(1 / 32)),
+        ],
         None,
         NUMBERS,
     ),

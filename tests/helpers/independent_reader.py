@@ -104,18 +104,7 @@ def read(data):
         elif kind == 2:
             network["names"] = read_names(section, n_features)
         elif kind == 3:
-            flags = section.varint()
-            used = section.packed(1, sizes[0]) if flags & 512 else [1] * sizes[0]
-            for shared, double, name in ((1, 128, "offset"), (4, 256, "scale")):
-                kind = "f8" if flags & double else "f4"
-                if flags & shared:
-                    network[name] = section.numbers(kind, 1) * sizes[0]
-                elif flags & 2 * shared:
-                    numbers = iter(section.numbers(kind, sum(used)))
-                    network[name] = [next(numbers) if is_used else 0.0 for is_used in used]
-            if flags & 32:
-                network["clip"] = section.numbers("f4", 1)[0]
-            network["missing"] = bool(flags & 64)
+            read_input(section, sizes[0], network)
         elif kind == 4:
             flags = section.byte()
             for shared, name in ((1, "output_offset"), (4, "output_scale")):
@@ -134,6 +123,21 @@ def read(data):
         assert section.at == len(section.data)
     assert len(network["layers"]) == n_layers
     return network
+
+
+def read_input(section, n_inputs, network):
+    flags = section.varint()
+    used = section.packed(1, n_inputs) if flags & 512 else [1] * n_inputs
+    for shared, double, name in ((1, 128, "offset"), (4, 256, "scale")):
+        kind = "f8" if flags & double else "f4"
+        if flags & shared:
+            network[name] = section.numbers(kind, 1) * n_inputs
+        elif flags & 2 * shared:
+            numbers = iter(section.numbers(kind, sum(used)))
+            network[name] = [next(numbers) if is_used else 0.0 for is_used in used]
+    if flags & 32:
+        network["clip"] = section.numbers("f4", 1)[0]
+    network["missing"] = bool(flags & 64)
 
 
 def read_steps(section):

@@ -1,4 +1,4 @@
-"""A reader of the tables of student files written from docs/format.md alone, in plain Python, as `independent_reader` is."""
+"""The tables of student files in plain Python, written from docs/format.md alone, as `independent_reader` is."""
 
 import itertools
 import math

@@ -1,7 +1,8 @@
 """Encode tables: what is done with columns of numbers, categories and text before the network.
 
-A table is a list of operations, each a frozen dataclass with `write` and `read`. To add one, give it the next code, enter
-it here, and write its function in `distill.runtime.table` and its page in docs/format.md.
+A table is a list of operations, each a frozen dataclass with `write` and `read`. To add one, give it the next code,
+enter it here, and write its function in `distill.runtime.table`, its translation in `distill.translation` and its
+paragraph in docs/format.md.
 """
 
 import zlib
@@ -13,7 +14,17 @@ from distill.codecs.reader import BytesLike, Reader, StudentFileError, varint
 from distill.codecs.table.categorical import Encode, Impute, Indicate, OneHot
 from distill.codecs.table.fields import Source, Writer
 from distill.codecs.table.numeric import (
-    Bins, Complete, Elementwise, Function, Normalize, Polynomial, Power, Product, Quantiles, Spline, Threshold,
+    Bins,
+    Complete,
+    Elementwise,
+    Function,
+    Normalize,
+    Polynomial,
+    Power,
+    Product,
+    Quantiles,
+    Spline,
+    Threshold,
 )  # fmt: skip
 from distill.codecs.table.structure import Select, Union, write_operations
 from distill.codecs.table.text import Text, Weigh

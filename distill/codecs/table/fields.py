@@ -23,7 +23,9 @@ Value = str | int | float | bool | None
 # The largest number of columns between two operations: a HashingVectorizer has 2**20 by default
 MAX_COLUMNS = 1 << 20
 # Columns of all operations together, for each byte of the file and in all: they bound the memory for a row
-_COLUMNS_PER_BYTE, _MAX_TOTAL_COLUMNS = 4096, 1 << 22
+_COLUMNS_PER_BYTE, _MAX_TOTAL_COLUMNS = 1024, 1 << 22
+# Consecutive integers for each byte of the file: a few bytes stand for many of them
+_INTEGERS_PER_BYTE = 64
 # Tables are unions of tables; it bounds the recursion of a reader
 _MAX_DEPTH = 32
 _PART = "table"
@@ -192,6 +194,7 @@ class Source:
         self._operations = operations
         self.n_cells = 0
         self._most_cells = min(_COLUMNS_PER_BYTE * n_bytes, _MAX_TOTAL_COLUMNS)
+        self._most_integers = _INTEGERS_PER_BYTE * n_bytes
         self._depth = 0
 
     def error(self, text: str) -> StudentFileError:
@@ -262,7 +265,8 @@ class Source:
         size = self.byte()
         if size not in (4, 8):
             raise self.error(f"has numbers of {size} bytes, which this version cannot read")
-        values = self.reader.array(f"<f{size}", count, _PART).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a NaN that signals
+            values = self.reader.array(f"<f{size}", count, _PART).astype(np.float64)
         wrong = np.isinf(values) if may_be_nan else ~np.isfinite(values)
         if wrong.any():
             raise self.error("has numbers that are NaN or infinite")
@@ -301,9 +305,8 @@ class Source:
             raise self.error(f"has {count + len(last)} values of kind {kind}, which this version cannot read")
         found: list[Value] = []
         if kind == _CONSECUTIVE:
-            # A few bytes for many numbers: as many as columns, which are counted elsewhere
-            if count > MAX_COLUMNS:
-                raise self.error(f"has {count} values, too many")
+            if count > self._most_integers:
+                raise self.error(f"has {count} integers, too many for its size")
             first = self.zigzag()
             found += range(first, first + count)
         elif kind == _STRINGS:

@@ -27,7 +27,7 @@ _INTERACTIONS, _BIAS = 1, 2
 _NO_BIAS, _ZEROS = 1, 2
 # Degrees and orders that a forged file may not exceed, since time grows with them
 _MAX_DEGREE, _MAX_SPLINE_DEGREE = 32, 24
-_MAX_TERMS = 1 << 16
+_MAX_TERMS, _COST_OF_TERM = 1 << 16, 15
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,10 @@ class Polynomial:
         if least > largest:
             raise source.error(f"has a polynomial of degrees {least} to {largest}")
         operation = cls(least, largest, bool(flags & _INTERACTIONS), bool(flags & _BIAS))
-        return operation, operation.n_outputs(n_columns)
+        # A term takes an object of Python, of the size of some columns
+        n_outputs = operation.n_outputs(n_columns)
+        source.spend(min(_COST_OF_TERM * n_outputs, MAX_COLUMNS + 1))
+        return operation, n_outputs
 
     def n_outputs(self, n_columns: int) -> int:
         """Return the number of products, or one above the largest possible number."""

@@ -102,7 +102,8 @@ class Text:
         shortest, longest = source.byte(_MAX_NGRAM), source.byte(_MAX_NGRAM)
         if not 1 <= shortest <= longest or (flags & _SIGNED and not flags & _HASHED):
             raise source.error(f"has n-grams of {shortest} to {longest}, or impossible flags {flags}")
-        characters, min_letters, stop_words = next(iter(CHARACTERS)), 2, ()
+        characters, min_letters = next(iter(CHARACTERS)), 2
+        stop_words: tuple[str, ...] = ()
         if kind & 3 == 0:
             characters = list(CHARACTERS)[source.byte(len(CHARACTERS) - 1)]
             min_letters = source.byte(_MAX_LETTERS)

@@ -38,7 +38,8 @@ class Lookup:
 
     def __init__(self, values: Sequence[Value]):
         self.values = values
-        self._indices = {value: index for index, value in enumerate(values) if value is not None and not is_nan(value)}
+        known = ((value, index) for index, value in enumerate(values) if value is not None and not is_nan(value))
+        self._indices: dict[Value, int] = dict(known)
         none = next((index for index, value in enumerate(values) if value is None), -1)
         nan = next((index for index, value in enumerate(values) if is_nan(value)), -1)
         self._none = nan if none < 0 else none
@@ -80,7 +81,7 @@ class Lookup:
 
 def _sorted(numbers: list[tuple[Any, int]], dtype: type) -> tuple[np.ndarray, np.ndarray]:
     """Return numbers in order, and their indices."""
-    values = np.array([value for value, _ in numbers], dtype)
+    values: np.ndarray = np.array([value for value, _ in numbers], dtype)
     order = np.argsort(values, kind="stable")
     return values[order], np.array([index for _, index in numbers], np.intp)[order]
 
@@ -209,7 +210,7 @@ def _is_hashable(value: Any) -> bool:
 def _one_hot(operation: categorical.OneHot) -> Callable[[Cells], Cells]:
     lookups = [Lookup(feature.values) for feature in operation.features]
     # The code of an unknown category comes last, where -1 finds it
-    codes = [np.array([*feature.codes, -1 if feature.unknown is None else feature.unknown]) for feature in operation.features]  # fmt: skip
+    codes = [np.array([*codes, -1 if unknown is None else unknown]) for _, codes, _, unknown in operation.features]
     width = sum(feature.n_outputs for feature in operation.features)
 
     def apply(cells: Cells) -> Cells:

@@ -113,6 +113,7 @@ def murmur_hash(data: bytes) -> int:
 
 def _text(operation: text.Text) -> Callable[[Cells], Cells]:
     analyze = analyzer(operation)
+    column_of: Callable[[str], tuple[int, int] | None]
     if operation.n_hashed:
         column_of = _hashes(operation.n_hashed, operation.signed)
         width = operation.n_hashed
