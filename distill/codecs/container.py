@@ -230,10 +230,9 @@ def with_steps(
     if len(numeric) < len(steps):
         if len(numeric) < len(steps) - 1 or steps[0].operation != "table":
             raise ValueError("a table is the first step before a network, and there is one at most")
-        table = import_module("distill.codecs.table")
-        written = table.encode(steps[0], single)
-        replaced.append((_TABLE, written))
-        n_features = table.decode(Reader(written), len(data) + len(written))[1]
+        table, step = import_module("distill.codecs.table"), cast("TableStep", steps[0])
+        replaced.append((_TABLE, table.encode(step, single)))
+        n_features = table.n_outputs(step.operations, step.n_columns)
     if numeric:
         replaced.append((_PREPROCESSING, preprocessing.encode(n_features, numeric)))
     replaced += [(_NAMES, labels.encode_names(tuple(feature_names)))] if feature_names is not None else []

@@ -15,8 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from distill.codecs import table
 from distill.codecs.preprocessing import Step
-from distill.codecs.reader import Reader
-from distill.codecs.table import TableStep
 from distill.codecs.table.structure import Select, Union
 from distill.translation import categorical, numeric, text
 
@@ -119,8 +117,7 @@ def _union(transformer: FeatureUnion, where: str) -> tuple[Any, ...]:
 
 def _weighted(operations: tuple[Any, ...], n_columns: int, weight: float | None) -> tuple[Any, ...]:
     """Return operations whose results are multiplied by a weight."""
-    if weight is None:
+    width = 0 if weight is None else table.n_outputs(operations, n_columns)
+    if not width:
         return operations
-    written = table.encode(TableStep(n_columns, operations))
-    n_outputs = table.decode(Reader(written), 1 << 22)[1]
-    return (*operations, *numeric.elementwise([Step("multiply", np.array(float(weight)))], n_outputs))
+    return (*operations, *numeric.elementwise([Step("multiply", np.array(weight, np.float64))], width))

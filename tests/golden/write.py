@@ -21,7 +21,6 @@ import numpy as np
 from distill.codecs import codebook, container, grid, random_code, sparse, table
 from distill.codecs.preprocessing import AnyStep, MomentsStep, Step
 from distill.codecs.random_code import Layout
-from distill.codecs.reader import Reader
 from distill.codecs.sections import Layer, Section
 from distill.codecs.table import TableStep
 from distill.network import Network
@@ -198,7 +197,7 @@ def fractions(count: int, denominator: int, seed: int) -> np.ndarray:
 def build_table(name: str) -> tuple[bytes, list]:
     """Return the bytes of a golden file with a table, and rows of cells for which it is evaluated."""
     step, more, names, rows = golden_tables.TABLES[name]
-    width = table.decode(Reader(table.encode(step)), 1 << 20)[1]
+    width = table.n_outputs(step.operations, step.n_columns)
     weight, bias = fractions(3 * width, 64, 70).reshape(width, 3), fractions(3, 8, 71)
     network = Network((weight,), (bias,), target="predict", output="softmax", classes=np.arange(3))
     steps: list[TableStep | AnyStep] = [step, *more(width)]

@@ -5,7 +5,6 @@ from some_students import make_network
 
 from distill import load, translation
 from distill.codecs import container, table
-from distill.codecs.reader import Reader
 from distill.codecs.table import TableStep
 from distill.runtime.table.rows import table_rows
 
@@ -14,8 +13,7 @@ def file_of(transformer, single=False):
     """Return the bytes of a student file whose table is a fitted transformer."""
     n_columns, names, texts = translation.input_of(transformer)
     step = TableStep(n_columns, translation.operations_of(transformer, "step 'it'"), texts)
-    n_outputs = table.decode(Reader(table.encode(step)), 1 << 22)[1]
-    network = container.encode(make_network((n_outputs, 1)))
+    network = container.encode(make_network((table.n_outputs(step.operations, n_columns), 1)))
     return container.with_steps(network, n_columns, [step], names, single=single)
 
 

@@ -29,7 +29,7 @@ from distill.codecs.table.numeric import (
 from distill.codecs.table.structure import Select, Union, write_operations
 from distill.codecs.table.text import Text, Weigh
 
-__all__ = ["OPERATIONS", "TableStep", "decode", "encode"]
+__all__ = ["OPERATIONS", "TableStep", "decode", "encode", "n_outputs"]
 
 OPERATIONS: dict[int, Any] = {
     operation.code: operation
@@ -92,6 +92,20 @@ def encode(table: TableStep, single: bool = False) -> bytes:
     return bytes([_PLAIN | texts]) + out.data
 
 
+def n_outputs(operations: tuple[Any, ...], n_columns: int) -> int:
+    """Return the number of columns that operations for `n_columns` lead to.
+
+    Examples
+    --------
+    >>> n_outputs((Polynomial(0, 2),), 3)
+    10
+    """
+    out = Writer()
+    write_operations(out, operations)
+    source = Source(Reader(bytes(out.data)), 1 << 22, _read_operations)
+    return _read_operations(source, n_columns)[1]
+
+
 def decode(reader: Reader, n_bytes: int) -> tuple[TableStep, int]:
     """Read a table.
 
@@ -125,11 +139,11 @@ def decode(reader: Reader, n_bytes: int) -> tuple[TableStep, int]:
     n_columns = source.varint()
     if not n_columns or (flags & _TEXTS and n_columns != 1):
         raise source.error(f"has {n_columns} columns")
-    operations, n_outputs = _read_operations(source, source.spend(n_columns))
-    if not n_outputs:
+    operations, width = _read_operations(source, source.spend(n_columns))
+    if not width:
         raise source.error("leads to no columns")
     inner.finish()
-    return TableStep(n_columns, operations, bool(flags & _TEXTS), source.n_cells), n_outputs
+    return TableStep(n_columns, operations, bool(flags & _TEXTS), source.n_cells), width
 
 
 def _read_operations(source: Source, n_columns: int) -> tuple[tuple[Any, ...], int]:

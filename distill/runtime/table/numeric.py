@@ -219,7 +219,7 @@ def _spline(operation: numeric.Spline) -> Callable[[Cells], Cells]:
                 )
         if not operation.include_bias:
             parts = parts[:, :, :-1]
-        return cells.computed(np.ascontiguousarray(parts.reshape(len(rows), -1)))
+        return cells.computed(np.ascontiguousarray(parts.reshape(len(rows), parts.shape[1] * parts.shape[2])))
 
     return apply
 
