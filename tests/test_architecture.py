@@ -48,7 +48,8 @@ ROOMS = [
     Room(5, "distill.base", f"{SHIPPED} distill.teachers distill.training.fidelity", "numpy scipy sklearn"),
     Room(6, "distill.distiller", TAUGHT, "numpy scipy sklearn joblib"),
     # The one place where `distill` knows `mbn`: which step of a pipeline becomes which step of a file
-    Room(6, "distill.pipeline", "distill.codecs distill.base distill.runtime mbn.preprocessing", "numpy sklearn"),
+    Room(2, "distill.translation", "distill.codecs mbn.preprocessing", "numpy sklearn"),
+    Room(6, "distill.pipeline", "distill.codecs distill.base distill.runtime distill.translation", "numpy sklearn"),
     Room(7, "distill.onnx", f"{SHIPPED} distill.pipeline", "numpy sklearn onnx"),
     Room(
         7,

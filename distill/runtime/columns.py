@@ -466,7 +466,8 @@ def _cells_of(column: Any, name: Any) -> np.ndarray:
     if isinstance(column, np.ma.MaskedArray):
         if column.dtype.kind in _NUMERIC:
             return np.ma.filled(column.astype(np.float64), np.nan) if np.ma.is_masked(column) else np.asarray(column)
-        values = np.ma.filled(column.astype(object), None)
+        values = np.array(column.data, object)
+        values[np.ma.getmaskarray(column)] = None
     elif hasattr(column, "isna") and hasattr(column, "to_numpy") and getattr(dtype, "kind", "O") in _NUMERIC:
         # Nullable numbers of pandas: integers stay integers where none is missing
         missing = bool(column.isna().any())
@@ -475,6 +476,9 @@ def _cells_of(column: Any, name: Any) -> np.ndarray:
             values = np.array(values.tolist())
     elif isinstance(column, list | tuple):
         values = _objects(column)
+    elif hasattr(getattr(column, "type", None), "index_type"):
+        # As an array, categories of pyarrow lose what is missing
+        values = _objects(column.to_pylist())
     else:
         values = np.asarray(column)
     if values.ndim != 1:

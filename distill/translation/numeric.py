@@ -125,7 +125,20 @@ def elementwise(steps: list[AnyStep], n_columns: int) -> tuple[Any, ...]:
 
 
 def _scaled(scaler: Any, where: str) -> tuple[Any, ...]:
-    return elementwise(_SCALERS[type(scaler)](scaler), scaler.n_features_in_)
+    steps = _SCALERS[type(scaler)](scaler)
+    for step in steps:
+        if isinstance(step, Step):
+            _check_finite(step.values, where)
+    return elementwise(steps, scaler.n_features_in_)
+
+
+def _check_finite(values: np.ndarray, where: str) -> None:
+    """Raise ValueError if a transformer has learned no numbers for a column."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{where} was fitted with a column that was missing in all rows, or infinite; leave the column out, or "
+            "fill it in before"
+        )
 
 
 def _moved(transformer: Any, where: str) -> tuple[Any, ...]:
@@ -171,8 +184,7 @@ def _power(transformer: PowerTransformer, where: str) -> tuple[Any, ...]:
 
 def _quantiles(transformer: QuantileTransformer, where: str) -> tuple[Any, ...]:
     quantiles = np.asarray(transformer.quantiles_, np.float64)
-    if np.isnan(quantiles).any():
-        raise TypeError(f"{where} was fitted with a column that was missing in all rows; leave the column out")
+    _check_finite(quantiles, where)
     references = np.asarray(transformer.references_, np.float64)
     return (numeric.Quantiles(quantiles, references, transformer.output_distribution == "normal"),)
 

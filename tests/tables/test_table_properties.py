@@ -1,7 +1,8 @@
 """Generated pipelines and frames: the rows of a loaded file are those of scikit-learn.
 
-A generated pipeline is fitted to a small frame, sent through the bytes of a student file, and compared on another frame, with
-missing values, unknown categories, odd dtypes, unicode and no rows at all. Where scikit-learn refuses the rows, so must the file.
+A generated pipeline is fitted to a small frame, sent through the bytes of a student file, and compared on another
+frame, with missing values, unknown categories, odd dtypes, unicode and no rows at all. Where scikit-learn refuses the
+rows, so must the file.
 """
 
 import warnings
@@ -17,9 +18,21 @@ from sklearn.feature_selection import SelectKBest, SelectPercentile, VarianceThr
 from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import (
-    Binarizer, FunctionTransformer, KBinsDiscretizer, MaxAbsScaler, MinMaxScaler, Normalizer, OneHotEncoder,
-    OrdinalEncoder, PolynomialFeatures, PowerTransformer, QuantileTransformer, RobustScaler, SplineTransformer,
-    StandardScaler, TargetEncoder,
+    Binarizer,
+    FunctionTransformer,
+    KBinsDiscretizer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    Normalizer,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    PowerTransformer,
+    QuantileTransformer,
+    RobustScaler,
+    SplineTransformer,
+    StandardScaler,
+    TargetEncoder,
 )  # fmt: skip
 from through_file import expected, loaded
 
@@ -54,16 +67,22 @@ def compare(transformer, rows, y, new):
             transformer.fit(rows, y)
         except (ValueError, TypeError):
             hypothesis.reject()  # no pipeline, such as one that takes no missing values
-        width = transformer.transform(rows).shape[1]
-        if not width:
-            hypothesis.reject()
         try:
+            width = transformer.transform(rows).shape[1]
             wanted = expected(transformer, new)
-        except TypeError:
-            hypothesis.reject()  # no refusal, as of text columns of which all values are missing
-        except ValueError:
+        except ValueError as error:
+            if "pandas.NA" in str(error):  # scikit-learn does not put nullable columns side by side
+                hypothesis.reject()
             wanted = None
-    run = loaded(transformer)
+        except (TypeError, IndexError):
+            hypothesis.reject()  # no refusal, as of text columns of which all values are missing
+    if not width:
+        hypothesis.reject()
+    try:
+        run = loaded(transformer)
+    except ValueError as error:
+        assert "missing in all rows" in str(error)
+        hypothesis.reject()
     if not len(new):  # scikit-learn refuses an X without rows, a student does not
         assert run(new).shape == (0, width)
         return
@@ -96,7 +115,9 @@ def numeric_frames(draw):
     """Return a frame to fit, a target and another frame, all of numbers."""
     n_rows, n_new, width = draw(st.integers(4, 16)), draw(st.sampled_from([0, 1, 2, 5])), draw(st.integers(1, 4))
     frames = []
-    dtypes = draw(st.lists(st.sampled_from(["float64", "float64", "int64", "bool", "Float64"]), min_size=width, max_size=width))
+    dtypes = draw(
+        st.lists(st.sampled_from(["float64", "float64", "int64", "bool", "Float64"]), min_size=width, max_size=width)
+    )
     holes = draw(st.booleans())
     for count in (n_rows, n_new):
         columns = {}
@@ -133,7 +154,9 @@ def categorical_frames(draw):
             values[0] = pd.NA if kind == "nullable" else marker
             others = [*others, values[0]]
         more = draw(st.lists(st.sampled_from(others), min_size=n_new, max_size=n_new))
-        dtype = {"text": "str", "objects": object, "category": "category", "nullable": "Int64", "booleans": bool}.get(kind)
+        dtype = {"text": "str", "objects": object, "category": "category", "nullable": "Int64", "booleans": bool}.get(
+            kind
+        )
         dtype = dtype or ("float64" if kind == "floats" else "int64")
         fit[f"c{index}"], new[f"c{index}"] = pd.Series(values, dtype=dtype), pd.Series(more, dtype=dtype)
     return pd.DataFrame(fit), np.arange(n_rows) % 3, pd.DataFrame(new)
@@ -171,8 +194,10 @@ INEXACT = st.one_of(
               extrapolation=st.sampled_from(["error", "constant", "linear", "continue", "periodic"])),
     st.builds(Normalizer, norm=st.sampled_from(["l1", "l2", "max"])),
     st.builds(PCA, n_components=st.just(1), whiten=st.booleans(), svd_solver=st.just("full")),
-    st.builds(TruncatedSVD, n_components=st.just(1), algorithm=st.just("arpack"), random_state=st.just(0)),
-    st.builds(FunctionTransformer, st.sampled_from([np.log1p, np.sqrt, np.expm1, np.tanh, np.exp])),
+    st.builds(TruncatedSVD, n_components=st.just(1), random_state=st.just(0)),
+    # After a step that makes floats: NumPy computes functions of booleans with half precision
+    st.builds(make_pipeline, st.just(MaxAbsScaler()),
+              st.builds(FunctionTransformer, st.sampled_from([np.log1p, np.sqrt, np.expm1, np.tanh, np.exp]))),
 )  # fmt: skip
 
 
@@ -257,9 +282,15 @@ def test_columns_and_unions(data, numbers, categories):
         ("categories", draw(CATEGORICAL), list(categories[0].columns)),
     ]
     weights = draw(st.sampled_from([None, {"numbers": 0.5}, {"plain": 2.0, "categories": -1.0}]))
-    columns = ColumnTransformer(transformers, transformer_weights=weights, remainder=draw(st.sampled_from(["drop", "passthrough", StandardScaler()])))
+    columns = ColumnTransformer(
+        transformers,
+        transformer_weights=weights,
+        remainder=draw(st.sampled_from(["drop", "passthrough", StandardScaler()])),
+    )
     if draw(st.booleans()):
-        columns = make_pipeline(FeatureUnion([("all", columns), ("half", ColumnTransformer([("n", columns, slice(0, None))]))]))
+        columns = make_pipeline(
+            FeatureUnion([("all", columns), ("half", ColumnTransformer([("n", columns, slice(0, None))]))])
+        )
     y = numbers[1][:n_rows]
     compare(columns, rows, y, new)
     reordered = new[new.columns[::-1]]
@@ -275,7 +306,9 @@ def test_columns_and_unions(data, numbers, categories):
 TEXTS = st.lists(
     st.one_of(
         st.text(alphabet="abAB ßİé\u0301_1-.\t\n", max_size=30),
-        st.sampled_from(["the fox and the dog", "déjà VU", "ﬁne ﬂow", "日本語 テキスト", "Σας ΣΑΣ", "x" * 50, "a the of"]),
+        st.sampled_from(
+            ["the fox and the dog", "déjà VU", "ﬁne ﬂow", "日本語 テキスト", "Σας ΣΑΣ", "x" * 50, "a the of"]
+        ),
     ),
     min_size=1,
     max_size=8,
@@ -310,5 +343,5 @@ def vectorizers(draw):
 @examples(120)
 @hypothesis.given(vectorizer=vectorizers(), texts=TEXTS, new=TEXTS, svd=st.booleans())
 def test_texts(vectorizer, texts, new, svd):
-    last = [("svd", TruncatedSVD(1, algorithm="arpack", random_state=0))] if svd and len(texts) > 2 else []
+    last = [("svd", TruncatedSVD(1, random_state=0))] if svd and len(texts) > 2 else []
     compare(Pipeline([("vectorizer", vectorizer), *last]), texts, None, new)
