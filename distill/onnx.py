@@ -56,7 +56,8 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | BinaryIO | None
     ImportError
         If the package onnx is not installed.
     TypeError
-        If the argument is neither a student nor an estimator that contains one.
+        If the argument is neither a student nor an estimator that contains one, or it begins with a table of categories
+        or text, which is named.
 
     Examples
     --------
@@ -162,6 +163,12 @@ def _preprocessing(graph: _Graph, preprocessing: Preprocessing) -> str:
     """Add the preprocessing, in float64; return the name of the inputs of the network."""
     rows, types = graph.node("Cast", ["X"], to=graph.onnx.TensorProto.DOUBLE), graph.onnx.TensorProto
     for step in preprocessing.steps:
+        if step.operation == "table":
+            raise TypeError(
+                f"the student begins with a table ({', '.join(step.names)}), whose steps cannot be exported to ONNX; "
+                "export the last step of the pipeline alone, to_onnx(pipeline[-1]), and give the model the rows "
+                "pipeline[:-1].transform(X)"
+            )
         if isinstance(step, MomentsStep):
             rows = _moments(graph, step, rows)
         elif step.operation == "product":

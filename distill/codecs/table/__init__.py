@@ -6,6 +6,7 @@ paragraph in docs/format.md.
 """
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -63,6 +64,21 @@ class TableStep:
     texts: bool = False
     n_cells: int = 0
     operation: ClassVar[str] = "table"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Different names of its operations, those of branches included, in their order."""
+        return tuple(dict.fromkeys(_names(self.operations)))
+
+
+def _names(operations: tuple[Any, ...]) -> Iterator[str]:
+    """Yield the names of operations but unions and selections, which every table has."""
+    for operation in operations:
+        if isinstance(operation, Union):
+            for branch in operation.branches:
+                yield from _names(branch)
+        elif not isinstance(operation, Select | Complete):
+            yield operation.name
 
 
 def encode(table: TableStep, single: bool = False) -> bytes:
