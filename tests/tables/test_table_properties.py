@@ -236,13 +236,13 @@ CATEGORICAL = st.one_of(
 )
 
 
-@examples(200)
+@examples(230)
 @hypothesis.given(frames=numeric_frames(), pipeline=numeric_pipelines())
 def test_numeric_pipelines(frames, pipeline):
     compare(pipeline, *frames)
 
 
-@examples(170)
+@examples(190)
 @hypothesis.given(frames=categorical_frames(), pipeline=CATEGORICAL)
 def test_categorical_pipelines(frames, pipeline):
     compare(pipeline, *frames)
@@ -261,7 +261,7 @@ def selectors(draw, names):
     )
 
 
-@examples(120)
+@examples(70)
 @hypothesis.given(data=st.data(), numbers=numeric_frames(), categories=categorical_frames())
 def test_columns_and_unions(data, numbers, categories):
     """Also nested, with weights, remainders and columns that are dropped."""
