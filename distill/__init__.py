@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from distill.codecs.container import StudentFileError as StudentFileError
     from distill.compressors import *  # noqa: F403
     from distill.distiller import Distiller as Distiller
+    from distill.export.c import to_c as to_c
     from distill.model_selection import AutoCompressor as AutoCompressor
     from distill.onnx import to_onnx as to_onnx
     from distill.pipeline import save as save
@@ -25,6 +26,7 @@ _HOMES = {
     "StudentFileError": "distill.codecs.container",
     "load": "distill.runtime",
     "save": "distill.pipeline",
+    "to_c": "distill.export.c",
     "to_onnx": "distill.onnx",
     **dict.fromkeys(COMPRESSORS.values(), "distill.compressors"),
 }

@@ -1,14 +1,17 @@
-"""Command line: report the contents of a student file, or predict with it.
+"""Command line: report the contents of a student file, predict with it, or export it.
 
 python -m distill info FILE
 python -m distill predict FILE data.npy|data.csv|data.tsv|data.parquet|- [-o predictions.npy|predictions.csv]
                           [--method METHOD]
+python -m distill export FILE --target c|avr|onnx -o digits.h|digits.onnx [--name digits] [--arithmetic int8]
+                         [--calibration data.npy]
 """
 
 import argparse
 import csv
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import TextIO, cast
@@ -50,11 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument(
         "--method", choices=_METHODS, help="method to call; by default the one that the student was trained for"
     )
+    export = commands.add_parser("export", help="write a student as a C99 header or as an ONNX model")
+    export.add_argument("file", help="student file")
+    export.add_argument("--target", choices=("c", "avr", "onnx"), required=True, help="avr: C for an ATmega328P")
+    export.add_argument("-o", "--output", required=True, help="file to write")
+    export.add_argument("--name", help="prefix of the C functions; by default the name of the output")
+    export.add_argument("--arithmetic", choices=("float", "int8", "int16"), help="of the C code; by default float")
+    export.add_argument("--calibration", help="samples for integer arithmetic, in a file as for predict")
+    export.add_argument("--input-type", choices=("auto", "float", "double", "uint8", "int8", "int16"), help="of C")
+    export.add_argument("--input-scale", type=float, help="the student's features are the inputs in C times this")
+    export.add_argument("--min-agreement", type=float, help="least agreement of integer arithmetic with the student")
     options = parser.parse_args(arguments)
     try:
         student = load(options.file)
         if options.command == "info":
             print(describe(student))
+        elif options.command == "export":
+            _export(student, options)
         else:
             _predict(student, options.data, options.output, options.method)
     except BrokenPipeError:  # the reader, such as `head`, has had enough
@@ -139,6 +154,30 @@ def _predict(student: Student, data: str, output: str | None, method: str | None
         text = io.StringIO(newline="")
         _write_csv(text, predictions)
         write_bytes(text.getvalue().encode(), output)
+
+
+def _export(student: Student, options: argparse.Namespace) -> None:
+    """Write a student in another form."""
+    settings = {
+        name: getattr(options, name)
+        for name in ("arithmetic", "calibration", "input_type", "input_scale", "min_agreement", "name")
+        if getattr(options, name) is not None
+    }
+    if options.target == "onnx":
+        if settings:
+            raise ValueError(f"--{next(iter(settings)).replace('_', '-')} is for the targets c and avr, not for onnx")
+        from distill.onnx import to_onnx
+
+        to_onnx(student, options.output)
+        return
+    from distill.export.c import to_c
+
+    if "calibration" in settings:
+        wanted = Wanted(student.n_features_in_, student.network.feature_names, student.network.fill, _note)
+        settings["calibration"] = read_rows(options.calibration, wanted)
+    stem = os.path.splitext(os.path.basename(options.output))[0]
+    settings.setdefault("name", re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_"))
+    to_c(student, options.output, target="avr" if options.target == "avr" else "c99", **settings)
 
 
 def _note(text: str) -> None:

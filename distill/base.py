@@ -212,6 +212,10 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         """
         raise NotImplementedError
 
+    def excluded_label(self) -> int | None:
+        """Return the label of the imitated estimator whose rows no score counts, None if there is none."""
+        return None
+
     def predict(self, X) -> np.ndarray:
         """Predict labels or regression values.
 
@@ -326,7 +330,8 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
             Without y: fidelity to the imitated estimator's predictions for X, which is accuracy for labels and
             variance-weighted R^2 otherwise. With y: accuracy or R^2 against y; of probabilities, y may have a column
             for each class, and its largest is the label. The numbering of clusters is arbitrary: against classes use
-            `sklearn.metrics.adjusted_rand_score`. For an embedding, a y that does not have its shape is ignored.
+            `sklearn.metrics.adjusted_rand_score`. With noise="exclude" rows with the label -1, the teacher's or that of
+            y, do not count. For an embedding, a y that does not have its shape is ignored.
 
         Returns
         -------
@@ -358,7 +363,7 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
                     )
                 y = classes[label_positions(np.asarray(y))]
             if classes is not None:
-                return float(accuracy_score(y, self.predict(X)))
+                return float(accuracy_score(*self._counted(y, self.predict(X))))
             output = self.student_output(target, X)
             # scikit-learn's R^2 with these weights would not count errors in columns of y that are constant
             if target == "transform":
@@ -368,7 +373,20 @@ class StudentMixin(TransformerMixin, ClassNamePrefixFeaturesOutMixin):
         if classes is None or target == "decision_function":
             return fidelity(expected, self.student_output(target, X), classification=False)
         expected = expected if expected.ndim == 1 else classes[label_positions(expected)]
-        return fidelity(expected, self.predict(X), classification=True)
+        return fidelity(*self._counted(expected, self.predict(X)), classification=True)
+
+    def _counted(self, expected: Any, found: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Return expected and found labels without rows of the excluded label; ValueError if no row is left."""
+        excluded, labels = self.excluded_label(), np.asarray(expected)
+        if excluded is None or labels.dtype.kind not in "iuf" or labels.shape != found.shape:
+            return expected, found
+        counted = labels != excluded
+        if not counted.any():
+            raise ValueError(
+                f"all {len(labels)} rows of X have the label {excluded}, which noise='exclude' leaves out, so that "
+                "there is nothing to compare; give other rows"
+            )
+        return labels[counted], found[counted]
 
     def to_bytes(self) -> bytes:
         """Return the student file as bytes, which `distill.load` reads."""

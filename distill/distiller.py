@@ -60,7 +60,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
 
     Parameters
     ----------
-    teacher : estimator or "precomputed"
+    teacher : estimator, list of estimators, or "precomputed"
         Any scikit-learn estimator: transformer, clusterer, classifier, regressor, outlier detector, or a Pipeline. A
         clone is fitted, to X as it is passed to `fit`; every call gets a copy of its own, because a teacher may work in
         place. (Of a memory map it gets a view that cannot be written to.) A teacher that can only `fit_predict` or
@@ -68,8 +68,9 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         `FrozenEstimator(fitted)` is not fitted again; if it has no method for new rows, its `labels_` or `embedding_`,
         or those of the last step of a pipeline in it, are imitated and `fit` requires the rows of that fit. With
         "precomputed", y are the predictions to imitate, for labels, probabilities, values or an embedding whose
-        estimator is not at hand. In a cross-validation the validation rows are among the training rows of a frozen
-        teacher, so that scores are too high.
+        estimator is not at hand. A list of clusterers is an ensemble: their clusters are aligned to those of the first,
+        and the average of their soft labels is learned (see Notes). In a cross-validation the validation rows are among
+        the training rows of a frozen teacher, so that scores are too high.
     target : {"auto", "predict", "predict_proba", "transform", "decision_function"}, default="auto"
         The method to imitate. "auto": `predict_proba`, else `predict`, of classifiers and clusterers; `predict` of
         regressors; `decision_function` of outlier detectors, with the labels that the teacher gives to these values;
@@ -77,6 +78,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Notes), and "predict" the labels alone. Of precomputed predictions "auto" takes integers, Booleans and strings
         for labels, a vector of floats for regression values, and two columns or more for an embedding; "predict_proba"
         is one column for each class, and the columns of a data frame name the classes.
+    noise : {"learn", "exclude"}, default="learn"
+        What becomes of the rows that a clusterer calls noise (label -1). "learn": -1 is a label like any other, and the
+        student predicts it, also for rows far from all of X. "exclude": these rows are left out of the training, the
+        student gives every row one of the clusters, and its fidelity is measured on the other rows.
     hidden_layer_sizes : tuple of int, default=(256, 64)
         Units of every hidden layer. An empty tuple makes the student linear.
     activation : {"relu", "tanh", "logistic", "identity"}, default="relu"
@@ -163,7 +168,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         Sizes of its parts in bytes. Where labels or probabilities are imitated also "agreement_per_class", for each
         label the fraction of its validation rows for which the student finds it (of all its rows where fewer than 10
         are held out). With `n_queries` also "n_queries", the number of rows that the teacher answered: those of a label
-        that no row of X has are left out.
+        that no row of X has are left out. With noise="exclude" also "n_excluded", the number of rows that were noise.
     n_features_in_ : int
         Number of features of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -196,6 +201,12 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     share (1 + p) / 2 of its label, and the rest is divided among the others by the numbers of their rows. The largest
     soft label of a row is always its label, and all measures of agreement compare labels. `predict_proba` is then a
     soft assignment to clusters and no probability that the teacher gives. ``target="predict"`` learns the labels alone.
+
+    The labels of an ensemble are those of the first teacher. Each cluster of another one is matched to one of these,
+    such that as many rows as possible are in both; where it has more clusters, each of the rest counts for that in
+    which most of its rows are, and where it has fewer, some clusters have no vote of it. The soft label of a row is the
+    average of all, its label the largest, and that of the first where two are equally large. Embeddings are not
+    averaged.
 
     Outputs keep the range of the teacher's: an embedding whose training rows are distributions
     (LatentDirichletAllocation) is learned by cross-entropy and ends with a softmax, and values that are bounded at zero
@@ -230,6 +241,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     _parameter_constraints: dict = {  # noqa: RUF012
         "teacher": "no_validation",  # `imitated_method` checks it
         "target": "no_validation",
+        "noise": [StrOptions({"learn", "exclude"})],
         "hidden_layer_sizes": "no_validation",
         "activation": [StrOptions(set(ACTIVATIONS))],
         "input_scaling": [StrOptions({"auto", "common", "per-feature"}), None],
@@ -256,6 +268,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         teacher: BaseEstimator,
         *,
         target: str = "auto",
+        noise: str = "learn",
         hidden_layer_sizes: Sequence[int] = (256, 64),
         activation: str = "relu",
         input_scaling: str | None = "auto",
@@ -278,6 +291,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
     ):
         self.teacher = teacher
         self.target = target
+        self.noise = noise
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.input_scaling = input_scaling
@@ -323,7 +337,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         ------
         ValueError
             If a parameter or X is out of its range, the teacher does not have the target, predicts one label for all
-            rows, or changes the number of rows.
+            rows, or changes the number of rows; with noise="exclude", if it has no label of noise, or fewer than two
+            others.
         TypeError
             If the teacher is not an estimator, or a parameter has the wrong type.
         """
@@ -350,7 +365,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             warn_user(predictions.note)
         if predictions.classes is not None:
             encode_classes(predictions.classes)  # labels that no file can hold are an error before the training
-        predictions = teachers.with_noise(self.teacher_, without_columns(X), rows, predictions)
+        answered = predictions = teachers.with_noise(self.teacher_, without_columns(X), rows, predictions)
+        if self.noise == "exclude":
+            predictions, left = teachers.without_noise(self.teacher_, answered)
+            rows = rows[left]
         if (column := coarse_feature(rows)) is not None:
             warn_user(
                 f"the differences within column {column} of X are a few steps of its type, {rows.dtype}, so far from "
@@ -361,7 +379,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         samples = (rows, predictions, beyond, queries, settings)
         network, history = cached_call(self.memory, fit_student, *samples, progress=progress)
         if network.offset is not None and network.offset.dtype == np.float64:
-            note = teachers.compare_labels_of_fit(self.teacher_, without_columns(X), predictions)
+            note = teachers.compare_labels_of_fit(self.teacher_, without_columns(X), answered)
             if note:
                 warn_user(note)
         self._input_section = (network.offset, network.scale)
@@ -375,6 +393,8 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         self._measured = self._measure(history, predictions)
         if queries is not None:
             self._measured["n_queries"] = len(queries.targets)
+        if self.noise == "exclude":
+            self._measured["n_excluded"] = len(answered.values) - len(predictions.values)
         progress.finish()
         return self
 
@@ -414,7 +434,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         return MetadataRouter(owner=self).add(teacher=self.imitated_estimator(), method_mapping=mapping)
 
     def imitated_estimator(self) -> BaseEstimator:
-        """Return the teacher, not fitted; in place of "precomputed", an estimator without predictions."""
+        """Return the teacher, not fitted; of a list an ensemble, of "precomputed" an estimator without predictions."""
+        if isinstance(self.teacher, list | tuple):
+            teachers.check_ensemble(self.teacher)
+            return teachers.Ensemble(list(self.teacher))
         is_precomputed = isinstance(self.teacher, str) and self.teacher == teachers.PRECOMPUTED
         return teachers.Precomputed(self.target) if is_precomputed else self.teacher
 
@@ -424,6 +447,10 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
         if isinstance(teacher, teachers.Precomputed) and self.target == "auto" and "_student" in vars(self):
             return self.network_.target
         return teachers.resolve_target(teacher, self.target)
+
+    def excluded_label(self) -> int | None:
+        """Return the label of rows that are left out of all comparisons, -1 with noise="exclude"; else None."""
+        return teachers.NOISE if self.noise == "exclude" else None
 
     def predict_imitated(self, X) -> np.ndarray:
         """Return the predictions of the fitted teacher for rows X, from the cache if there is one."""
@@ -502,7 +529,7 @@ class Distiller(CallbackSupport, StudentMixin, BaseEstimator):
             seed=seed,
         )
         teacher = clone(self.imitated_estimator())
-        return settings, teacher if self.random_state is None else seeded(teacher, teacher_seed)
+        return settings, teacher if self.random_state is None else _with_seeds(teacher, teacher_seed)
 
     def _reconstruct(self, network: Network) -> dict:
         """Return the fitted attributes of an estimator with this network."""
@@ -538,6 +565,14 @@ def _fit_teacher(
             predictions = replace(predictions, note=teachers.compare_labels(fitted, X, predictions))
         stage.log("done")
     return fitted, predictions
+
+
+def _with_seeds(teacher: BaseEstimator, seed: int) -> BaseEstimator:
+    """Set every `random_state` in a teacher that is None, in each member of an ensemble to another one."""
+    if not isinstance(teacher, teachers.Ensemble):
+        return seeded(teacher, seed)
+    seeds = np.random.RandomState(seed).randint(LARGEST_SEED, size=len(teacher.estimators)).tolist()
+    return teacher.set_params(estimators=[seeded(member, own) for member, own in zip(teacher.estimators, seeds)])
 
 
 def _predict_with_teacher(key: str, X: Any, target: str, teacher: BaseEstimator) -> np.ndarray:

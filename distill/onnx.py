@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 
 from distill.codecs import container
 from distill.codecs.preprocessing import MomentsStep, Step
+from distill.export.students import student_in
 from distill.network import Network
-from distill.runtime import Student
 from distill.runtime.forward import prepare
 from distill.runtime.moving import NO_VARIANCE, blur_weights
 from distill.runtime.preprocessing import Preprocessing
@@ -37,7 +37,7 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | BinaryIO | None
 
     Parameters
     ----------
-    estimator_or_student : Student, or a fitted Distiller or compressor, or a Pipeline that ends in one
+    estimator_or_student : Student, student file, fitted Distiller or compressor, or a Pipeline that ends in one
         For the steps that a Pipeline may have see `distill.pipeline.to_bytes`.
     path : str, path, open binary file or None
         File to write the model to, atomically.
@@ -62,12 +62,14 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | BinaryIO | None
     Examples
     --------
     >>> from distill.network import Network
+    >>> from distill.runtime import Student
     >>> student = Student(Network((np.eye(2, dtype=np.float32),), (np.zeros(2, np.float32),)))
     >>> model = to_onnx(student)
     >>> [node.op_type for node in model.graph.node], model.graph.output[0].name
     (['Gemm'], 'embedding')
     """
-    network, preprocessing = _student_in(estimator_or_student)
+    student = student_in(estimator_or_student, "to_onnx")
+    network, preprocessing = student.network, student.preprocessing
     try:
         import onnx
     except ImportError as error:
@@ -106,24 +108,6 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | BinaryIO | None
     if path is not None:
         container.save(model.SerializeToString(), path)
     return model
-
-
-def _student_in(estimator_or_student: Any) -> tuple[Network, Preprocessing | None]:
-    """Return network and preprocessing of a student, estimator, Pipeline or search; TypeError for anything else."""
-    if isinstance(estimator_or_student, Student):
-        return estimator_or_student.network, estimator_or_student.preprocessing
-    if hasattr(estimator_or_student, "steps") or hasattr(estimator_or_student, "best_estimator_"):
-        from distill.pipeline import to_bytes
-
-        return _student_in(Student.from_bytes(to_bytes(estimator_or_student)))
-    if isinstance(getattr(type(estimator_or_student), "network_", None), property):
-        # An estimator implies scikit-learn; an unfitted one raises its NotFittedError
-        from sklearn.utils.validation import check_is_fitted
-
-        check_is_fitted(estimator_or_student)
-        return _student_in(Student.from_bytes(estimator_or_student.to_bytes()))
-    kind = type(estimator_or_student).__name__
-    raise TypeError(f"to_onnx takes a Student, a fitted Distiller or compressor, or a Pipeline, got {kind}")
 
 
 class _Graph:

@@ -11,7 +11,7 @@ from sklearn.utils import ClassifierTags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from mbn.clusters import find_clusters, fit_temperature, median_gap, probabilities, stability
+from mbn.clusters import find_clusters, fit_temperature, median_gap, probabilities, space, stability
 from mbn.columns import validate_rows
 from mbn.estimator import MultilayerBootstrapNetwork, fit_with_pilot, propose_n_clusters, transform_valid
 from mbn.structure import GUESS, Choice
@@ -58,7 +58,8 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         Fraction of the inputs that each clustering uses.
     metric : {"auto", "euclidean", "cosine", "linear"}, default="auto"
         Distance in the bottom layer. "auto" is "cosine" if all samples have length one, as text after `Normalizer`, and
-        "euclidean" otherwise; "linear" suits text too.
+        "euclidean" otherwise; "linear" suits text too. With "cosine" the clusters are those of the directions of the
+        network's output: k-means of rows scaled to length one.
     assignment : {"auto", "direct", "neighbors"}, default="auto"
         As in `MultilayerBootstrapNetwork`.
     n_neighbors : int, default=64
@@ -88,7 +89,8 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         two such networks, from 0 to 1. Clusters of .85 and more are found again by any network, those below .5 are due
         to chance or part of others. NaN for a cluster of which no row was drawn.
     network_ : MultilayerBootstrapNetwork
-        The fitted network; its `transform` is the space of the clusters.
+        The fitted network; its `transform` is the space of the clusters, with metric "cosine" after scaling to length
+        one.
     clusters_ : mbn.clusters.Centers or mbn.clusters.Members
         Centers of the clusters in the network's output; or the rows that were agglomerated.
     temperature_, gap_ : float
@@ -217,7 +219,8 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         else:
             network, chosen = MultilayerBootstrapNetwork(n_clusters=self.n_clusters, **parameters), {}
         n_clusters = network.n_clusters
-        Z, numbers, halves = fit_with_pilot(network, X)
+        Z, numbers, halves = fit_with_pilot(network, X, chosen)
+        Z, *halves = (space(part, n_clusters, network.metric_) for part in (Z, *halves))
         clusters = find_clusters(Z, n_clusters, self.algorithm, network.seed_)
         distances = clusters.squared_distances(Z)
         labels = distances.argmin(axis=1)
@@ -305,7 +308,8 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         """Return the squared distances of samples from the clusters."""
         check_is_fitted(self)
         rows = validate_rows(self, X, reset=False, accept_sparse="csr", dtype="numeric")
-        return self.clusters_.squared_distances(transform_valid(self.network_, rows))
+        Z = transform_valid(self.network_, rows)
+        return self.clusters_.squared_distances(space(Z, self.n_clusters_, self.network_.metric_))
 
     def _threshold(self, certainty: np.ndarray) -> float:
         """Return the largest probability below which a sample is an outlier, for those of the fit."""

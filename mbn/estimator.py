@@ -649,7 +649,9 @@ class _Fitted:
     pilot: structure.Pilot | None
 
 
-def fit_with_pilot(network: MultilayerBootstrapNetwork, X: Any) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+def fit_with_pilot(
+    network: MultilayerBootstrapNetwork, X: Any, chosen: dict[str, structure.Choice]
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Fit a network, and two small ones of disjoint draws on a sample of the rows.
 
     Parameters
@@ -657,6 +659,8 @@ def fit_with_pilot(network: MultilayerBootstrapNetwork, X: Any) -> tuple[np.ndar
     network : MultilayerBootstrapNetwork
         Fitted in place.
     X : array-like or sparse matrix of shape (n_samples, n_features)
+    chosen : dict of str to mbn.structure.Choice
+        What was chosen before, as by `propose_n_clusters`.
 
     Returns
     -------
@@ -669,7 +673,9 @@ def fit_with_pilot(network: MultilayerBootstrapNetwork, X: Any) -> tuple[np.ndar
     """
     fitted = network._fit(X)
     pilot = network._pilot(fitted.sample, fitted.memory) if fitted.pilot is None else fitted.pilot
-    halves = pilot.halves(pilot.scaled(network.k_, 1.5 * network.n_clusters))
+    choice = {**getattr(network, "structure_", {}), **chosen}.get("k")
+    absolute = choice is not None and choice.absolute
+    halves = pilot.halves(pilot.scaled(network.k_, 1.5 * network.n_clusters, absolute))
     numbers = pilot.numbers if fitted.landmarks is None else fitted.landmarks[pilot.numbers]
     return network._outputs(fitted), numbers, halves
 
@@ -715,13 +721,13 @@ def propose_n_clusters(
         schedule = schedule_from(
             network.k_[0], 2, ratio(network.delta, Rows(begun.sample, network.preparation_).shape[1])
         )
-    choice = structure.choose_n_clusters(pilot, pilot.scaled(schedule, 3), algorithm, network.n_components)
-    chosen = {**getattr(network, "structure_", {}), "n_clusters": choice}
+    chosen = dict(getattr(network, "structure_", {}))
+    scaled = pilot.scaled(schedule, 3, "k" in chosen and chosen["k"].absolute)
+    chosen["n_clusters"] = choice = structure.choose_n_clusters(pilot, scaled, algorithm, network.n_components)
     proposed = clone(network).set_params(n_clusters=choice.chosen)
     if "k" in chosen:
         k, least = chosen["k"].chosen, math.ceil(1.5 * proposed.n_clusters)
-        default = k is None or k == chosen["k"].candidates[0]
-        proposed.set_params(k="auto" if default else max(k, least))
+        proposed.set_params(k="auto" if k is None else max(k, least))
     return proposed.set_params(random_state=network.random_state), chosen
 
 

@@ -68,6 +68,8 @@ class Choice:
         Why, in a sentence.
     n_samples : int
         Number of samples of the pilot.
+    absolute : bool
+        Whether as many centroids are in the network as in the pilot, and not the same share of the rows.
 
     Examples
     --------
@@ -82,6 +84,7 @@ class Choice:
     chosen: int | None
     reason: str
     n_samples: int = 0
+    absolute: bool = False
 
 
 @dataclass
@@ -125,8 +128,10 @@ class Pilot:
         self._rows = Rows(part, self.preparation).whole()
         self._kept = Checkpoint(self.memory, part, self.preparation, _DEPTH)
 
-    def scaled(self, schedule: Sequence[int], least: float) -> tuple[int, ...]:
+    def scaled(self, schedule: Sequence[int], least: float, absolute: bool = False) -> tuple[int, ...]:
         """Centroids in the layers of the pilot for those of the network: the same shares of the rows, `least` at least.
+
+        With `absolute` the same numbers.
 
         Examples
         --------
@@ -138,7 +143,7 @@ class Pilot:
         (1000, 500, 250)
         """
         n_rows = len(self.numbers)
-        share = n_rows / self.X.shape[0]
+        share = 1 if absolute else n_rows / self.X.shape[0]
         numbers = [int(k * share) for k in schedule]
         bottom = min(max(numbers[0], math.ceil(least)), n_rows)
         return (bottom, *(k for k in numbers[1:] if least <= k < bottom))
@@ -242,7 +247,13 @@ def choose_n_clusters(
         outputs = [pilot.components(part, k, n_components or numbers[-1]) for part in codes]
         for n in numbers:
             labels = [
-                clusters.labels_of(part[:, : n_components or n], n, algorithm, pilot.settings.seed) for part in outputs
+                clusters.labels_of(
+                    clusters.space(part[:, : n_components or n], n, pilot.settings.metric),
+                    n,
+                    algorithm,
+                    pilot.settings.seed,
+                )
+                for part in outputs
             ]
             pairs = itertools.permutations(labels, 2)
             scores[n] = round(float(np.nanmean([clusters.stability(one, [other], n) for one, other in pairs])), 4)
@@ -312,8 +323,8 @@ def choose_k(pilot: Pilot, k: int, n_clusters: int, delta: float) -> Choice:
     Returns
     -------
     Choice
-        Of the candidates the one with the largest agreement less PRICE for each halving; the largest agreement counts
-        alone where that of the default is less than UNRELIABLE.
+        Of the candidates the one with the largest agreement less PRICE for each halving. Where the agreement of the
+        default is less than UNRELIABLE, the largest counts alone, and candidates are numbers of centroids in the pilot.
     """
     n_rows = len(pilot.numbers)
     if n_rows < max(FEWEST_ROWS, FEWEST_PER_CLUSTER * n_clusters):
@@ -333,10 +344,13 @@ def choose_k(pilot: Pilot, k: int, n_clusters: int, delta: float) -> Choice:
             break
         k //= 2
     if max(scores) < FLAT:
-        best = 0
         reason = f"flat: two networks agree at {max(scores):.2f} at best, wherever the layers start; the default"
-    elif price:
+        return Choice("k", tuple(candidates), tuple(scores), candidates[0], reason, n_rows)
+    if price:
         reason = f"the largest agreement less {price} for each halving"
-    else:
-        reason = f"the largest agreement, since that of the default is less than {UNRELIABLE}"
-    return Choice("k", tuple(candidates), tuple(scores), candidates[best], reason, n_rows)
+        return Choice("k", tuple(candidates), tuple(scores), candidates[best], reason, n_rows)
+    # What blurs the codes then is the noise of the centroids, which are single rows: more rows do not make them better,
+    # so that the number of centroids counts and not their share of the rows (short texts, 4000 and 10000)
+    tried = tuple(pilot.scaled((candidate,), least)[0] for candidate in candidates)
+    reason = f"the largest agreement, since that of the default is less than {UNRELIABLE}; as many as in the pilot"
+    return Choice("k", tried, tuple(scores), tried[best], reason, n_rows, absolute=True)

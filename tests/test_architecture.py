@@ -37,7 +37,12 @@ ROOMS = [
     Room(1, "distill.codecs", "distill.network", "numpy"),
     Room(2, "distill.runtime", "distill.network distill.codecs", "numpy"),
     Room(3, "distill.tables", "distill.runtime", "numpy"),
-    Room(4, "distill.__main__", "distill.codecs.files distill.runtime distill.tables", "numpy"),
+    Room(
+        9,
+        "distill.__main__",
+        "distill.codecs.files distill.runtime distill.tables distill.export distill.onnx",
+        "numpy",
+    ),
     Room(3, "distill.teachers", "distill.network", "numpy scipy sklearn"),
     Room(
         4,
@@ -50,7 +55,11 @@ ROOMS = [
     # The one place where `distill` knows `mbn`: which step of a pipeline becomes which step of a file
     Room(2, "distill.translation", "distill.codecs mbn.preprocessing", "numpy sklearn"),
     Room(6, "distill.pipeline", "distill.codecs distill.base distill.runtime distill.translation", "numpy sklearn"),
-    Room(7, "distill.onnx", f"{SHIPPED} distill.pipeline", "numpy sklearn onnx"),
+    Room(7, "distill.export.students", f"{SHIPPED} distill.pipeline", "sklearn"),
+    Room(8, "distill.onnx", f"{SHIPPED} distill.export.students", "numpy sklearn onnx"),
+    # With NumPy alone for a student file
+    Room(8, "distill.export.c", f"{SHIPPED} distill.export.students", "numpy"),
+    Room(8, "distill.export.__init__"),
     Room(
         7,
         "distill.compressors.base distill.compressors.budget distill.compressors.pruning",

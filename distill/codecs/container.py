@@ -87,6 +87,7 @@ CODECS = {
     sections.FLOAT16: Codec("float16", "dense", "decode_float16"),
     sections.CODEBOOK: Codec("codebook", "codebook"),
     sections.RANDOM_CODE: Codec("random code", "random_code"),
+    sections.SMALL_RANDOM_CODE: Codec("small random code", "random_code", "decode_small"),
     sections.GRID: Codec("grid", "grid"),
     sections.SPARSE: Codec("sparse", "sparse"),
 }

@@ -7,6 +7,7 @@ computed with additions, multiplications, divisions and square roots alone: IEEE
 no mathematical library is involved.
 """
 
+import math
 import zlib
 from functools import cache
 
@@ -14,6 +15,8 @@ import numpy as np
 
 # Increment of splitmix64: 2**64 divided by the golden ratio, made odd
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+# The same of 32 bits
+SMALL_GAMMA = np.uint32(0x9E3779B9)
 # The key that separates the kinds of streams
 _NORMALS, _PERMUTATION, _INTEGERS = range(3)
 # The table of normal quantiles has 2**16 entries; CRC-32 of its little-endian float32 bytes
@@ -156,6 +159,71 @@ def integers(seed: int, stream: int, upper: int, count: int) -> np.ndarray:
     return (high * np.uint64(upper) >> np.uint64(32)).astype(np.int64)
 
 
+def small_normals(seed: int, key: int | np.ndarray, count: int) -> np.ndarray:
+    """Return standard normal numbers of 256 values, from arithmetic of 32 bits, which a microcontroller can do.
+
+    Parameters
+    ----------
+    seed : int in [0, 2**32)
+    key : int or ndarray of ints
+        Each key, modulo 2**32, has a stream of its own.
+    count : int
+        Count of normal numbers per key.
+
+    Returns
+    -------
+    ndarray of shape (*shape of key, count), float32
+
+    Examples
+    --------
+    >>> every = small_normals(1, np.arange(8), 3)
+    >>> np.array_equal(small_normals(1, 6, 5)[:3], every[6])
+    True
+    """
+    return small_normal_table()[small_indices(seed, key, count)]
+
+
+def small_indices(seed: int, key: int | np.ndarray, count: int) -> np.ndarray:
+    """Return indices into `small_normal_table`; ndarray of shape (*shape of key, count), uint8."""
+    keys = (np.asarray(key, np.uint64)[..., None] & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    state = mix32((keys + np.uint32(1)) * SMALL_GAMMA + np.uint32(small_state(seed)))
+    positions = np.arange(1, -(-count // 4) + 1, dtype=np.uint32)
+    drawn = mix32(state + positions * SMALL_GAMMA)
+    # Four indices per word, the lowest bits first, also on machines of the other byte order
+    return drawn.astype("<u4", copy=False).view("u1")[..., :count]
+
+
+def small_state(seed: int) -> int:
+    """Return the state from which the streams of `small_normals` begin."""
+    return int(mix32(np.array([seed], np.uint32) + SMALL_GAMMA)[0])
+
+
+def small_stride(count: int) -> int:
+    """Return the stride of an order of 0..count-1: element i has place ``i * stride % count``.
+
+    It is the least integer from .618 of the count on that has no divisor in common with it.
+
+    Examples
+    --------
+    >>> small_stride(10), [element * 7 % 10 for element in range(10)]
+    (7, [0, 7, 4, 1, 8, 5, 2, 9, 6, 3])
+    """
+    stride = count * 40503 >> 16
+    while math.gcd(stride, count) > 1:
+        stride += 1
+    return stride
+
+
+@cache
+def small_normal_table() -> np.ndarray:
+    """Return the quantiles of the standard normal distribution at (i + 1/2) / 256, i = 0..255, as float32."""
+    below = np.arange(1, 256, 2, dtype=np.float64) / 512
+    lower = -_upper_quantiles(below).astype("<f4")
+    table = np.concatenate([lower, -lower[::-1]]).astype(np.float32)
+    table.flags.writeable = False
+    return table
+
+
 @cache
 def normal_table() -> np.ndarray:
     """Return the quantiles of the standard normal distribution at (i + 1/2) / 65536, i = 0..65535, as float32.
@@ -168,14 +236,7 @@ def normal_table() -> np.ndarray:
         If the checksum of the table is wrong, on a machine without IEEE 754 arithmetic.
     """
     below = np.arange(1, 1 << _TABLE_BITS, 2, dtype=np.float64) / (2 << _TABLE_BITS)
-    distance = 0.5 - below
-    central = distance <= 0.425
-    quantile = np.empty_like(below)
-    inside = distance[central]
-    quantile[central] = inside * _ratio(0.180625 - inside * inside, _CENTRAL)
-    depth = np.sqrt(-_log(below[~central]))
-    quantile[~central] = _ratio(depth - 1.6, _TAIL)
-    lower = -quantile.astype("<f4")
+    lower = -_upper_quantiles(below).astype("<f4")
     table = np.concatenate([lower, -lower[::-1]])
     if zlib.crc32(table.tobytes()) != _TABLE_CHECKSUM:
         raise RuntimeError(
@@ -191,6 +252,25 @@ def mix(state: np.ndarray) -> np.ndarray:
     state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return state ^ state >> np.uint64(31)
+
+
+def mix32(state: np.ndarray) -> np.ndarray:
+    """Mix the bits of 32-bit words: two rounds of xor, shift and multiplication ("lowbias32" of C. Wellons)."""
+    state = (state ^ state >> np.uint32(16)) * np.uint32(0x7FEB352D)
+    state = (state ^ state >> np.uint32(15)) * np.uint32(0x846CA68B)
+    return state ^ state >> np.uint32(16)
+
+
+def _upper_quantiles(above: np.ndarray) -> np.ndarray:
+    """Return the standard normal quantiles of 1 - `above`, which is at most 1/2, by algorithm AS 241."""
+    distance = 0.5 - above
+    central = distance <= 0.425
+    quantile = np.empty_like(above)
+    inside = distance[central]
+    quantile[central] = inside * _ratio(0.180625 - inside * inside, _CENTRAL)
+    depth = np.sqrt(-_log(above[~central]))
+    quantile[~central] = _ratio(depth - 1.6, _TAIL)
+    return quantile
 
 
 def _log(values: np.ndarray) -> np.ndarray:

@@ -10,6 +10,10 @@ random numbers of the first layer may be amplitudes of cosine waves.
 The payload is: bits per block (one byte); seed, number of blocks, a sharing factor for every layer, and number of axes
 of the grid (varints); if there are axes, their extents and the number of waves (varints); scales of weights and of
 biases for every layer (float16); the codes, packed.
+
+The small random code is the same from arithmetic of 32 bits, a table of 256 normal numbers, and an order that is
+computed from place to place instead of a sorted one, so that a microcontroller can compute each weight where it is
+needed. It has no sharing factors.
 """
 
 from dataclasses import dataclass
@@ -19,7 +23,7 @@ import numpy as np
 
 from distill.codecs import bits, cosine, generator
 from distill.codecs.reader import Reader, StudentFileError, varint
-from distill.codecs.sections import RANDOM_CODE, Layer, Section
+from distill.codecs.sections import RANDOM_CODE, SMALL_RANDOM_CODE, Layer, Section
 
 MIN_BITS, MAX_BITS = 4, 24
 
@@ -49,6 +53,8 @@ class Layout:
         Extents of the grid of inputs; empty if there is none.
     n_frequencies : int
         With a grid: number of cosine waves of the weights of the first layer.
+    small : bool
+        Whether numbers are those of the small random code; without weight sharing.
 
     Examples
     --------
@@ -64,6 +70,7 @@ class Layout:
     seed: int = 0
     input_shape: tuple[int, ...] = ()
     n_frequencies: int = 0
+    small: bool = False
 
     @property
     def shared_shapes(self) -> list[tuple[int, int]]:
@@ -121,8 +128,28 @@ class Layout:
         ndarray of shape (n_blocks, block_size), int64
         """
         order = np.full(self.n_blocks * self.block_size, -1)
-        order[: self.n_numbers] = generator.permutation(self.seed, _BLOCKS, self.n_numbers)
+        order[: self.n_numbers] = self._order()
         return order.reshape(self.block_size, self.n_blocks).T
+
+    def _order(self) -> np.ndarray:
+        """Return the random number, by index, at each place; the places of all blocks take turns."""
+        if not self.small:
+            return generator.permutation(self.seed, _BLOCKS, self.n_numbers)
+        numbers = np.arange(self.n_numbers)
+        order = np.empty_like(numbers)
+        order[numbers * self.place(1) % self.n_numbers] = numbers
+        return order
+
+    def place(self, number: int) -> int:
+        """Return the place of a random number of a small random code."""
+        return number * generator.small_stride(self.n_numbers) % self.n_numbers
+
+    def _normals(self, block: int | np.ndarray, code: np.ndarray) -> np.ndarray:
+        """Return the candidates of these codes; ndarray of shape (*shape of block and code, block_size), float32."""
+        if self.small:
+            keys = (np.asarray(block, np.uint64) << np.uint64(self.bits_per_block)) + np.asarray(code, np.uint64)
+            return generator.small_normals(self.seed, keys, self.block_size)
+        return generator.normals(self.seed, block, code, self.block_size)
 
     def candidates(self, block: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return candidates of a block.
@@ -137,14 +164,22 @@ class Layout:
         ndarray of shape (stop - start, block_size), float32
         """
         stop = 1 << self.bits_per_block if stop is None else stop
-        return generator.normals(self.seed, block, np.arange(start, stop), self.block_size)
+        return self._normals(block, np.arange(start, stop))
 
     def numbers(self, codes: np.ndarray) -> np.ndarray:
         """Return the random numbers of the candidates of these codes; ndarray of shape (n_numbers,), float32."""
-        chosen = generator.normals(self.seed, np.arange(self.n_blocks), codes, self.block_size)
+        chosen = self._normals(np.arange(self.n_blocks), codes)
         numbers = np.empty(self.n_numbers, np.float32)
-        numbers[generator.permutation(self.seed, _BLOCKS, self.n_numbers)] = chosen.T.reshape(-1)[: self.n_numbers]
+        numbers[self._order()] = chosen.T.reshape(-1)[: self.n_numbers]
         return numbers
+
+    def indices(self, codes: np.ndarray) -> np.ndarray:
+        """Return the indices of the numbers of a small random code in their table; ndarray of shape (n_numbers,)."""
+        keys = (np.arange(self.n_blocks, dtype=np.uint64) << np.uint64(self.bits_per_block)) + codes.astype(np.uint64)
+        indices = np.empty(self.n_numbers, np.uint8)
+        chosen = generator.small_indices(self.seed, keys, self.block_size)
+        indices[self._order()] = chosen.T.reshape(-1)[: self.n_numbers]
+        return indices
 
     def layers(self, numbers: np.ndarray, scales: np.ndarray) -> list[Layer]:
         """Return the network's layers.
@@ -160,15 +195,22 @@ class Layout:
         -------
         list of Layer
         """
+        shared = self.shared_layers(numbers)
+        if self.input_shape:
+            shared[0] = shared[0]._replace(weight=cosine.synthesize(shared[0].weight, self.input_shape))
+        factors = scales.astype(np.float32)
+        return [
+            Layer(layer.weight * of_weights, layer.bias * of_biases)
+            for layer, (of_weights, of_biases) in zip(shared, factors)
+        ]
+
+    def shared_layers(self, numbers: np.ndarray) -> list[Layer]:
+        """Return the layers before their scales, with amplitudes of waves as the first weights; see `layers`."""
         parts = iter(np.split(numbers, np.cumsum(self.sizes)[:-1]))
-        scales = scales.astype(np.float32)
         layers = []
-        for layer, (shape, scale) in enumerate(zip(self.shared_shapes, scales)):
+        for layer, shape in enumerate(self.shared_shapes):
             index, sign = self.sharing(layer)
-            weight = (next(parts)[index] * sign).reshape(shape)
-            if layer == 0 and self.input_shape:
-                weight = cosine.synthesize(weight, self.input_shape)
-            layers.append(Layer(weight * scale[0], next(parts) * scale[1]))
+            layers.append(Layer((next(parts)[index] * sign).reshape(shape), next(parts)))
         return layers
 
     def check(self) -> None:
@@ -190,6 +232,10 @@ class Layout:
         for layer, (shape, factor) in enumerate(zip(self.shared_shapes, self.hash_factors)):
             if not 1 <= factor <= prod(shape):
                 raise ValueError(f"the hash factor of layer {layer} must be in [1, {prod(shape)}], got {factor}")
+        if self.small and set(self.hash_factors) != {1}:
+            raise ValueError(
+                f"the small random code shares no weights; hash factors must be 1, got {self.hash_factors}"
+            )
         if not 1 <= self.n_blocks <= self.n_numbers:
             raise ValueError(f"the number of blocks must be in [1, {self.n_numbers}], got {self.n_blocks}")
 
@@ -227,11 +273,15 @@ def encode(layout: Layout, codes: np.ndarray, scales: np.ndarray) -> Section:
         raise ValueError(f"there must be {layout.n_blocks} codes, one per block, got shape {codes.shape}")
     if scales.shape != (len(layout.shapes), 2) or not _are_scales(scales):
         raise ValueError(f"scales must be two finite values >= 0 per layer, got {scales.tolist()}")
-    settings = [layout.seed, layout.n_blocks, *layout.hash_factors, len(layout.input_shape)]
+    factors = () if layout.small else layout.hash_factors
+    settings = [layout.seed, layout.n_blocks, *factors, len(layout.input_shape)]
     if layout.input_shape:
         settings += [*layout.input_shape, layout.n_frequencies]
     head = bytes([layout.bits_per_block]) + b"".join(map(varint, settings))
-    return Section(RANDOM_CODE, head + scales.tobytes() + bits.pack(codes, layout.bits_per_block))
+    return Section(
+        SMALL_RANDOM_CODE if layout.small else RANDOM_CODE,
+        head + scales.tobytes() + bits.pack(codes, layout.bits_per_block),
+    )
 
 
 def decode(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
@@ -240,7 +290,13 @@ def decode(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
     return layout.layers(layout.numbers(codes), scales)
 
 
-def read(reader: Reader, shapes: list[tuple[int, int]]) -> tuple[Layout, np.ndarray, np.ndarray]:
+def decode_small(reader: Reader, shapes: list[tuple[int, int]]) -> list[Layer]:
+    """Read all layers of a small random code; see `distill.codecs.sections`."""
+    layout, codes, scales = read(reader, shapes, small=True)
+    return layout.layers(layout.numbers(codes), scales)
+
+
+def read(reader: Reader, shapes: list[tuple[int, int]], small: bool = False) -> tuple[Layout, np.ndarray, np.ndarray]:
     """Read layout, codes and scales without computing the weights.
 
     Parameters
@@ -248,6 +304,8 @@ def read(reader: Reader, shapes: list[tuple[int, int]]) -> tuple[Layout, np.ndar
     reader : Reader
     shapes : list of tuple
         (n_inputs, n_outputs) of all layers.
+    small : bool
+        Whether the section is of the small random code.
 
     Returns
     -------
@@ -262,13 +320,13 @@ def read(reader: Reader, shapes: list[tuple[int, int]]) -> tuple[Layout, np.ndar
     """
     bits_per_block = reader.byte("settings")
     seed, n_blocks = reader.varint("settings", _MAX_SEED), reader.varint("settings")
-    hash_factors = tuple(reader.varint("settings") for _ in shapes)
+    hash_factors = tuple(1 if small else reader.varint("settings") for _ in shapes)
     input_shape: tuple[int, ...] = ()
     n_frequencies = 0
     if n_axes := reader.varint("settings", _MAX_AXES):
         input_shape = tuple(reader.varint("settings") for _ in range(n_axes))
         n_frequencies = reader.varint("settings")
-    layout = Layout(tuple(shapes), hash_factors, bits_per_block, n_blocks, seed, input_shape, n_frequencies)
+    layout = Layout(tuple(shapes), hash_factors, bits_per_block, n_blocks, seed, input_shape, n_frequencies, small)
     try:
         layout.check()
     except ValueError as error:

@@ -385,6 +385,11 @@ class Compressor(CallbackSupport, StudentMixin, BaseEstimator):
             return inner.network.target
         return inner.imitated_method() if isinstance(inner, StudentMixin) else teachers.resolve_target(inner)
 
+    def excluded_label(self) -> int | None:
+        """Return the label whose rows no score counts, as of the wrapped estimator."""
+        inner = unwrap(self.estimator)
+        return inner.excluded_label() if isinstance(inner, StudentMixin) else None
+
     def predict_imitated(self, X) -> np.ndarray:
         """Return the predictions that are imitated, for rows X, from the cache if there is one."""
         if self._wrapped_key is None:

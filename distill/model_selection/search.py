@@ -263,9 +263,11 @@ def expected_predictions(fitted: BaseEstimator, X: Any) -> np.ndarray:
     if teachers.is_transductive(fitted.imitated_estimator(), fitted.network_.target):
         return _predictions(fitted, X)
     expected, classes = teachers.as_array(fitted.predict_imitated(X), "that is imitated"), fitted.network_.classes
-    if fitted.network_.target != "predict_proba" or classes is None:
-        return expected
-    return classes[label_positions(expected)]
+    if fitted.network_.target == "predict_proba" and classes is not None:
+        expected = classes[label_positions(expected)]
+    excluded = fitted.excluded_label()
+    # Rows of an excluded label have one of the student's labels, which a compression shall keep
+    return expected if excluded is None else np.where(expected == excluded, _predictions(fitted, X), expected)
 
 
 def _predictions(fitted: StudentMixin, X: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ from distill.teachers.calls import (
     with_noise,
 )
 from distill.teachers.copies import own_copy
+from distill.teachers.ensemble import Ensemble, check_ensemble
 from distill.teachers.methods import (
     PRECOMPUTED,
     Precomputed,
@@ -25,16 +26,20 @@ from distill.teachers.methods import (
     resolve_target,
     teacher_type,
 )
+from distill.teachers.noise import NOISE, without_noise
 from distill.teachers.reading import Predictions, range_of, read_predictions
 from distill.teachers.soft import inputs_of_last_step, soften
 
 __all__ = [
+    "NOISE",
     "PRECOMPUTED",
+    "Ensemble",
     "Precomputed",
     "Predictions",
     "answers",
     "as_array",
     "check_answers",
+    "check_ensemble",
     "compare_labels",
     "compare_labels_of_fit",
     "fit_and_predict",
@@ -53,4 +58,5 @@ __all__ = [
     "soften",
     "teacher_type",
     "with_noise",
+    "without_noise",
 ]

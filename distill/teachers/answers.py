@@ -50,6 +50,8 @@ def answers(teacher: BaseEstimator, X: Any, rows: Any, predictions: Predictions)
     """
     name = type(teacher).__name__
     try:
+        if predictions.soft is not None and hasattr(teacher, "soft_labels"):  # an ensemble
+            return np.ones(rows.shape[0], bool), teacher.soft_labels(like(X, rows))
         with inputs_of_last_step(teacher) as inputs:
             found = predict(teacher, like(X, rows), predictions.target)
         if len(found) != rows.shape[0]:

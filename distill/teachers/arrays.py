@@ -34,10 +34,25 @@ def as_array(predictions: Any, name: str) -> np.ndarray:
                 "step that reduces it, such as TruncatedSVD"
             )
         predictions = predictions.toarray()
-    values = np.asarray(predictions)
+    values = on_host(predictions)
     if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] == 0):
         raise ValueError(f"the teacher {name} returned shape {values.shape}; one or two dimensions are needed")
     return values
+
+
+def on_host(values: Any) -> np.ndarray:
+    """Return values as an array of NumPy, also of arrays in a GPU's memory.
+
+    Those of CuPy, cuDF and torch, which cuML's estimators return, refuse an implicit copy with a TypeError and have a
+    method for an explicit one.
+    """
+    try:
+        return np.asarray(values)
+    except TypeError:
+        for name in ("to_numpy", "get", "cpu"):
+            if callable(copy := getattr(values, name, None)):
+                return np.asarray(copy())
+        raise
 
 
 def finite(values: np.ndarray, name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.validation import _num_samples
 
-from distill.teachers.arrays import as_array
+from distill.teachers.arrays import as_array, on_host
 from distill.teachers.copies import own_copy
 from distill.teachers.methods import FITTED_ATTRIBUTES, WITH_FIT, Precomputed, holder, is_transductive, needs_y
 from distill.teachers.reading import UNEXPLAINED, Predictions
@@ -164,7 +164,7 @@ def with_noise(teacher: BaseEstimator, X: Any, rows: Any, predictions: Predictio
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            labels = np.asarray(unfitted.fit_predict(like(X, np.vstack([some, far]))))
+            labels = on_host(unfitted.fit_predict(like(X, np.vstack([some, far]))))
     except Exception:  # a trial: a teacher that refuses it is one that tells nothing
         return predictions
     if labels.dtype.kind != "i" or -1 not in labels[-len(far) :]:

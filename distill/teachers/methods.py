@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassifierMixin, ClusterMixin, OutlierMixin, RegressorMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
@@ -23,6 +23,12 @@ _AUTOMATIC = {
     "regressor": ("predict",),
     "outlier_detector": ("decision_function", "predict"),
     None: ("transform", "predict_proba", "predict", "decision_function"),
+}
+_TYPES = {
+    ClassifierMixin: "classifier",
+    ClusterMixin: "clusterer",
+    OutlierMixin: "outlier_detector",
+    RegressorMixin: "regressor",
 }
 PRECOMPUTED = "precomputed"
 
@@ -120,9 +126,14 @@ def resolve_target(teacher: BaseEstimator, target: str = "auto", y: Any = None) 
 def teacher_type(teacher: BaseEstimator) -> str | None:
     """Return "classifier", "clusterer", "regressor", "outlier_detector", or None for all else."""
     try:
-        return get_tags(teacher).estimator_type
+        kind = get_tags(teacher).estimator_type
     except AttributeError:  # an estimator not derived from BaseEstimator has no tags
-        return getattr(teacher, "_estimator_type", None)
+        kind = None
+    if kind is None:
+        kind = getattr(teacher, "_estimator_type", None)
+    # The tags of a class that names BaseEstimator before its mixin, as EVoC does, lack the type
+    *_, inner = nested(teacher)
+    return kind or next((kind for mixin, kind in _TYPES.items() if isinstance(inner, mixin)), None)
 
 
 def is_detector(teacher: BaseEstimator) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from distill.teachers.arrays import as_array, finite, plain_classes, several_labels
-from distill.teachers.methods import Precomputed, is_detector, needs_y, teacher_type
+from distill.teachers.methods import Precomputed, is_detector, needs_y, nested, teacher_type
 from distill.teachers.softness import Softness
 
 # Squares of larger values are infinite in float64
@@ -16,7 +16,9 @@ _LARGEST_VALUE = 1e150
 # The labels of a teacher follow from its decision values if a threshold gives all but this fraction of them
 UNEXPLAINED = 0.02
 # Parameters that decide how many rows are noise or outliers, for advice where all rows or none are
-_NOISE_PARAMETERS = ("eps", "min_samples", "min_cluster_size", "cluster_selection_epsilon", "contamination", "nu", "xi")
+_NOISE_PARAMETERS = (
+    "eps", "min_samples", "min_cluster_size", "cluster_selection_epsilon", "contamination", "nu", "xi", "outliers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,14 +337,21 @@ def _single_label(
     return (np.array([other, label]), threshold) if (scores >= threshold).all() else (None, 0.0)
 
 
+def noise_parameters(teacher: BaseEstimator) -> list[str]:
+    """Return the parameters of a teacher that decide how many rows are noise or outliers; none if it never has any."""
+    parameters = set()
+    for inner in nested(teacher):
+        try:
+            parameters |= {parameter.split("__")[-1] for parameter in inner.get_params()}
+        except (AttributeError, TypeError):
+            continue
+    return [parameter for parameter in _NOISE_PARAMETERS if parameter in parameters]
+
+
 def _one_label(teacher: BaseEstimator, label: Any, n_samples: int, name: str) -> str:
     """Return the message for a teacher that gives all rows one label."""
     kind, advice = teacher_type(teacher), "change the teacher's parameters or give it more varied rows"
-    try:
-        parameters = {parameter.split("__")[-1] for parameter in teacher.get_params()}
-    except (AttributeError, TypeError):
-        parameters = set()
-    if found := [parameter for parameter in _NOISE_PARAMETERS if parameter in parameters]:
+    if found := noise_parameters(teacher):
         advice = f"change its {' or '.join(found)}, or scale the features"
     what = f"put all {n_samples} rows in one class, {label!r}"
     if isinstance(teacher, Precomputed):

@@ -15,7 +15,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, indexable
 
-from distill.teachers.arrays import as_array
+from distill.teachers.arrays import as_array, on_host
 from distill.teachers.calls import call
 from distill.teachers.methods import WITH_FIT, Precomputed, is_detector, nested, teacher_type
 from distill.teachers.reading import Predictions
@@ -110,6 +110,9 @@ def soften(teacher: BaseEstimator, X: Any, predictions: Predictions, inputs: Any
     """
     if predictions.kind != "labels" or isinstance(teacher, Precomputed) or is_detector(teacher):
         return predictions
+    if hasattr(teacher, "soft_labels_"):  # an ensemble
+        averaged = with_labels(teacher.soft_labels_, predictions.values)
+        return replace(predictions, soft=averaged, softness=Softness(f"{len(teacher.estimators_)} teachers"))
     if teacher_type(teacher) not in ("clusterer", None):
         return predictions
     return _from_distances(teacher, X, predictions, inputs) or _from_strengths(teacher, predictions) or predictions
@@ -190,8 +193,8 @@ def _from_strengths(teacher: BaseEstimator, predictions: Predictions) -> Predict
         return None
     *_, last = nested(teacher)
     name = next((name for name in _STRENGTHS if hasattr(last, name)), "")
-    kept = np.asarray(getattr(last, "labels_", ()))
-    strengths = np.asarray(getattr(last, name, ()))
+    kept = on_host(getattr(last, "labels_", ()))
+    strengths = on_host(getattr(last, name, ()))
     if not strengths.shape == kept.shape == labels.shape or not np.array_equal(kept, classes[labels]):
         return None
     if strengths.dtype.kind != "f" or not ((strengths >= 0) & (strengths <= 1)).all():

@@ -170,6 +170,20 @@ RANDOM_CODES = {
         "identity",
         None,
     ),
+    "random-small": (
+        Layout(((12, 6), (6, 4)), (1, 1), 8, 9, seed=7, small=True),
+        "relu",
+        "predict",
+        "softmax",
+        np.arange(4),
+    ),
+    "random-small-grid": (
+        Layout(((30, 7), (7, 3)), (1, 1), 11, 13, seed=2**32 - 1, input_shape=(5, 6), n_frequencies=8, small=True),
+        "tanh",
+        "transform",
+        "identity",
+        None,
+    ),
     "random-one-weight": (Layout(((1, 1),), (1,), 24, 2), "relu", "predict", "identity", None),
     # All weights of a layer share a number, each block is a single number
     "random-one-number": (Layout(((6, 5), (5, 2)), (30, 10), 4, 9, seed=300), "relu", "predict", "identity", None),

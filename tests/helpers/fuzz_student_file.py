@@ -47,8 +47,13 @@ def seeds() -> dict[str, bytes]:
     sizes = (24, 10, 4)
     shapes = tuple(pairwise(sizes))
     network = make_network(sizes, target="predict", output="softmax", classes=np.arange(4))
-    for name, factors, extents in (("plain", (1, 1), ()), ("shared", (3, 2), ()), ("waves", (2, 1), (4, 6))):
-        layout = random_code.Layout(shapes, factors, 8, 9, 5, extents, 10 if extents else 0)
+    for name, factors, extents, small in (
+        ("plain", (1, 1), (), False),
+        ("shared", (3, 2), (), False),
+        ("waves", (2, 1), (4, 6), False),
+        ("small", (1, 1), (4, 6), True),
+    ):
+        layout = random_code.Layout(shapes, factors, 8, 9, 5, extents, 10 if extents else 0, small)
         section = random_code.encode(layout, random.integers(0, 256, 9), np.full((2, 2), 0.5, np.float16))
         files[f"random-code-{name}"] = container.pack(network, [section])
     for dtype in ("float16", "float32"):

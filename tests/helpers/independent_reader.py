@@ -114,8 +114,8 @@ def read(data):
                     network[name] = section.numbers("f8", sizes[-1])
         else:
             index = len(network["layers"])
-            if kind == 20:
-                network["layers"] += read_random_code(section, list(itertools.pairwise(sizes)))
+            if kind in (20, 21):
+                network["layers"] += read_random_code(section, list(itertools.pairwise(sizes)), kind == 21)
             else:
                 weights, biases, *variances = LAYERS[kind](section, sizes[index], sizes[index + 1])
                 network["layers"].append((weights, biases))
@@ -355,9 +355,9 @@ def read_whole_numbers(section, count):
     return [-magnitude if magnitude and next(signs) else magnitude for magnitude in magnitudes]
 
 
-def read_random_code(section, shapes):
+def read_random_code(section, shapes, small):
     n_bits, seed, n_blocks = section.byte(), section.varint(), section.varint()
-    factors = [section.varint() for _ in shapes]
+    factors = [1 if small else section.varint() for _ in shapes]
     extents = [section.varint() for _ in range(section.varint())]
     n_rows = [n_inputs for n_inputs, _ in shapes]
     if extents:
@@ -369,10 +369,15 @@ def read_random_code(section, shapes):
         counts += [math.ceil(rows * n_outputs / factor), n_outputs]
     total = sum(counts)
     size = math.ceil(total / n_blocks)
-    blocks = [normals(seed, block, code, size) for block, code in enumerate(codes)]
+    if small:
+        blocks = [small_normals(seed, (block * 2**n_bits + code) % 2**32, size) for block, code in enumerate(codes)]
+        order = small_order(total)
+    else:
+        blocks = [normals(seed, block, code, size) for block, code in enumerate(codes)]
+        order = permutation(seed, 0, total)
     drawn = [block[place] for place in range(size) for block in blocks][:total]
     numbers = [0.0] * total
-    for position, number in zip(permutation(seed, 0, total), drawn):
+    for position, number in zip(order, drawn):
         numbers[position] = number
     layers, at = [], 0
     for index, (rows, (_, n_outputs), factor) in enumerate(zip(n_rows, shapes, factors)):
@@ -423,6 +428,30 @@ def normals(seed, block, candidate, count):
     for word in words((seed, 0, block, candidate), math.ceil(count / 4)):
         indices += [word >> shift & 0xFFFF for shift in (0, 16, 32, 48)]
     return [statistics.NormalDist().inv_cdf((index + 0.5) / 65536) for index in indices[:count]]
+
+
+def small_mix(z):
+    z = (z ^ z >> 16) * 0x7FEB352D % 2**32
+    z = (z ^ z >> 15) * 0x846CA68B % 2**32
+    return z ^ z >> 16
+
+
+def small_normals(seed, key, count):
+    start = small_mix((seed + 0x9E3779B9) % 2**32)
+    state = small_mix((start + (key + 1) * 0x9E3779B9) % 2**32)
+    found = []
+    for index in range(math.ceil(count / 4)):
+        word = small_mix((state + (index + 1) * 0x9E3779B9) % 2**32)
+        found += [statistics.NormalDist().inv_cdf(((word >> shift & 0xFF) + 0.5) / 256) for shift in (0, 8, 16, 24)]
+    return found[:count]
+
+
+def small_order(count):
+    stride = count * 40503 // 65536
+    while math.gcd(stride, count) != 1:
+        stride += 1
+    at = {element * stride % count: element for element in range(count)}
+    return [at[place] for place in range(count)]
 
 
 def permutation(seed, number, count):

@@ -1,6 +1,7 @@
 """The network as a clusterer: labels, probabilities, stability and outliers."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from distill import Distiller, load
 from mbn import MBNClustering, MultilayerBootstrapNetwork, clusters
-from mbn.clusters import Centers, find_clusters, fit_temperature, match, median_gap, probabilities, stability
+from mbn.clusters import Centers, find_clusters, fit_temperature, match, median_gap, probabilities, space, stability
 
 DIGITS, TRUTH = load_digits(return_X_y=True)
 X, NEW = DIGITS[:1000], DIGITS[1000:1060]
@@ -212,3 +213,32 @@ def test_rows_of_length_one_have_directions():
     assert MBNClustering(**few).fit(rows * 1.01).network_.metric_ == "euclidean"
     cosine = MBNClustering(**few, metric="cosine").fit(rows)
     assert_array_equal(cosine.labels_, MBNClustering(**few).fit(rows).labels_)
+
+
+def test_clusters_of_the_cosine_metric_are_those_of_directions():
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(3, 12))
+    rows = centers[np.arange(300) % 3] + 0.6 * rng.normal(size=(300, 12))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    model = MBNClustering(3, n_estimators=20, k=8, random_state=0).fit(rows)
+    Z = model.network_.transform(rows).astype(float)
+    Z /= np.linalg.norm(Z, axis=1, keepdims=True)
+    distances = ((Z[:, None] - model.clusters_.points) ** 2).sum(axis=2)
+    assert_array_equal(model.labels_, distances.argmin(axis=1))
+    # Centers are means of directions, and new rows are treated alike, alone and together
+    for label in range(3):
+        assert_allclose(model.clusters_.points[label], Z[model.labels_ == label].mean(axis=0), atol=1e-6)
+    alone = np.vstack([model.predict_proba(row[None]) for row in rows[:20]])
+    assert_array_equal(alone, model.predict_proba(rows)[:20])
+    assert adjusted_rand_score(np.arange(300) % 3, model.labels_) > 0.9
+
+
+def test_directions_need_enough_components():
+    Z = np.random.default_rng(0).normal(size=(20, 2))
+    assert_allclose(np.linalg.norm(space(Z, 3, "cosine"), axis=1), 1)
+    assert space(Z, 4, "cosine") is Z and space(Z, 2, "euclidean") is Z and space(Z, 2, "linear") is Z
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # two directions of one component are no four clusters
+        rows = Z / np.linalg.norm(Z, axis=1, keepdims=True)
+        model = MBNClustering(4, n_components=1, n_estimators=5, k=6, metric="cosine", random_state=0).fit(rows)
+    assert len(set(model.labels_)) == 4

@@ -50,10 +50,12 @@ def test_coarse_layers_for_noisy_directions():
 
 def test_largest_agreement_alone_where_the_default_is_unreliable(monkeypatch):
     monkeypatch.setattr(structure, "UNRELIABLE", 1)
-    chosen = a_network(n_clusters=4).fit(noisy_directions()).structure_["k"]
-    assert (
-        chosen.chosen == chosen.candidates[np.argmax(chosen.scores)] and "the largest agreement, since" in chosen.reason
-    )
+    monkeypatch.setattr(structure, "PILOT_ROWS", 400)
+    model = a_network(n_clusters=4).fit(noisy_directions())
+    chosen = model.structure_["k"]
+    assert chosen.candidates[:3] == (200, 100, 50) and chosen.absolute  # of the pilot, as many in the network
+    assert chosen.chosen == chosen.candidates[np.argmax(chosen.scores)] == model.k_[0]
+    assert "the largest agreement, since" in chosen.reason
 
 
 def test_choice_is_reproducible_and_kept(tmp_path, monkeypatch):
@@ -97,17 +99,18 @@ def test_default_where_nothing_can_be_chosen(X, reason):
 
 def test_pilot_is_a_sample_of_the_rows(monkeypatch, capsys):
     monkeypatch.setattr(structure, "PILOT_ROWS", 300)
-    X = sparse.csr_array(DIGITS)
-    model = a_network(n_estimators=10, verbose=1).fit(X)
+    X = sparse.csr_array(make_blobs(600, 12, centers=4, random_state=0)[0])
+    model = a_network(n_clusters=4, verbose=1).fit(X)
     assert model.structure_["k"].candidates[0] == 300 and model.structure_["k"].n_samples == 300
     assert "pilot of 300 samples, k=300: agreement" in capsys.readouterr().out
-    half = a_network(n_estimators=10, max_samples=400).fit(X)
+    half = clone(model).set_params(max_samples=400, verbose=0).fit(X)
     assert half.structure_["k"].candidates[0] == 200
     settings = layers.LayerSettings(10, 0.5, 0, "euclidean", "direct", 64)
     pilot = Pilot(DIGITS, IDENTITY, settings, lambda k, n: "direct", 5)
     assert_array_equal(pilot._rows, Rows(DIGITS[pilot.numbers], IDENTITY).whole())
     assert pilot.scaled((300, 150, 75, 37, 18), 15) == (150, 75, 37, 18)
     assert pilot.scaled((20,), 15) == (15,) and pilot.scaled((300, 20), 15) == (150,)
+    assert pilot.scaled((20,), 15, absolute=True) == (20,)
 
 
 def test_halves_have_draws_of_their_own():

@@ -71,6 +71,10 @@ class RandomCodeCompressor(Compressor):
         Number of waves; needs `input_shape`.
     hash_factors : int, sequence of int or "auto", default="auto"
         Number of weights for each random number, in all layers or one value for each; 1 for no weight sharing.
+    for_device : bool, default=False
+        Whether a microcontroller can compute the weights from the codes, one by one, as `distill.to_c` then writes
+        them: the codes are all that is in flash. Random numbers have 256 values then, and weights are not shared.
+        Versions of this package before 0.2 refuse the file.
     n_steps : int, default=8000
         Training steps before the first block is coded.
     n_steps_between_blocks : int, default=5
@@ -178,6 +182,7 @@ class RandomCodeCompressor(Compressor):
         "input_shape": ["array-like", None],
         "n_frequencies": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "hash_factors": [Interval(Integral, 1, None, closed="left"), "array-like", StrOptions({"auto"})],
+        "for_device": ["boolean"],
         "n_steps": [Interval(Integral, 1, None, closed="left")],
         "n_steps_between_blocks": [Interval(Integral, 0, None, closed="left")],
         "n_refinements": [Interval(Integral, 0, None, closed="left")],
@@ -205,6 +210,7 @@ class RandomCodeCompressor(Compressor):
         input_shape: Sequence[int] | None = None,
         n_frequencies: int | str = "auto",
         hash_factors: int | Sequence[int] | str = "auto",
+        for_device: bool = False,
         n_steps: int = 8000,
         n_steps_between_blocks: int = 5,
         n_refinements: int = 2,
@@ -230,6 +236,7 @@ class RandomCodeCompressor(Compressor):
         self.input_shape = input_shape
         self.n_frequencies = n_frequencies
         self.hash_factors = hash_factors
+        self.for_device = for_device
         self.n_steps = n_steps
         self.n_steps_between_blocks = n_steps_between_blocks
         self.n_refinements = n_refinements
@@ -323,6 +330,7 @@ class RandomCodeCompressor(Compressor):
             n_frequencies=self.n_frequencies,
             hash_factors=self.hash_factors,
             seed=seed,
+            for_device=bool(self.for_device),
         )
 
     def _learner_settings(self, seed: int) -> LearnerSettings:

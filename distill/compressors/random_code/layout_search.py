@@ -49,6 +49,8 @@ class LayoutSettings:
     hash_factors : int, sequence of int or "auto"
     seed : int
         Seed of candidates and of sharing, taken modulo 128.
+    for_device : bool
+        Whether the small random code is used, which shares no weights.
     """
 
     max_bytes: int = 2000
@@ -58,6 +60,7 @@ class LayoutSettings:
     n_frequencies: int | str = "auto"
     hash_factors: int | Sequence[int] | str = "auto"
     seed: int = 0
+    for_device: bool = False
 
 
 def blank_network(network: Network, hidden_layer_sizes: Sequence[int] | None, seed: int) -> Network:
@@ -148,7 +151,7 @@ def make_layout(network: Network, settings: LayoutSettings, n_blocks: int) -> La
         bool(settings.input_shape),
         n_blocks * settings.bits_per_block,
         settings.n_frequencies,
-        _hash_factors(settings.hash_factors, len(shapes)),
+        _hash_factors(1 if settings.for_device else settings.hash_factors, len(shapes)),
     )
     layout = Layout(
         shapes=shapes,
@@ -158,6 +161,7 @@ def make_layout(network: Network, settings: LayoutSettings, n_blocks: int) -> La
         seed=settings.seed % _N_SEEDS,
         input_shape=settings.input_shape,
         n_frequencies=n_frequencies,
+        small=settings.for_device,
     )
     for layer, (shape, factor) in enumerate(zip(layout.shared_shapes, hash_factors)):
         if factor > prod(shape):
@@ -251,7 +255,9 @@ def _check_settings(network: Network, settings: LayoutSettings) -> None:
             f"n_frequencies={n_frequencies} needs an input_shape of at least as many inputs, got "
             f"input_shape={input_shape or None} for {n_features} features"
         )
-    _hash_factors(settings.hash_factors, len(network.weights))
+    factors = _hash_factors(settings.hash_factors, len(network.weights))
+    if settings.for_device and not isinstance(factors, str) and set(factors) != {1}:
+        raise ValueError(f"for_device=True shares no weights: hash_factors must be 1 or 'auto', got {factors!r}")
 
 
 def _hash_factors(factors: Any, n_layers: int) -> Sequence[int] | str:

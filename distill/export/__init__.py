@@ -1,0 +1,1 @@
+"""Students for machines without Python: generated C."""
