@@ -18,17 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.codecs import codebook, container, grid, random_code, sparse, table
+from distill.codecs import codebook, container, grid, random_code, sparse
 from distill.codecs.preprocessing import AnyStep, MomentsStep, Step
 from distill.codecs.random_code import Layout
 from distill.codecs.sections import Layer, Section
-from distill.codecs.table import TableStep
 from distill.network import Network
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent / "helpers"))
 
-import golden_tables  # noqa: E402
 import independent_reader  # noqa: E402
 
 INTEGERS = np.arange(10)
@@ -206,16 +204,6 @@ def fractions(count: int, denominator: int, seed: int) -> np.ndarray:
     """Return multiples of 1/denominator between -1 and 1 in an order that looks random."""
     steps = (np.arange(1, count + 1, dtype=np.int64) * (7919 + 2 * seed) * 104_729) % 1_000_003 % (2 * denominator + 1)
     return ((steps - denominator) / denominator).astype(np.float32)
-
-
-def build_table(name: str) -> tuple[bytes, list]:
-    """Return the bytes of a golden file with a table, and rows of cells for which it is evaluated."""
-    step, more, names, rows = golden_tables.TABLES[name]
-    width = table.n_outputs(step.operations, step.n_columns)
-    weight, bias = fractions(3 * width, 64, 70).reshape(width, 3), fractions(3, 8, 71)
-    network = Network((weight,), (bias,), target="predict", output="softmax", classes=np.arange(3))
-    steps: list[TableStep | AnyStep] = [step, *more(width)]
-    return container.with_steps(container.encode(network), step.n_columns, steps, names), rows
 
 
 def build(name: str) -> tuple[bytes, np.ndarray]:
@@ -411,20 +399,12 @@ def main() -> None:
             file.write_bytes(build_future(name))
     expected = FOLDER / "expected.json"
     known = json.loads(expected.read_text()) if expected.exists() else {}
-    for name in (*NETWORKS, *RANDOM_CODES, *GRIDS, *PRUNED, *golden_tables.TABLES):
+    for name in (*NETWORKS, *RANDOM_CODES, *GRIDS, *PRUNED):
         file = FOLDER / f"{name}.student"
         if file.exists():
             continue
-        is_table = name in golden_tables.TABLES
-        data, found = build_table(name) if is_table else build(name)
-        network, rows = independent_reader.read(data), np.empty(0) if is_table else found
-        if is_table:
-            sums = [independent_reader.sums(network, row) for row in found]
-            labels = [independent_reader.label(network, row) for row in found]
-            known[name] = {"rows": found, "sums": sums, "labels": labels}
-            file.write_bytes(data)
-            print(f"{file.name}: {len(data)} bytes")
-            continue
+        data, rows = build(name)
+        network = independent_reader.read(data)
         known[name] = {"rows": rows.tolist(), "sums": [independent_reader.sums(network, row) for row in rows.tolist()]}
         if network["classes"]:
             known[name]["labels"] = [independent_reader.label(network, row) for row in rows.tolist()]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from distill.codecs.preprocessing import MomentsStep, Step
-from distill.codecs.table import OPERATIONS, TableStep
+from distill.codecs.table import TableStep
 from distill.codecs.table.categorical import Categories, Encode, Impute, Indicate, Numbers, OneHot
 from distill.codecs.table.numeric import (
     EXTRAPOLATIONS,
@@ -133,8 +133,8 @@ def _none(width):
 
 # Table, further steps of section 0 by the number of columns, names, rows
 TABLES = {
-    "table-categories": (TableStep(5, (CATEGORICAL,)), _none, ("x", "n", "color", "is ß", "mixed"), CELLS),
-    "table-numbers": (
+    "categories": (TableStep(5, (CATEGORICAL,)), _none, ("x", "n", "color", "is ß", "mixed"), CELLS),
+    "numbers": (
         TableStep(3, (NUMERIC,)),
         lambda width: [
             Step("subtract", np.arange(width) / 64),
@@ -144,14 +144,13 @@ TABLES = {
         None,
         NUMBERS,
     ),
-    "table-images": (TableStep(12, (IMAGES,)), _none, None, PIXELS),
-    "table-words": (TableStep(1, (VOCABULARIES,), texts=True), _none, None, TEXTS),
-    "table-hashes": (TableStep(1, (HASHES,), texts=True), _none, None, TEXTS),
-    "table-columns": (
+    "images": (TableStep(12, (IMAGES,)), _none, None, PIXELS),
+    "words": (TableStep(1, (VOCABULARIES,), texts=True), _none, None, TEXTS),
+    "hashes": (TableStep(1, (HASHES,), texts=True), _none, None, TEXTS),
+    "columns": (
         TableStep(3, (Select((2, 0, 0)), Impute(NAN, (0, 1, 2), (1, 2, 0.1)))),
         _none,
         ("a", "b", "c"),
         NUMBERS,
     ),
 }
-assert len(OPERATIONS) == 19

@@ -70,7 +70,7 @@ def values(section, count):
         first = section.zigzag()
         return [*range(first, first + count), *last]
     if kind == 1:
-        return [*itertools.accumulate(section.zigzag() for _ in range(count)), *last]
+        return [*(section.zigzag() for _ in range(count)), *last]
     if kind == 2:
         return [*strings(section, count), *last]
     if kind in (3, 4):

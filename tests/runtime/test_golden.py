@@ -4,20 +4,17 @@ import json
 from itertools import pairwise, product
 from pathlib import Path
 
-import golden_tables
 import independent_reader
-import independent_tables
 import numpy as np
 import pytest
 from golden import write
 
 import distill
-from distill.codecs import codebook, container, dense, grid, random_code, sparse, table
+from distill.codecs import codebook, container, dense, grid, random_code, sparse
 from distill.codecs.container import StudentFileError
 from distill.codecs.reader import Reader
 from distill.runtime import load
 from distill.runtime.moments import sample_outputs
-from distill.runtime.table.rows import table_rows
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
@@ -31,12 +28,6 @@ def name(request):
 
 def read_bytes(name):
     return (GOLDEN / f"{name}.student").read_bytes()
-
-
-def rows_of(name):
-    """Return the rows of a golden file: numbers, or cells of a table."""
-    rows = EXPECTED[name]["rows"]
-    return rows if name.startswith("table-") else np.array(rows)
 
 
 def weight_sections(data):
@@ -66,7 +57,7 @@ def encode_again(kind, payload, shapes):
 
 def test_predictions_are_those_expected(name):
     known, student = EXPECTED[name], load(read_bytes(name))
-    rows, sums = rows_of(name), np.array(known["sums"])
+    rows, sums = np.array(known["rows"]), np.array(known["sums"])
     tolerance = {"rtol": 2e-6, "atol": 2e-5}
     np.testing.assert_allclose(student.raw_outputs(rows), sums, **tolerance)
     if "labels" in known:
@@ -114,36 +105,6 @@ def test_encoding_what_was_decoded_gives_the_same_bytes(name):
     contents = container.decode(data)
     if not contents.steps:
         assert container.pack(contents.network, sections) == data
-
-
-@pytest.mark.parametrize("name", golden_tables.TABLES)
-def test_tables_give_the_numbers_of_the_independent_reader(name):
-    data = read_bytes(name)
-    student, independent = load(data), independent_reader.read(data)["table"]
-    found = student.preprocessing(table_rows(EXPECTED[name]["rows"], student.preprocessing.table, None))
-    if len(student.preprocessing.steps) > 1:
-        return  # steps after the table are in the sums of the first test
-    rows = EXPECTED[name]["rows"]
-    expected = [independent_tables.table_row(independent, row, independent_reader.take_step) for row in rows]
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
-
-
-@pytest.mark.parametrize("name", golden_tables.TABLES)
-def test_tables_are_encoded_again_to_the_same_bytes(name):
-    section, payload = container.split(read_bytes(name))[1][0]
-    assert section == 5
-    assert table.encode(table.decode(Reader(payload), len(read_bytes(name)))[0]) == payload
-
-
-def test_golden_tables_have_every_operation():
-    def codes(operations):
-        for operation in operations:
-            yield operation.code
-            for branch in getattr(operation, "branches", ()):
-                yield from codes(branch)
-
-    found = {code for step, *_ in golden_tables.TABLES.values() for code in codes(step.operations)}
-    assert found == set(table.OPERATIONS)
 
 
 def test_golden_variances_give_the_deviations_they_gave():

@@ -126,10 +126,8 @@ class Writer:
         if kind == _CONSECUTIVE:
             self.zigzag(int(kept[0] or 0))
         elif kind == _INTEGERS:
-            last = 0
             for value in kept:
-                self.zigzag(int(value or 0) - last)
-                last = int(value or 0)
+                self.zigzag(int(value or 0))
         elif kind == _STRINGS:
             self.strings([str(value) for value in kept])
         elif kind in (_FLOATS, _SHORT_FLOATS):
@@ -319,9 +317,7 @@ class Source:
         else:
             self.check_count(count)
             read = {_INTEGERS: self.zigzag, _BOOLEANS: self.flag}.get(kind, self._tagged)
-            for _ in range(count):
-                value = read()
-                found.append(found[-1] + value if kind == _INTEGERS and found else value)  # type: ignore[operator]
+            found += [read() for _ in range(count)]
         return (*found, *last)
 
     def _tagged(self) -> Value:
