@@ -184,7 +184,7 @@ UNKNOWN.iloc[1, 0], UNKNOWN.iloc[2, 4], UNKNOWN.iloc[3, 2], UNKNOWN.iloc[4, 1] =
     OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, max_categories=2,
                    encoded_missing_value=-5),
     OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=99, min_frequency=9, dtype=np.float32),
-    TargetEncoder(random_state=0), TargetEncoder(target_type="continuous", smooth=1.0, random_state=0),
+    TargetEncoder(), TargetEncoder(target_type="continuous", smooth=1.0),
 ], ids=name_of)  # fmt: skip
 def test_categories_have_the_same_bits(encoder):
     check(encoder, FRAME, FRAME, y=np.arange(40) % 3)
@@ -194,7 +194,7 @@ def test_categories_have_the_same_bits(encoder):
 def test_given_categories_and_target_of_two_classes():
     given = OneHotEncoder(categories=[["z", "y", "x"]], handle_unknown="ignore")
     check(given, pd.DataFrame({"c": list("xyzx")}), pd.DataFrame({"c": list("zzw")}), y=None)
-    check(TargetEncoder(random_state=0), FRAME[["text"]], UNKNOWN[["text"]], y=(np.arange(40) % 4 == 0).astype(int))
+    check(TargetEncoder(), FRAME[["text"]], UNKNOWN[["text"]], y=(np.arange(40) % 4 == 0).astype(int))
     many = OneHotEncoder(handle_unknown="ignore").fit(np.arange(20_000)[:, None])
     assert len(table.encode(table.TableStep(1, (numeric.Complete(),)))) < 10
     data = file_of(many)
