@@ -51,8 +51,8 @@ def add_table(
     rows = table.add(step.operations, rows, step.n_columns)[0]
     if table.checks and fills:
         raise TypeError(
-            f"the student begins with a table ({', '.join(step.names)}) that refuses missing values or categories, which "
-            "a model in ONNX does by NaN, and its network takes NaN for a missing value; fit the pipeline with a "
+            f"the student begins with a table ({', '.join(step.names)}) that refuses missing values or categories, "
+            "which a model in ONNX does by NaN, and its network takes NaN for a missing value; fit the pipeline with a "
             "SimpleImputer and handle_unknown='ignore'"
         )
     for check in table.checks:
@@ -77,9 +77,10 @@ class _Table:
         return rows, n_columns
 
     def _error(self, operation: Any, reason: str) -> TypeError:
+        names = ", ".join(self.step.names)
         return TypeError(
-            f"the student begins with a table ({', '.join(self.step.names)}), of which the operation {operation.name!r}"
-            f" {reason}; export the last step of the pipeline alone, to_onnx(pipeline[-1]), and give the model the rows "
+            f"the student begins with a table ({names}), of which the operation {operation.name!r} {reason}; export "
+            "the last step of the pipeline alone, to_onnx(pipeline[-1]), and give the model the rows "
             "pipeline[:-1].transform(X)"
         )
 

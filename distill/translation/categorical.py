@@ -31,7 +31,8 @@ def _imputed(imputer: SimpleImputer, where: str) -> tuple[Any, ...]:
     if not imputer.keep_empty_features:
         empty = np.array([is_nan(plain_value(value, where)) for value in statistics], bool)
         statistics, kept = statistics[~empty], kept[~empty]
-    fills = plain_values(statistics.astype(imputer._fill_dtype, copy=False), where)
+    # scikit-learn 1.7 and later give them the type of the fit's rows, which is in a private attribute
+    fills = plain_values(statistics.astype(getattr(imputer, "_fill_dtype", statistics.dtype), copy=False), where)
     indicated = tuple(imputer.indicator_.features_.tolist()) if imputer.add_indicator else ()
     return (
         *_checked(missing),

@@ -88,7 +88,7 @@ def test_numbers_with_missing_values_have_the_same_bits(transformer):
 
 
 @pytest.mark.parametrize("transformer", [
-    KBinsDiscretizer(4, quantile_method="averaged_inverted_cdf"), Binarizer(threshold=0.3),
+    KBinsDiscretizer(4, strategy="uniform"), Binarizer(threshold=0.3),
     KBinsDiscretizer(5, encode="ordinal", strategy="uniform"),
     KBinsDiscretizer(3, encode="onehot-dense", strategy="kmeans"), PolynomialFeatures(3),
     PolynomialFeatures((2, 3), interaction_only=True), PolynomialFeatures((2, 3), include_bias=False),
@@ -145,7 +145,7 @@ def test_images_in_a_column_transformer():
 
 
 @pytest.mark.parametrize("transformer", [
-    KBinsDiscretizer(3, quantile_method="averaged_inverted_cdf"), Binarizer(), PolynomialFeatures(), Normalizer(),
+    KBinsDiscretizer(3, strategy="uniform"), Binarizer(), PolynomialFeatures(), Normalizer(),
     PCA(2), TruncatedSVD(2), SelectKBest(k=2), SimpleImputer(missing_values=0),
 ], ids=name_of)  # fmt: skip
 def test_steps_that_take_no_missing_values_name_them(transformer):
@@ -179,7 +179,8 @@ UNKNOWN.iloc[1, 0], UNKNOWN.iloc[2, 4], UNKNOWN.iloc[3, 2], UNKNOWN.iloc[4, 1] =
     OneHotEncoder(min_frequency=9, handle_unknown="infrequent_if_exist"),
     OneHotEncoder(min_frequency=0.25, handle_unknown="ignore", drop="first"),
     OneHotEncoder(max_categories=3, handle_unknown="infrequent_if_exist", drop="first"),
-    OneHotEncoder(max_categories=2, handle_unknown="warn"), OneHotEncoder(max_categories=1, handle_unknown="ignore"),
+    OneHotEncoder(max_categories=2, handle_unknown="infrequent_if_exist"),
+    OneHotEncoder(max_categories=1, handle_unknown="ignore"),
     OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
     OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, max_categories=2,
                    encoded_missing_value=-5),
