@@ -26,7 +26,7 @@ steps = numeric.steps
 def known_names() -> list[str]:
     """Return the names of the transformers that can be translated."""
     found = [*numeric.operations(), *categorical.operations(), *text.operations(), ColumnTransformer, FeatureUnion]
-    return sorted({kind.__name__ for kind in found}) + ["Pipeline", "and selections of features such as SelectKBest"]
+    return [*(kind.__name__ for kind in found), "Pipeline", "and selections of features such as SelectKBest"]
 
 
 def input_of(transformer: Any) -> tuple[int, tuple[str, ...] | None, bool]:

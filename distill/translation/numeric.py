@@ -102,8 +102,8 @@ def operations() -> dict[type, Callable[[Any, str], tuple[Any, ...]]]:
 
     return {
         **dict.fromkeys(_SCALERS, _scaled),
-        ImageMoments: _moved,
         PCA: _projected,
+        ImageMoments: _moved,
         IncrementalPCA: _projected,
         TruncatedSVD: _multiplied,
         GaussianRandomProjection: _multiplied,
