@@ -139,8 +139,10 @@ def _numeric_steps(before: Sequence[tuple[str, Any]], own: Sequence[Any]) -> lis
 def _table_steps(before: Sequence[tuple[str, Any]], own: Sequence[Any], n_columns: int, texts: bool) -> list[Any]:
     """Return all steps as a table, with the student's own steps after it."""
     operations: tuple[Any, ...] = ()
+    sparse = False
     for name, transformer in before:
-        operations += translation.operations_of(transformer, name)
+        operations += translation.operations_of(transformer, name, sparse)
+        sparse = translation.gives_sparse(transformer, sparse)
     if own and own[0].operation == "table":
         operations, own = operations + own[0].operations, own[1:]
     return [TableStep(n_columns, operations, texts), *own]

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.feature_selection import SelectorMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import KBinsDiscretizer, OrdinalEncoder, QuantileTransformer, TargetEncoder
 from sklearn.utils.validation import check_is_fitted
 
 from distill.codecs import table
@@ -18,7 +21,7 @@ from distill.codecs.preprocessing import Step
 from distill.codecs.table.structure import Select, Union
 from distill.translation import categorical, numeric, text
 
-__all__ = ["input_of", "known_names", "operations_of", "steps"]
+__all__ = ["gives_sparse", "input_of", "known_names", "operations_of", "steps"]
 
 steps = numeric.steps
 
@@ -37,7 +40,29 @@ def input_of(transformer: Any) -> tuple[int, tuple[str, ...] | None, bool]:
     return 1, None, True
 
 
-def operations_of(transformer: Any, where: str) -> tuple[Any, ...]:
+def gives_sparse(transformer: Any, sparse: bool = False) -> bool:
+    """Return whether a fitted transformer returns a sparse matrix, for rows that are sparse or not."""
+    if isinstance(transformer, FrozenEstimator):
+        return gives_sparse(transformer.estimator, sparse)
+    if isinstance(transformer, Pipeline):
+        for _, step in transformer.steps:
+            sparse = gives_sparse(step, sparse)
+        return sparse
+    if isinstance(transformer, FeatureUnion):
+        return any(gives_sparse(inner, sparse) for _, inner in transformer.transformer_list)
+    if isinstance(transformer, ColumnTransformer):
+        return bool(transformer.sparse_output_)
+    if hasattr(transformer, "sparse_output"):
+        return bool(transformer.sparse_output)
+    if isinstance(transformer, KBinsDiscretizer):
+        return transformer.encode == "onehot"
+    if isinstance(transformer, (*text.VECTORIZERS, TfidfTransformer)):
+        return True
+    # Those that return what they get, and those that give dense rows
+    return sparse and not isinstance(transformer, PCA | IncrementalPCA | TruncatedSVD | OrdinalEncoder | TargetEncoder)
+
+
+def operations_of(transformer: Any, where: str, sparse: bool = False) -> tuple[Any, ...]:
     """Return the operations of a fitted transformer.
 
     Parameters
@@ -45,6 +70,8 @@ def operations_of(transformer: Any, where: str) -> tuple[Any, ...]:
     transformer : object
     where : str
         The step, for errors.
+    sparse : bool
+        Whether the step before it returns a sparse matrix.
 
     Raises
     ------
@@ -56,10 +83,21 @@ def operations_of(transformer: Any, where: str) -> tuple[Any, ...]:
     if transformer is None or (isinstance(transformer, str) and transformer == "passthrough"):
         return ()
     if isinstance(transformer, FrozenEstimator):
-        return operations_of(transformer.estimator, where)
+        return operations_of(transformer.estimator, where, sparse)
     if isinstance(transformer, Pipeline):
-        inner = (operations_of(step, f"{where}, step {name!r}") for name, step in transformer.steps)
-        return tuple(operation for each in inner for operation in each)
+        operations: tuple[Any, ...] = ()
+        for name, step in transformer.steps:
+            operations += operations_of(step, f"{where}, step {name!r}", sparse)
+            sparse = gives_sparse(step, sparse)
+        return operations
+    if isinstance(transformer, FeatureUnion):
+        return _union(transformer, where, sparse)
+    if sparse and isinstance(transformer, QuantileTransformer) and transformer.output_distribution == "normal":
+        raise TypeError(
+            f"{_named(transformer, where)} comes after a step that returns a sparse matrix, of which it leaves the "
+            "zeros as they are; set sparse_output=False in that step, or sparse_threshold=0 in a ColumnTransformer, and "
+            "fit again"
+        )
     if isinstance(transformer, SelectorMixin):
         check_is_fitted(transformer)
         return numeric.selected(transformer, _named(transformer, where))
@@ -86,7 +124,6 @@ def _translations() -> dict[type, Callable[[Any, str], tuple[Any, ...]]]:
         **categorical.operations(),
         **text.operations(),
         ColumnTransformer: _columns,
-        FeatureUnion: _union,
     }
 
 
@@ -103,13 +140,13 @@ def _columns(transformer: ColumnTransformer, where: str) -> tuple[Any, ...]:
     return (Union(tuple(branches)),)
 
 
-def _union(transformer: FeatureUnion, where: str) -> tuple[Any, ...]:
+def _union(transformer: FeatureUnion, where: str, sparse: bool) -> tuple[Any, ...]:
     weights = transformer.transformer_weights or {}
     branches = []
     for name, inner in transformer.transformer_list:
         if isinstance(inner, str) and inner == "drop":
             continue
-        operations = operations_of(inner, f"{where}, transformer {name!r}")
+        operations = operations_of(inner, f"{where}, transformer {name!r}", sparse)
         n_columns = input_of(inner)[0] if not isinstance(inner, str) else transformer.n_features_in_
         branches.append(_weighted(operations, n_columns, weights.get(name)))
     return (Union(tuple(branches)),)

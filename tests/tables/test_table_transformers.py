@@ -380,6 +380,37 @@ def test_what_cannot_go_into_a_file_is_named(transformer, rows, message):
         file_of(transformer)
 
 
+def test_quantiles_of_sparse_rows_are_refused():
+    normal = QuantileTransformer(n_quantiles=5, output_distribution="normal")
+    binned = KBinsDiscretizer(3, strategy="uniform")
+    # It leaves the zeros of sparse rows as they are, and those of dense ones not
+    for chain in (
+        make_pipeline(binned, normal),
+        make_pipeline(FeatureUnion([("a", binned), ("b", "passthrough")]), MaxAbsScaler(), normal),
+        make_pipeline(ColumnTransformer([("a", binned, [0, 1])], sparse_threshold=1.0), normal),
+    ):
+        with pytest.raises(TypeError, match=r"\(QuantileTransformer\) comes after a step that returns a sparse matrix"):
+            file_of(chain.fit(np.abs(X)))
+    check(make_pipeline(KBinsDiscretizer(3, strategy="uniform", encode="onehot-dense"), normal), X, NEW, exact=False)
+    check(make_pipeline(binned, QuantileTransformer(n_quantiles=5)), X, NEW)
+    check(make_pipeline(binned, TruncatedSVD(2, random_state=0), normal), X, X, exact=False)
+
+
+def test_sparse_rows_between_steps_change_nothing_else():
+    categories = random.integers(0, 4, (60, 3)).astype(float)
+    for degree in (2, (2, 3), 4):
+        check(make_pipeline(OneHotEncoder(drop="first"), PolynomialFeatures(degree)), categories, categories)
+    one_hot = OneHotEncoder()
+    for steps in (
+        (one_hot, Normalizer()), (one_hot, TfidfTransformer()), (one_hot, MissingIndicator(features="all")),
+        (one_hot, StandardScaler(with_mean=False), MaxAbsScaler(), VarianceThreshold(), Binarizer()),
+        (one_hot, FunctionTransformer(np.log1p, accept_sparse=True)), (one_hot, SimpleImputer()),
+    ):  # fmt: skip
+        check(make_pipeline(*steps), categories, categories[:20])
+    for beyond in ("constant", "linear", "continue", "periodic"):
+        check(SplineTransformer(sparse_output=True, extrapolation=beyond), X, NEW)
+
+
 def test_subclasses_are_refused():
     class Shifted(OneHotEncoder):
         def transform(self, X):
