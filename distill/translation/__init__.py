@@ -95,8 +95,8 @@ def operations_of(transformer: Any, where: str, sparse: bool = False) -> tuple[A
     if sparse and isinstance(transformer, QuantileTransformer) and transformer.output_distribution == "normal":
         raise TypeError(
             f"{_named(transformer, where)} comes after a step that returns a sparse matrix, of which it leaves the "
-            "zeros as they are; set sparse_output=False in that step, or sparse_threshold=0 in a ColumnTransformer, and "
-            "fit again"
+            "zeros as they are; set sparse_output=False in that step, or sparse_threshold=0 in a ColumnTransformer, "
+            "and fit again"
         )
     if isinstance(transformer, SelectorMixin):
         check_is_fitted(transformer)
