@@ -9,7 +9,8 @@ READY := $(VENV)/.ready
 FAST := -m "not slow" tests distill/codecs distill/network.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-oldest coverage docs lint types format check release-check fuzz clean
+.PHONY: help setup setup-web demo demo-web test test-fast test-oldest coverage docs lint types format check release-check
+.PHONY: fuzz clean web
 .PHONY: bench-mnist bench-scale bench-codebook bench-random-code bench-spike-slab bench-student bench-uci
 .PHONY: bench-matrix-gaussian bench-search bench-clustering bench-javascript js
 
@@ -27,6 +28,22 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## the main job on handwritten digits: a table, a picture and a student file in results/
 	$(BIN)/python examples/quickstart.py
+
+setup-web: js/node_modules/.ready  ## what minifies the reader in JavaScript, and the tools of its tests (npm)
+
+js/node_modules/.ready: js/package.json
+	npm install --prefix js --no-save --no-package-lock --no-audit --no-fund --loglevel=error
+	touch $@
+
+js: js/node_modules/.ready  ## bytes of the reader in JavaScript, minified and compressed
+	node js/size.mjs
+
+web: js/node_modules/.ready  ## distill/web/distill.min.js from js/distill.js
+	node js/size.mjs "" distill/web/distill.min.js
+
+demo-web: $(READY)  ## a page on which one draws a digit and a model of 1000 bytes answers
+	$(BIN)/python -m distill serve-demo examples/models/mnist_1000.student --title "Draw a digit" --range 0,1 \
+	    --names examples/models/mnist_1000.json --examples examples/models/drawn_digits.json --shape 28,28
 
 test: $(READY)  ## all tests and doctests
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
@@ -111,13 +128,6 @@ bench-clustering: $(READY)  ## clusterers on public data sets: agreement with cl
 
 bench-javascript: $(READY) js  ## students in node against onnxruntime-web: time, bytes of a page (DATA=folder adds MNIST)
 	$(BIN)/python benchmarks/javascript.py $(if $(wildcard $(DATA)/mnist),--data $(DATA))
-
-js: js/node_modules/.ready  ## bytes of the reader in JavaScript, minified; with these tools its tests skip none
-	node js/size.mjs
-
-js/node_modules/.ready: js/package.json
-	npm install --prefix js --no-save --no-package-lock --no-audit --no-fund --loglevel=error
-	touch $@
 
 fuzz: $(READY)  ## a million hostile student files
 	$(BIN)/python tests/helpers/fuzz_student_file.py --cases 1000000

@@ -1,10 +1,12 @@
-"""Command line: report the contents of a student file, predict with it, or export it.
+"""Command line: report the contents of a student file, predict with it, export it, or show a page with it.
 
 python -m distill info FILE
 python -m distill predict FILE data.npy|data.csv|data.tsv|data.parquet|- [-o predictions.npy|predictions.csv]
                           [--method METHOD]
 python -m distill export FILE --target c|avr|onnx -o digits.h|digits.onnx [--name digits] [--arithmetic int8]
                          [--calibration data.npy]
+python -m distill serve-demo FILE [--port N] [--no-browser] [-o page.html] [--shape H,W] [--range LOW,HIGH]
+                          [--names names.json] [--examples rows.npy|rows.csv|drawings.json] [--title TITLE] [--fields]
 """
 
 import argparse
@@ -21,6 +23,7 @@ import numpy as np
 from distill.codecs.files import write_bytes
 from distill.runtime import Student, load
 from distill.tables import Wanted, check_values, read_rows
+from distill.web import demo
 
 _METHODS = ("predict", "predict_proba", "transform", "decision_function")
 
@@ -63,8 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--input-type", choices=("auto", "float", "double", "uint8", "int8", "int16"), help="of C")
     export.add_argument("--input-scale", type=float, help="the student's features are the inputs in C times this")
     export.add_argument("--min-agreement", type=float, help="least agreement of integer arithmetic with the student")
+    demo.add_arguments(
+        commands.add_parser(
+            "serve-demo", help="show a page on which a student answers: digits are drawn, other features are fields"
+        )
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.command == "serve-demo":
+            demo.run(options, _note)
+            return 0
         student = load(options.file)
         if options.command == "info":
             print(describe(student))

@@ -41,6 +41,7 @@ sphinx_gallery_conf = {
             "plot_compress_mlpclassifier.py",
             "plot_search_compression.py",
             "deploy.py",
+            "web_page.py",
             "dask_map_blocks.py",
             "dask_map_partitions.py",
         ]

@@ -54,6 +54,9 @@ def numpy_only(distill):
         student = distill.load(golden.with_name(f"{name}.student"))
         if "labels" in case:
             check(student.predict(case["rows"]).tolist() == case["labels"], f"{name}: labels differ")
+    from distill.web import make_page
+
+    check(make_page(student.to_bytes()).endswith("</html>\n"), "no page")
 
 
 def with_everything(distill):

@@ -37,10 +37,11 @@ ROOMS = [
     Room(1, "distill.codecs", "distill.network", "numpy"),
     Room(2, "distill.runtime", "distill.network distill.codecs", "numpy"),
     Room(3, "distill.tables", "distill.runtime", "numpy"),
+    Room(4, "distill.web", "distill.codecs distill.runtime distill.tables", "numpy"),
     Room(
         9,
         "distill.__main__",
-        "distill.codecs.files distill.runtime distill.tables distill.export distill.onnx",
+        "distill.codecs.files distill.runtime distill.tables distill.web distill.export distill.onnx",
         "numpy",
     ),
     Room(3, "distill.teachers", "distill.network", "numpy scipy sklearn"),

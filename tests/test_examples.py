@@ -70,8 +70,8 @@ def test_student_of_umap_embeds_new_rows(run):
 
 def test_every_example_is_tested():
     scripts = {path.stem for path in EXAMPLES.glob("*.py")}
-    # tests/runtime/test_student_file.py and tests/teacher/test_dask.py run these
-    assert scripts - {"deploy", "dask_map_blocks", "dask_map_partitions"} == set(FILES)
+    # tests/runtime/test_student_file.py, tests/teacher/test_dask.py and tests/web/test_page_in_browser.py run these
+    assert scripts - {"deploy", "dask_map_blocks", "dask_map_partitions", "web_page"} == set(FILES)
 
 
 def test_examples_that_draw_are_executed_by_the_gallery():

@@ -135,10 +135,11 @@ class Layout:
         """Return the random number, by index, at each place; the places of all blocks take turns."""
         if not self.small:
             return generator.permutation(self.seed, _BLOCKS, self.n_numbers)
-        numbers = np.arange(self.n_numbers)
-        order = np.empty_like(numbers)
-        order[numbers * self.place(1) % self.n_numbers] = numbers
-        return order
+        # The inverse of a stride is a stride, too; in place, since a forged file may demand the memory
+        order = np.arange(self.n_numbers)
+        order *= pow(self.place(1), -1, self.n_numbers)
+        order %= self.n_numbers
+        return order.astype(np.int32)
 
     def place(self, number: int) -> int:
         """Return the place of a random number of a small random code."""
@@ -168,6 +169,8 @@ class Layout:
 
     def numbers(self, codes: np.ndarray) -> np.ndarray:
         """Return the random numbers of the candidates of these codes; ndarray of shape (n_numbers,), float32."""
+        if self.small:
+            return generator.small_normal_table()[self.indices(codes)]
         chosen = self._normals(np.arange(self.n_blocks), codes)
         numbers = np.empty(self.n_numbers, np.float32)
         numbers[self._order()] = chosen.T.reshape(-1)[: self.n_numbers]

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from c_program import SANITIZERS, CProgram
+from some_students import labelled, make_network, make_rows
+from tools import need
 
 from distill import __main__ as command_line
 from distill import load, to_c
@@ -15,9 +18,6 @@ from distill.codecs import container, random_code
 from distill.codecs.preprocessing import MomentsStep, Step
 from distill.network import Network
 from distill.runtime import Student
-from tests.helpers.c_program import SANITIZERS, CProgram
-from tests.helpers.some_students import labelled, make_network, make_rows
-from tests.helpers.tools import need
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.student"))
 # Offset 1e9 and scale 1.5e-45: all finite rows of float32 are one row
@@ -276,13 +276,13 @@ def test_labels_of_every_type(tmp_path):
 
 
 def test_rows_by_the_names_of_features(tmp_path):
-    names = ("petal length (cm)", "petal length [cm]", "int", "2nd */ x", "größe", "plain")
+    names = ("petal length (cm)", "petal length [cm]", "int", "2nd */ x", "größe", "NAN")
     student = Student(make_network((6, 2), feature_names=names))
     header = to_c(student, tmp_path / "flower.h", name="flower")
     (tmp_path / "m.c").write_text(
-        '#include <stdio.h>\n#include "flower.h"\n'
+        '#include <math.h>\n#include <stdio.h>\n#include "flower.h"\n'
         "int main(void) {\nflower_row r = {0}; flower_input x[6]; float out[2];\n"
-        "r.petal_length_cm = 1; r.petal_length_cm_2 = 2; r.int_ = 3; r.f_2nd_x = 4; r.gr_e = 5; r.plain = 6;\n"
+        "r.petal_length_cm = 1; r.petal_length_cm_2 = 2; r.int_ = 3; r.f_2nd_x = 4; r.gr_e = 5; r.nan = 6;\n"
         'flower_inputs(&r, x); flower_transform(x, out); printf("%.9g %.9g", out[0], out[1]); return 0; }\n'
     )
     (gcc,) = need("gcc")
@@ -321,6 +321,22 @@ def test_inputs_in_units_of_a_device(tmp_path):
     assert program.input_type("bytes8") == np.uint8
     np.testing.assert_array_equal(program("bytes32", images)["predict"], expected)
     assert np.mean(program("bytes8", images)["predict"] == expected) >= 0.98
+
+
+def test_missing_values(tmp_path):
+    student = Student(make_network((5, 6, 3), fill=True, clip=4.0, offset=np.full(5, 0.5), scale=np.full(5, 0.8)))
+    rows = make_rows(N_ROWS, 5).astype(np.float64)
+    rows[np.random.default_rng(1).random(rows.shape) < 0.2] = np.nan
+    headers = {
+        "holes": to_c(student, name="holes", calibration=rows),
+        "holes8": to_c(student, name="holes8", arithmetic="int8", calibration=rows),
+        "never8": to_c(student, name="never8", arithmetic="int8", calibration=rows[np.isnan(rows).any(axis=1)]),
+    }
+    program = CProgram(tmp_path, headers, SANITIZERS)
+    expected = student.transform(rows)
+    np.testing.assert_allclose(program("holes", rows)["transform"], expected, rtol=0, atol=1e-5 * np.ptp(expected))
+    for name in ("holes8", "never8"):
+        np.testing.assert_allclose(program(name, rows)["transform"], expected, rtol=0, atol=0.03 * np.ptp(expected))
 
 
 def test_offsets_that_float_cannot_hold(tmp_path):
@@ -388,6 +404,16 @@ def test_wrong_parameters_name_the_way_out(tmp_path):
         to_c(grid_student(), path, target="avr")
     with pytest.raises(TypeError, match="to_c takes a Student"):
         to_c(object())
+    network = make_network((3, 5, 2))
+    factors = np.float32([1, 1e-30])
+    weights, biases = (
+        [factor * part for factor, part in zip(factors, parts)] for parts in (network.weights, network.biases)
+    )
+    tiny = Student(replace(network, weights=tuple(weights), biases=tuple(biases)))
+    assert re.search("Agreement +1.0000", to_c(tiny, arithmetic="int16", calibration=make_rows(99, 3)))
+    filled = make_network((3, 4, 2), fill=True, clip=9.0)
+    header = to_c(Student(filled), arithmetic="int8", calibration=make_rows(99, 3).round(), min_agreement=0.9)
+    assert "typedef float model_input" in header
     with pytest.warns(UserWarning, match="agrees with the student by"):
         to_c(Student(make_network((3, 500, 2), scale=np.full(3, 1e-3))), arithmetic="int8", calibration=make_rows(9, 3))
 

@@ -5,8 +5,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-
-from tests.helpers.tools import need
+from tools import need
 
 WARNINGS = (
     "-std=c99 -Wall -Wextra -Werror -pedantic -Wconversion -Wdouble-promotion -Wshadow -Wstrict-prototypes".split()

@@ -3,13 +3,12 @@
 import base64
 import json
 import math
-import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
+from tools import need
 
 from distill.codecs.container import StudentFileError
 from distill.codecs.preprocessing import MomentsStep
@@ -32,11 +31,8 @@ _UNDERFLOW = 1e-36
 
 
 def node() -> str:
-    """Return the path of node; skip the test if there is none."""
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("node is not installed; the reader in JavaScript needs it")
-    return found
+    """Return the path of node; skip the test, or fail, if there is none."""
+    return need("node")[0]
 
 
 def run(script: str | Path, *arguments: object) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from javascript import decoded, encoded
 from some_students import make_network, make_rows
+from tools import absent
 
 import distill
 from distill.codecs import codebook, container, cosine, generator, grid, random_code, sparse
@@ -295,16 +296,16 @@ def test_rows_in_every_form_and_errors(folder):
 def npm(*arguments, **options):
     found = shutil.which("npm")
     if found is None:
-        pytest.skip("npm is not installed")
+        absent("npm is not installed")
     return subprocess.run([found, *arguments], capture_output=True, text=True, check=True, **options).stdout
 
 
 def tool(name):
-    """Return the path of a tool of js/node_modules, or of this machine; skip the test if there is none."""
+    """Return the path of a tool of js/node_modules, or of this machine; skip the test, or fail, if there is none."""
     local = javascript.ROOT / "js" / "node_modules" / ".bin"
     found = shutil.which(name, path=str(local)) or shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed; `make js` installs it in js/node_modules")
+        absent(f"{name} is not installed; `make setup-web` installs it in js/node_modules")
     javascript.node()
     return found
 

@@ -42,8 +42,8 @@ def weight_sections(data):
 def encode_again(kind, payload, shapes):
     """Decode a section of weights to what its encoder takes, and encode that."""
     reader = Reader(payload)
-    if kind == random_code.RANDOM_CODE:
-        return random_code.encode(*random_code.read(reader, shapes))
+    if kind in (random_code.RANDOM_CODE, random_code.SMALL_RANDOM_CODE):
+        return random_code.encode(*random_code.read(reader, shapes, kind == random_code.SMALL_RANDOM_CODE))
     if kind == codebook.CODEBOOK:
         return codebook.encode(codebook.decode_layer(reader, *shapes[0]))
     if kind == grid.GRID:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill.export.c import text
-from distill.export.c.program import Affine, Computed, Linear, Waves, half_turn
+from distill.export.c.program import Affine, Linear, Waves, half_turn
 
 # With a larger offset in units of the scale, float32 would lose more than 1e-6 of a scaled input
 _MAX_FLOAT_OFFSET = 16.0
@@ -122,12 +122,14 @@ def reader(emit: Emitter, index: int | str, affines: list[Affine], kind: str) ->
     return Code(declarations, n_bytes, n_products)
 
 
-def linear(emit: Emitter, index: int, layer: Linear, kind: str) -> Code:
-    """Return the function of a layer, ``{name}_layer{index}(x, out)``; its inputs come from `reader`."""
+def linear(emit: Emitter, index: int, layer: Linear, kind: str, form: "Form | None" = None) -> Code:
+    """Return the function of a layer, ``{name}_layer{index}(x, out)``; its inputs come from `reader`.
+
+    The weights are in `form`, or in the smallest form.
+    """
     n_outputs = layer.weight.shape[1]
-    if layer.computed is not None:
-        weights = _computed(emit, index, layer.weight.shape, layer.computed)
-    else:
+    weights = form
+    if weights is None:
         weights = min((make(emit, index, layer.weight) for make in _FORMS), key=lambda form: form.n_bytes)
     declarations = [*weights.declarations, emit.array(f"bias{index}", layer.bias, "f4")]
     bias = emit.read("f4", f"{emit.name}_bias{index}[j]")
@@ -249,31 +251,6 @@ def _sparse(emit: Emitter, index: int, weight: np.ndarray) -> Form:
     loop = [line.replace("INPUT", f"{emit.name}_input{index}(x, i)") for line in loop]
     n_bytes = counts.size * int(of_counts[1]) + len(rows) * (int(of_columns[1]) + int(kind[1]))
     return Form(declarations, loop, n_bytes, len(rows))
-
-
-def _computed(emit: Emitter, index: int, shape: tuple[int, int], computed: Computed) -> Form:
-    """Return the form of weights that `distill.export.c.computed` computes."""
-    n_inputs, n_outputs = shape
-    layout = computed.layout
-    first, one, row = (layout.place(computed.start), layout.place(1), layout.place(n_outputs))
-    total = layout.n_numbers
-    loop = [
-        "size_t u;",
-        f"uint32_t row = {first}u;",
-        f"for (u = 0; u < {n_inputs}; u++) {{",
-        f"    float h = {emit.name}_input{index}(x, u);",
-        "    if (h != 0.0f) {",
-        "        uint32_t p = row;",
-        f"        h *= {text.number(computed.factor)};",
-        f"        for (j = 0; j < {n_outputs}; j++) {{",
-        f"            out[j] += h * {emit.name}_number(p);",
-        f"            p = p >= {total - one}u ? p - {total - one}u : p + {one}u;",
-        "        }",
-        "    }",
-        f"    row = row >= {total - row}u ? row - {total - row}u : row + {row}u;",
-        "}",
-    ]
-    return Form([], loop, 0, n_inputs * n_outputs)
 
 
 _FORMS = (_dense, _half, _codes, _sparse)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from distill.export.c import quantization, text
+from distill.export.c import computed, quantization, text
 from distill.export.c.floats import Code, Emitter, code_line, pack_rows, reader
 from distill.export.c.header import Outputs
 from distill.export.c.quantization import Front, IntegerLinear, IntegerProgram, IntegerWaves
@@ -247,13 +247,14 @@ def _weights(
     n_inputs, n_outputs = layer.weight.shape
     if layer.computed is not None:
         layout = layer.computed.layout
-        row, total = layout.place(n_outputs), layout.n_numbers
+        places, total = computed.place_type(layer.computed), layout.n_numbers
+        first = f"({layout.place(layer.computed.start)}u + (uint32_t)j * {layout.place(1)}u) % {total}u"
         loop = [
-            f"uint32_t p = ({layout.place(layer.computed.start)}u + (uint32_t)j * {layout.place(1)}u) % {total}u;",
+            f"{places} p = ({places})({first});",
             "size_t n;",
             f"for (n = {n_inputs}; n; n--, x++) {{",
             f"    sum += {product.format(x='*x', w=f'{name}_number(p)')};",
-            f"    p = p >= {total - row}u ? p - {total - row}u : p + {row}u;",
+            f"    {computed.step(layer.computed, 'p', n_outputs)}",
             "}",
         ]
         return [], loop, 0, n_inputs * n_outputs

@@ -12,7 +12,10 @@ _KEYWORDS = set(
     """auto break case char const continue default do double else enum extern float for goto if inline int long register
     restrict return short signed sizeof static struct switch typedef union unsigned void volatile while _Bool _Complex
     _Imaginary asm bool class catch delete explicit export false friend mutable namespace new operator private protected
-    public template this throw true try typename using virtual main""".split()
+    public template this throw true try typename using virtual main
+    and bitand bitor compl not or xor char16_t char32_t constexpr decltype noexcept nullptr static_assert thread_local
+    wchar_t alignas alignof typeid const_cast dynamic_cast reinterpret_cast static_cast mutable signed far near huge
+    unix linux i386 arm boolean byte word""".split()
 )
 TYPES = {"f4": "float", "f8": "double", "i1": "int8_t", "u1": "uint8_t", "i2": "int16_t", "u2": "uint16_t"}
 TYPES |= {"i4": "int32_t", "u4": "uint32_t", "i8": "int64_t"}
@@ -43,11 +46,15 @@ def identifiers(names: Iterable[str]) -> list[str]:
     --------
     >>> identifiers(["petal length (cm)", "petal-length (cm)", "2nd", "int", "größe"])
     ['petal_length_cm', 'petal_length_cm_2', 'f_2nd', 'int_', 'gr_e']
+    >>> identifiers(["B1", "b1", "NAN", "meanTemp"])
+    ['b1', 'b1_2', 'nan', 'meanTemp']
     """
     found: list[str] = []
     taken: set[str] = set()
     for name in names:
         word = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "f"
+        # Names without small letters are those of macros: NAN, PI, and B1, ADC and others on an Arduino
+        word = word.lower() if word == word.upper() else word
         word = f"f_{word}" if word[0].isdigit() else f"{word}_" if word in _KEYWORDS else word
         number, unique = 1, word
         while unique in taken:
