@@ -25,7 +25,7 @@ from distill.codecs.table.numeric import (
     Threshold,
 )  # fmt: skip
 from distill.codecs.table.structure import Select, Union
-from distill.codecs.table.text import CHARACTERS, Text, Weigh
+from distill.codecs.table.text import CHARACTERS, Text, Weigh, inverse_frequencies
 
 NAN = math.nan
 
@@ -114,6 +114,7 @@ VOCABULARIES = Union((
     _counts(), _counts(lower=False), _counts(binary=True), _counts(accents="ascii"), _counts(accents="unicode"),
     *(_counts(characters=name, min_letters=2, bounded=False) for name in CHARACTERS),
     *(_counts(characters=name, min_letters=1) for name in CHARACTERS if name != "no blanks"),
+    (WORDS, Weigh(inverse_frequencies(1001, np.array([3.0, 900, 17, 3, 55, 260])), norm="l2")),
     (WORDS, Weigh(None, True)), (WORDS, Weigh(None, False, "l1")), (WORDS, Weigh(np.arange(1.0, 7.0) / 7, True, "max")),
     (replace(WORDS, ngrams=(2, 3), vocabulary=("quick brown", "lazy dog's", "tabs and spaces"), stop_words=()),),
     (Text("char", (1, 3), vocabulary=("f", "fo", " fo", "ß", "  ", "ab")),),

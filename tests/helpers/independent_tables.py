@@ -194,6 +194,9 @@ def read_weigh(section, width):
     if way == 2:
         different = floats(section, section.varint())
         weights = [different[index] for index in section.numbers("u1", width)]
+    if way == 3:
+        total = section.varint()
+        weights = [math.log(total / section.varint()) + 1 for _ in range(width)]
     return (flags & 3, flags & 4, weights), width
 
 

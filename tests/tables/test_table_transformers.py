@@ -46,6 +46,7 @@ from through_file import expected, file_of, loaded
 
 from distill.codecs import table
 from distill.codecs.table import numeric
+from distill.codecs.table.text import document_counts
 from distill.runtime.table.numeric import normal_quantiles
 from distill.runtime.table.text import murmur_hash
 from distill.translation.text import known_pattern
@@ -310,6 +311,22 @@ def test_vocabularies_are_compact():
     texts = [f"word{index} another{index}" for index in range(1000)]
     vectorizer = CountVectorizer().fit(texts)
     assert len(table.encode(table.TableStep(1, _operations(vectorizer), True))) < 2 * 1000 * 2
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_inverse_document_frequencies_are_stored_as_numbers_of_documents(smooth):
+    words = [f"w{index}" for index in range(400)]
+    texts = [
+        " ".join(word for index, word in enumerate(words) if row % (index + 2) == 0 or index == row)
+        for row in range(900)
+    ]
+    vectorizer = TfidfVectorizer(min_df=3, smooth_idf=smooth).fit(texts)
+    total, counts = document_counts(vectorizer.idf_)
+    assert total == 900 + smooth and counts.min() >= 3
+    counted = CountVectorizer(vocabulary=vectorizer.vocabulary_).fit(texts)
+    assert len(file_of(vectorizer)) - len(file_of(counted)) < 500  # a byte for each of most words
+    assert_array_equal(loaded(vectorizer)(texts[:20]), expected(vectorizer, texts[:20]))
+    assert document_counts(random.normal(size=5)) is None and document_counts(np.array([np.inf, 1])) is None
 
 
 def _operations(transformer):

@@ -28,6 +28,8 @@ BLANKED = "no blanks"
 _LOWER, _BOUNDED, _BINARY, _HASHED, _SIGNED = 1, 2, 4, 8, 16
 # Longest n-grams and words that a forged file may have, since time grows with them
 _MAX_NGRAM, _MAX_LETTERS = 64, 64
+# Weights whose numbers of documents are looked for: up to this size, where the rarest n-gram is in so many at most
+_MOST_LOGARITHM, _MOST_LEAST = 22.0, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,13 +154,19 @@ class Weigh:
     name: ClassVar[str] = "weigh"
 
     def write(self, out: Writer) -> None:
-        """Write the kind; weights as different numbers and their indices where that is shorter."""
+        """Write the kind, and the weights, as numbers of documents or as few different numbers if they are."""
         out.byte((0 if self.norm is None else NORMS.index(self.norm) + 1) | self.sublinear << 2)
         if self.weights is None:
             out.byte(0)
             return
         different, indices = np.unique(self.weights, return_inverse=True)
-        if len(different) <= 256:
+        documents = document_counts(self.weights)
+        if documents is not None:
+            out.byte(3)
+            out.varint(documents[0])
+            for count in documents[1].tolist():
+                out.varint(count)
+        elif len(different) <= 256:
             out.byte(2)
             out.varint(len(different))
             out.numbers(different)
@@ -170,7 +178,7 @@ class Weigh:
     @classmethod
     def read(cls, source: Source, n_columns: int) -> tuple["Weigh", int]:
         """Read the kind and the weights."""
-        flags, way = source.byte(7), source.byte(2)
+        flags, way = source.byte(7), source.byte(3)
         weights = None
         if way == 1:
             weights = source.numbers(n_columns)
@@ -180,4 +188,44 @@ class Weigh:
             if n_columns and (not len(different) or indices.max() >= len(different)):
                 raise source.error("has weights beyond their table")
             weights = different[indices] if n_columns else np.zeros(0)
+        elif way == 3:
+            total = source.varint()
+            source.check_count(n_columns)
+            counts = np.array([source.varint() for _ in range(n_columns)], np.float64)
+            if not total or not counts.all():
+                raise source.error("has weights of no documents")
+            weights = inverse_frequencies(total, counts)
         return cls(weights, bool(flags & 4), None if not flags & 3 else NORMS[(flags & 3) - 1]), n_columns
+
+
+def inverse_frequencies(total: int, counts: np.ndarray) -> np.ndarray:
+    """Return inverse document frequencies as scikit-learn computes them.
+
+    Examples
+    --------
+    >>> inverse_frequencies(8, np.array([8.0, 2.0])).round(3)
+    array([1.   , 2.386])
+    """
+    return np.log(total / counts) + 1.0
+
+
+def document_counts(weights: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """Return numbers of documents whose inverse frequencies are the weights, bit for bit, or None if none are found.
+
+    Examples
+    --------
+    >>> document_counts(inverse_frequencies(1001, np.array([5.0, 400.0, 11.0])))
+    (1001, array([  5, 400,  11]))
+    """
+    if not len(weights) or not np.isfinite(weights).all() or np.abs(weights).max() > _MOST_LOGARITHM:
+        return None
+    shares = np.exp(weights - 1.0)
+    for least in range(1, _MOST_LEAST + 1):
+        # The rarest n-gram is in so many documents
+        total = round(least * float(shares.max()))
+        if not 0 < total < 2**31:
+            continue
+        counts = np.rint(total / shares)
+        if counts.min() >= 1 and counts.max() < 2**31 and np.array_equal(inverse_frequencies(total, counts), weights):
+            return total, counts.astype(np.int64)
+    return None
