@@ -151,6 +151,8 @@ class Student:
         # Missing values stay missing through steps for each feature alone, and a product would spread them
         self._may_be_missing = network.fill and (preprocessing is None or preprocessing.is_elementwise)
         self._table = None if preprocessing is None else preprocessing.table
+        # Imported when first needed: most files have no table
+        self._table_rows = None if self._table is None else import_module("distill.runtime.table.rows").table_rows
         self._single_shape = (1, network.n_features) if self._is_plain else None
         self._n_single_rows = 0
         self._data: bytes | None = None
@@ -533,8 +535,8 @@ class Student:
 
         For a table it is returned as its cells.
         """
-        if self._table is not None:
-            return import_module("distill.runtime.table.rows").table_rows(X, self._table, self.network.feature_names)
+        if self._table_rows is not None:
+            return self._table_rows(X, self._table, self.network.feature_names)
         given = X
         if type(X) is not np.ndarray or X.dtype.names is not None:
             X = columns.matrix(X, self.network.feature_names)
