@@ -272,8 +272,10 @@ def is_missing(cell, missing, none_is_category):
 
 def impute(content, row, none_is_category):
     missing, kept, fills, indicated = content
-    found = [fill if is_missing(row[at], missing, none_is_category) else row[at] for at, fill in zip(kept, fills)]
-    return found + [float(is_missing(row[at], missing, none_is_category)) for at in indicated]
+    distinct = {at: none_is_category and (fill is None or isinstance(fill, str)) for at, fill in zip(kept, fills)}
+    where = [is_missing(cell, missing, distinct.get(at, none_is_category)) for at, cell in enumerate(row)]
+    found = [fill if where[at] else row[at] for at, fill in zip(kept, fills)]
+    return found + [float(where[at]) for at in indicated]
 
 
 def indicate(content, row, none_is_category):

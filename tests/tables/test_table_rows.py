@@ -182,6 +182,15 @@ def test_none_and_nan_are_one_missing_value_unless_both_are_categories():
     assert_array_equal(loaded(chained)([[None], ["a"]]), [[1.0], [1.0]])
 
 
+def test_none_is_no_number_where_it_is_a_category():
+    # As a fit with polars gives it, and rows out of JSON at prediction
+    frame = pl.DataFrame({"size": [1.0, None, 4.0], "color": ["red", None, "blue"]})
+    columns = ColumnTransformer([("n", SimpleImputer(add_indicator=True), ["size"]), ("c", OneHotEncoder(), ["color"])])
+    wanted = expected(columns.fit(frame), frame)
+    assert_array_equal(loaded(columns)(frame), wanted)
+    assert_array_equal(loaded(columns)(frame.to_dicts()), wanted)
+
+
 # texts
 
 TEXTS = ["the red fox", "a blue fox jumps", "red and blue"]

@@ -126,7 +126,11 @@ def is_missing(column: np.ndarray, missing: Value, none_too: bool = True) -> np.
 def _impute(operation: categorical.Impute, none_too: bool) -> Callable[[Cells], Cells]:
     def apply(cells: Cells) -> Cells:
         columns = cells.columns()
-        masks = {index: is_missing(columns[index], operation.missing, none_too) for index in set(operation.columns)}
+        # Where a number replaces it, None is no category: scikit-learn makes it NaN
+        masks = {
+            index: is_missing(columns[index], operation.missing, none_too or not isinstance(fill, str | None))
+            for index, fill in zip(operation.columns, operation.fills)
+        }
         filled = []
         for index, fill in zip(operation.columns, operation.fills):
             filled.append(_filled(columns[index], masks[index], fill))
