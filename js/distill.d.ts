@@ -21,6 +21,9 @@ export type Row =
   | Uint32Array
   | Readonly<Record<string, number>>;
 
+/** A row of an interface with a number for each feature name. */
+export type Named<T> = { readonly [K in keyof T]: number };
+
 /** Values of one row: a number where the teacher gives a vector for many rows, else one value for each output. */
 export type Values = number | Float32Array | Float64Array;
 
@@ -48,18 +51,30 @@ export interface Student {
   /** The label, or the values of a regression. */
   predict(row: Row): Label | Values;
   predict(rows: readonly Row[]): Array<Label | Values>;
+  predict(rows: Row | readonly Row[]): Label | Values | Array<Label | Values>;
+  predict<T extends object & Named<T>>(row: T): Label | Values;
+  predict<T extends object & Named<T>>(rows: readonly T[]): Array<Label | Values>;
 
   /** The probability of every label, in the order of `classes`. */
   predictProba(row: Row): Float32Array;
   predictProba(rows: readonly Row[]): Float32Array[];
+  predictProba(rows: Row | readonly Row[]): Float32Array | Float32Array[];
+  predictProba<T extends object & Named<T>>(row: T): Float32Array;
+  predictProba<T extends object & Named<T>>(rows: readonly T[]): Float32Array[];
 
   /** The embedding. */
   transform(row: Row): Values;
   transform(rows: readonly Row[]): Values[];
+  transform(rows: Row | readonly Row[]): Values | Values[];
+  transform<T extends object & Named<T>>(row: T): Values;
+  transform<T extends object & Named<T>>(rows: readonly T[]): Values[];
 
   /** Decision values. */
   decisionFunction(row: Row): Values;
   decisionFunction(rows: readonly Row[]): Values[];
+  decisionFunction(rows: Row | readonly Row[]): Values | Values[];
+  decisionFunction<T extends object & Named<T>>(row: T): Values;
+  decisionFunction<T extends object & Named<T>>(rows: readonly T[]): Values[];
 }
 
 /** The bytes are not a student file that this version can read; the message names the reason. */

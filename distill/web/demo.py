@@ -270,8 +270,8 @@ def _image_shape(
             )
         return shape
     for step in () if student.preprocessing is None else student.preprocessing.steps:
-        if isinstance(step, MomentsStep) and step.shape[2] == 1 and math.prod(step.shape) == n_features:
-            return step.shape[:2]
+        if isinstance(step, MomentsStep) and math.prod(step.shape) == n_features:
+            return step.shape[:2] if step.shape[2] == 1 else None
     side = math.isqrt(n_features)
     if side * side != n_features or side < _LEAST_SIDE or student.network.feature_names is not None:
         return None
@@ -285,9 +285,10 @@ def _pixel_range(
     """Return the values of paper and ink."""
     if given is not None:
         low, high = map(float, given)
-        if not (math.isfinite(low) and math.isfinite(high) and low != high):
+        largest = float(np.finfo(np.float32).max)
+        if not (abs(low) <= largest and abs(high) <= largest and low != high):
             raise ValueError(
-                f"the range must be two different numbers, the values of paper and ink, got {low:g},{high:g}"
+                f"the range must be two different numbers in float32, the values of paper and ink, got {low:g},{high:g}"
             )
         return low, high
     if len(rows) and rows.min() < rows.max():

@@ -226,6 +226,7 @@ def test_inputs_that_are_mostly_zero_or_unused(tmp_path):
         "dense": dense.weights[0],
         "holes": dense.weights[0] * holes,
         "coded": random.choice(levels, (50, 12)) * holes,
+        "few": dense.weights[0] * (random.random((50, 12)) < 0.2),
         "grouped": random.choice(levels, (50, 12)) * holes * np.where(np.arange(12) < 5, 1, 0.5).astype(np.float32),
         "alone": dense.weights[0] * (np.arange(50) == 7)[:, None],
     }
@@ -237,6 +238,10 @@ def test_inputs_that_are_mostly_zero_or_unused(tmp_path):
         for name, student in students.items()
     }
     assert all("sums[" in headers[f"{name}8"] for name in students)
+    assert "few8_count0" in headers["few8"] and "few8_count0" not in headers["dense8"]
+    # A scale of 255 in place of 1/255 makes all bytes 0, and is no sign of integers
+    wrong = to_c(students["dense"], name="wrong", arithmetic="int8", calibration=rows / 255, input_scale=255)
+    assert "typedef float wrong_input" in wrong
     program = CProgram(tmp_path, headers, SANITIZERS)
     for name, student in students.items():
         expected = label_index(student, student.predict(rows))
@@ -392,6 +397,7 @@ def test_wrong_parameters_name_the_way_out(tmp_path):
         },
         "give some hundred typical samples": {"arithmetic": "int8"},
         "holds integers from 0 to 255": {"arithmetic": "int8", "calibration": rows, "input_type": "uint8"},
+        "holds integers from -128 to 127": {"calibration": rows, "input_type": "int8", "input_scale": 255},
         "less than min_agreement=1.0": {"arithmetic": "int8", "calibration": rows, "min_agreement": 1.0},
     }.items():
         with pytest.raises(ValueError, match=match):
@@ -402,6 +408,11 @@ def test_wrong_parameters_name_the_way_out(tmp_path):
         to_c(large, path, target="avr")
     with pytest.raises(ValueError, match="2048 bytes of RAM"):
         to_c(grid_student(), path, target="avr")
+    far = make_network((3, 4, 2), offset=np.array([1.7e9, 0, 5]), scale=np.array([1e-2, 1, 2]))
+    with pytest.raises(ValueError, match="doubles of 32 bits, and the student needs 64"):
+        to_c(Student(far), path, target="avr")
+    with pytest.raises(ValueError, match="do not hold the label 1e"):
+        to_c(Student(labelled((4, 3), classes=np.array([0.5, 1.5, 1e300]))), path, target="avr")
     with pytest.raises(TypeError, match="to_c takes a Student"):
         to_c(object())
     network = make_network((3, 5, 2))

@@ -107,4 +107,8 @@ const wrong = [
 for (const [rows, message] of wrong) assert.throws(() => labels.predict(rows), { name: "TypeError", message });
 assert.throws(() => plain.transform({ a: 1 }), { message: /must be an array of 5 numbers$/ });
 assert.throws(() => plain.transform([3e38, 3e38, 3e38, -3e38, 3e38]), { name: "TypeError", message: /too large/ });
+// Infinity less Infinity, before a relu
+const overflowing = load(bytesOf("overflowing"));
+assert.throws(() => overflowing.transform([1, 1, 1, 1, 1]), { name: "TypeError", message: /too large/ });
+assert.deepEqual(overflowing.transform([-1, -1, -1, -1, -1]), Float32Array.of(0));
 assert.equal(labels.predict(row), label);

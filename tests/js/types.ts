@@ -51,3 +51,17 @@ student.nFeatures = 3;
 // @ts-expect-error Python's name
 student.predict_proba(one);
 export { sum };
+
+// Rows of interfaces, and one row or several
+interface Flower {
+  height: number;
+  width: number;
+}
+const flower: Flower = { height: 1, width: 2 };
+const ofFlower: Label | Values = student.predict(flower);
+const ofFlowers: Float32Array[] = student.predictProba([flower, flower]);
+const either: Row | Row[] = ofFlowers.length > 1 ? [1, 2] : [[1, 2]];
+const answers: Values | Values[] = student.transform(either);
+// @ts-expect-error a feature is no string
+student.predict({ height: "1", width: 2 });
+export { ofFlower, answers };

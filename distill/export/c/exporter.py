@@ -29,6 +29,8 @@ _CALIBRATION_ROWS, _TEST_ROWS = 2000, 3
 _ALMOST = 0.01
 # Bytes of the code that scales inputs in float: 1.1 kB on AVR, 1.3 to 2.7 kB on a Cortex-M3
 _FRONT_CODE = 1500
+# Variation of values, in units of the largest, below which their agreement is judged by their magnitude
+_HARDLY = 1e-3
 # Share of agreement that fewer bytes may cost
 _LOSS = 0.001
 # Bytes of the code of `predict` on AVR, with avr-gcc -Os: 770 to 1620 in integers and 2200 in float, with waves
@@ -79,7 +81,8 @@ def to_c(
         Samples for the ranges of integers, and for the agreement that the header states: some hundred that are
         typical. None draws samples from the ranges in the file, which is worse.
     target : {"c99", "avr"}
-        The header is the same; for "avr" it must fit into the 32 kB of flash and 2 kB of RAM of an ATmega328P.
+        The header is the same; for "avr" it must fit into the 32 kB of flash and 2 kB of RAM of an ATmega328P, with a
+        call of its predictions and nothing else in the program (`predict_proba` takes up to 2 kB more).
     input_type : {"auto", "float", "double", "uint8", "int8", "int16"}
         Type of the features that the functions take. "auto" is float, or double where float would lose the differences
         between samples; with integer arithmetic it is the narrowest integer type that holds all calibration samples, if
@@ -129,9 +132,11 @@ def to_c(
         raise ValueError(f"input_scale must be a number above 0, got {input_scale!r}")
     student = student_in(student, "to_c")
     program = program_of(student, float(input_scale))
-    rows = None if calibration is None else _samples(student, calibration, float(input_scale))
+    samples = None if calibration is None else _samples(student, calibration)
+    rows = None if samples is None else _as_inputs(samples, float(input_scale))
     kind = _input_kind(program, rows, arithmetic, input_type)
     typical = _drawn(program, kind, arithmetic) if rows is None else rows
+    samples = typical * program.input_scale if samples is None else samples
     emit = Emitter(name)
     network = program.network
     integer = None
@@ -139,10 +144,12 @@ def to_c(
     if arithmetic == "float":
         codes, outputs, n_buffers = _float_code(emit, program, kind)
     else:
-        integer = _best_integers(emit, student, program, typical, kind, arithmetic)
+        reference = _labels_or_values(program, student.raw_outputs(samples))
+        integer = _best_integers(emit, program, typical, reference, kind, arithmetic)
         codes, outputs, n_buffers = integer.codes, integer.outputs, integer.n_buffers
         _check_agreement(integer.agreement, min_agreement, arithmetic, rows is None)
     wide = _wide_output(program)
+    _check_doubles(target, program, kind == "f8" or wide)
     # A missing value has no literal in C
     whole = typical[np.isfinite(typical).all(axis=1)]
     tested = (whole if len(whole) else np.nan_to_num(typical))[:_TEST_ROWS].astype(np.dtype(kind))
@@ -172,8 +179,8 @@ def to_c(
     return made
 
 
-def _samples(student: Student, calibration: Any, input_scale: float) -> np.ndarray:
-    """Return the calibration samples as inputs, float64; ValueError if they are none of this student."""
+def _samples(student: Student, calibration: Any) -> np.ndarray:
+    """Return the calibration samples, float64; ValueError if they are none of this student."""
     n_features = student.n_features_in_
     rows = columns.matrix(calibration, student.network.feature_names)
     rows = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, np.float64)
@@ -187,12 +194,18 @@ def _samples(student: Student, calibration: Any, input_scale: float) -> np.ndarr
         raise ValueError(f"calibration has the value {rows[row, column]} in row {row}, column {column}; leave it out")
     if len(rows) > _CALIBRATION_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, _CALIBRATION_ROWS).astype(np.int64)]
+    return rows
+
+
+def _as_inputs(samples: np.ndarray, input_scale: float) -> np.ndarray:
+    """Return samples as inputs of the functions, float64."""
     if input_scale == 1:
-        return rows
-    rows = rows / input_scale
+        return samples
+    rows = samples / input_scale
     whole = np.rint(rows)
     # Features that were divided in float32 are integers but for rounding
-    return whole if np.nanmax(np.abs(rows - whole)) < _ALMOST else rows
+    error, largest = np.nanmax(np.abs(rows - whole)), np.nanmax(np.abs(rows))
+    return whole if error < _ALMOST * min(1.0, largest) else rows
 
 
 def _input_kind(program: Program, rows: np.ndarray | None, arithmetic: str, input_type: str) -> str:
@@ -306,10 +319,12 @@ def _within_words(program: Program) -> Program:
 
 
 def _best_integers(
-    emit: Emitter, student: Student, program: Program, rows: np.ndarray, kind: str, arithmetic: str
+    emit: Emitter, program: Program, rows: np.ndarray, reference: np.ndarray, kind: str, arithmetic: str
 ) -> _Integers:
-    """Return the student in integers: of the forms whose agreement is almost the best, the smallest."""
-    reference = _labels_or_values(program, student.raw_outputs(rows * program.input_scale))
+    """Return the student in integers: of the forms whose agreement is almost the best, the smallest.
+
+    `reference` are the labels or values of the student for the rows.
+    """
     # Images are moved in float, before everything else
     start = max((index + 1 for index, stage in enumerate(program.stages) if isinstance(stage, Images)), default=0)
     first, stages = program.stages[:start], list(program.stages[start:])
@@ -340,7 +355,8 @@ def _best_integers(
 def _cost(made: _Integers) -> int:
     """Return the bytes of a form: constants, buffers, and the float arithmetic that scales inputs."""
     n_constants = sum(code.n_bytes for code in made.codes)
-    return n_constants + made.n_buffers + (_FRONT_CODE if made.program.front is not None else 0)
+    # RAM is a sixteenth of the flash of an ATmega328P and a fourth of that of many others
+    return n_constants + 2 * made.n_buffers + (_FRONT_CODE if made.program.front is not None else 0)
 
 
 def _declared_first(lines: list[str]) -> list[str]:
@@ -381,6 +397,8 @@ def _agreement(expected: np.ndarray, found: np.ndarray) -> float:
     # Squares of small values are zero in float32
     expected = expected.astype(np.float64)
     error, total = np.square(expected - found).sum(), np.square(expected - expected.mean(axis=0)).sum()
+    # Values that hardly vary: what is less than a thousandth of their magnitude is no error
+    total = max(total, expected.size * (_HARDLY * np.abs(expected).max(initial=0)) ** 2)
     return float(1 - error / total) if total else float(error == 0)
 
 
@@ -452,13 +470,27 @@ def _expected(
     return expected
 
 
+def _check_doubles(target: str, program: Program, wide: bool) -> None:
+    """Raise ValueError if the student needs numbers that are too long for AVR."""
+    if TARGETS[target] is None:
+        return
+    classes = program.network.classes
+    if wide:
+        raise ValueError(
+            f"target={target!r} has doubles of 32 bits, and the student needs 64: its offsets are large compared to "
+            "the differences between samples; subtract them before the fit"
+        )
+    if classes is not None and classes.dtype.kind == "f" and np.abs(classes).max() > np.finfo(np.float32).max:
+        raise ValueError(f"target={target!r} has doubles of 32 bits, which do not hold the label {classes.max():g}")
+
+
 def _check_target(target: str, n_bytes: int, ram: int) -> None:
     """Raise ValueError if a chip cannot hold the model."""
     limits = TARGETS[target]
     if limits is None:
         return
     for what, need, limit, advice in (
-        ("flash", n_bytes, limits[0], "use arithmetic='int8', or compress the student further"),
+        ("flash", n_bytes, limits[0], "compress the student further, or use integers of 8 bits"),
         ("RAM", ram, limits[1], "use an integer input_type, or a student with narrower layers"),
     ):
         if need > limit:

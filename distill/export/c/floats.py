@@ -149,11 +149,11 @@ def linear(emit: Emitter, index: int, layer: Linear, kind: str, form: "Form | No
 
 
 def activation(kind: str, n_outputs: int) -> list[str]:
-    """Return the lines that apply an activation to `out`."""
+    """Return the lines that apply an activation to `out`; expf is a macro on AVR, whose result is a double."""
     formula = {
         "relu": "out[j] < 0.0f ? 0.0f : out[j]",
-        "tanh": "tanhf(out[j])",
-        "logistic": "1.0f / (1.0f + expf(-out[j]))",
+        "tanh": "(float)tanhf(out[j])",
+        "logistic": "1.0f / (1.0f + (float)expf(-out[j]))",
     }.get(kind)
     if formula is None:
         return []

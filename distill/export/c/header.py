@@ -48,6 +48,11 @@ class Outputs:
 
 def head(emit: Emitter, kind: str, network: Network, n_features: int, needs_math: bool, wide_output: bool) -> str:
     """Return the beginning of a header: includes, macros, types."""
+    doubles = [
+        "#if defined(__AVR__) && __SIZEOF_DOUBLE__ < 8",
+        '#error "this student needs double of 64 bits"',
+        "#endif",
+    ]
     upper = emit.name.upper()
     lines = [
         f"#ifndef {upper}_H",
@@ -56,6 +61,7 @@ def head(emit: Emitter, kind: str, network: Network, n_features: int, needs_math
         "#include <stddef.h>",
         "#include <stdint.h>",
         *(["#include <math.h>"] if needs_math else []),
+        *(doubles if kind == "f8" or wide_output else []),
         "#if defined(__AVR__)",
         "#include <avr/pgmspace.h>",
         f"#define {upper}_FLASH PROGMEM",
@@ -79,7 +85,7 @@ def features(emit: Emitter, names: Sequence[str] | None) -> list[str]:
     """Return the struct of a row by feature name, and the functions for it."""
     if names is None:
         return []
-    members = text.identifiers(names)
+    members = text.identifiers(names, emit.name)
     fields = [
         f"    {emit.name}_input {member};" + ("" if member == name else f" /* {_plain(name)} */")
         for member, name in zip(members, names)
@@ -257,7 +263,7 @@ def _softmax(outputs: Outputs, n_outputs: int, out: str) -> list[str]:
         f"        top = {out}[j] > top ? {out}[j] : top;",
         "    }",
         f"    for (j = 0; j < {n_outputs}; j++) {{",
-        f"        {out}[j] = expf({out}[j] - top);",
+        f"        {out}[j] = (float)expf({out}[j] - top);",
         f"        sum += {out}[j];",
         "    }",
         f"    for (j = 0; j < {n_outputs}; j++) {{",
@@ -280,7 +286,7 @@ def _probabilities(emit: Emitter, network: Network, outputs: Outputs, one: bool)
         lines += _softmax(outputs, n_outputs, "p")
     else:
         lines += [f"    for (j = 0; j < {n_outputs}; j++) {{"]
-        lines += [f"        p[j] = 1.0f / (1.0f + expf(-({outputs.value})));", "    }"]
+        lines += [f"        p[j] = 1.0f / (1.0f + (float)expf(-({outputs.value})));", "    }"]
         if one:
             lines += ["    p[1] = p[0];", "    p[0] = 1.0f - p[1];"]
     return "\n".join([*lines, "}"])

@@ -214,6 +214,30 @@ def _rows_of_weights(
         value = emit.read(kind, f"{name}_values{index}[{place}]")
         body = [code_line(emit, f"{name}_codes{index}", "row", width), f"sums[j] += {product.format(x='h', w=value)};"]
     else:
+        counts, (rows, outputs) = np.count_nonzero(layer.weight, axis=1), np.nonzero(layer.weight)
+        of_counts, of_outputs = text.integer_kind(0, int(counts.max())), text.integer_kind(0, n_outputs - 1)
+        n_sparse = n_inputs * int(of_counts[1]) + len(rows) * (int(of_outputs[1]) + int(kind[1]))
+        if n_sparse < weight.size * int(kind[1]):
+            arrays = [
+                emit.array(f"count{index}", counts, of_counts),
+                emit.array(f"output{index}", outputs, of_outputs),
+                emit.array(f"weight{index}", layer.weight[rows, outputs], kind),
+            ]
+            at, value = emit.read(of_outputs, f"{name}_output{index}[k]"), emit.read(kind, f"{name}_weight{index}[k]")
+            loop = [
+                "size_t i, k = 0;",
+                f"for (i = 0; i < {n_inputs}; i++) {{",
+                f"    const {text.TYPES[inputs]} h = x[i];",
+                f"    const size_t end = k + {emit.read(of_counts, f'{name}_count{index}[i]')};",
+                "    if (h == 0) {",
+                "        k = end;",
+                "    }",
+                "    for (; k < end; k++) {",
+                f"        sums[{at}] += {product.format(x='h', w=value)};",
+                "    }",
+                "}",
+            ]
+            return arrays, loop, n_sparse, len(rows)
         arrays, n_bytes = [emit.array(f"weight{index}", weight, kind)], weight.size * int(kind[1])
     head = ["size_t i, row = 0;"]
     skip = []

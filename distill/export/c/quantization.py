@@ -394,7 +394,7 @@ def _integer_linear(
     coded = None
     if (steps == steps[0]).all() and used.any():
         coded = coded_columns(layer.weight[used] if n_next else layer.weight)
-    if computed is None and coded is not None and coded[3] <= 4 and coded[1].any(axis=1).all():
+    if computed is None and coded is not None and _codes_pay(layer.weight, coded):
         scales, integers = np.ones(weight.shape[1]), np.zeros(weight.shape, np.int64)
         integers[used if n_next else slice(None)], scales = _rounded_values(coded, limit)
         scales = scales * steps[0]
@@ -483,6 +483,14 @@ def integer_normals() -> tuple[np.ndarray, float]:
     table = generator.small_normal_table().astype(np.float64)
     unit = float(table.max() / NORMALS_LIMIT)
     return np.rint(table / unit).astype(np.int64), unit
+
+
+def _codes_pay(weight: np.ndarray, coded: tuple) -> bool:
+    """Return whether codes of up to 4 bits take fewer bytes than weights of 8 bits or those that are not zero."""
+    codes, tables, groups, width = coded
+    n_coded = codes.size * width // 8 + tables.size + (groups.size if len(tables) > 1 else 0)
+    n_sparse = len(weight) + 2 * np.count_nonzero(weight)
+    return width <= 4 and bool(tables.any(axis=1).all()) and n_coded < min(codes.size, n_sparse)
 
 
 def _rounded_values(coded: tuple, limit: int) -> tuple[np.ndarray, np.ndarray]:

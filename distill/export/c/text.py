@@ -15,7 +15,9 @@ _KEYWORDS = set(
     public template this throw true try typename using virtual main
     and bitand bitor compl not or xor char16_t char32_t constexpr decltype noexcept nullptr static_assert thread_local
     wchar_t alignas alignof typeid const_cast dynamic_cast reinterpret_cast static_cast mutable signed far near huge
-    unix linux i386 arm boolean byte word""".split()
+    unix linux i386 arm boolean byte word
+    co_await co_return co_yield concept requires import module char8_t consteval constinit typeof typeof_unqual
+    atomic_cancel atomic_commit atomic_noexcept synchronized reflexpr and_eq or_eq xor_eq not_eq""".split()
 )
 TYPES = {"f4": "float", "f8": "double", "i1": "int8_t", "u1": "uint8_t", "i2": "int16_t", "u2": "uint16_t"}
 TYPES |= {"i4": "int32_t", "u4": "uint32_t", "i8": "int64_t"}
@@ -39,8 +41,8 @@ def check_name(name: str) -> str:
     return name
 
 
-def identifiers(names: Iterable[str]) -> list[str]:
-    """Return names of members of a struct for feature names, all different.
+def identifiers(names: Iterable[str], prefix: str = "") -> list[str]:
+    """Return names of members of a struct for feature names, all different; none begins with the prefix of a header.
 
     Examples
     --------
@@ -55,7 +57,8 @@ def identifiers(names: Iterable[str]) -> list[str]:
         word = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "f"
         # Names without small letters are those of macros: NAN, PI, and B1, ADC and others on an Arduino
         word = word.lower() if word == word.upper() else word
-        word = f"f_{word}" if word[0].isdigit() else f"{word}_" if word in _KEYWORDS else word
+        own = bool(prefix) and word.startswith(f"{prefix}_")
+        word = f"f_{word}" if word[0].isdigit() or own else f"{word}_" if word in _KEYWORDS else word
         number, unique = 1, word
         while unique in taken:
             number += 1
