@@ -102,7 +102,11 @@ def describe(student: Student) -> str:
         ("methods", ", ".join(name for name in _METHODS if hasattr(student, name))),
     ]
     if student.preprocessing is not None:
-        steps = ", ".join(step.operation for step in student.preprocessing.steps)
+        kinds = [
+            f"table ({', '.join(step.names)})" if step.operation == "table" else step.operation
+            for step in student.preprocessing.steps
+        ]
+        steps = ", ".join(kinds)
         lines.insert(0, ("before", f"{steps}, of {student.n_features_in_} features"))
     if network.classes is not None:
         lines.append(("classes", _shortened([str(value) for value in network.classes])))
@@ -130,12 +134,24 @@ def _predict(student: Student, data: str, output: str | None, method: str | None
     if output is not None and not output.endswith((".npy", ".csv")) and not special:
         raise ValueError(f"the output must end with .npy or .csv, got {output!r}")
     predict = getattr(student, method or _usual_method(student))
-    fills = student.network.fill and student.preprocessing is None
-    wanted = Wanted(student.n_features_in_, student.network.feature_names, fills, _note)
-    rows = read_rows(data, wanted)
+    table = None if student.preprocessing is None else student.preprocessing.table
+    fills = table is not None or (student.network.fill and student.preprocessing is None)
+    wanted = Wanted(student.n_features_in_, student.network.feature_names, fills, _note, table is not None)
+    try:
+        rows = read_rows(data, wanted)
+    except ValueError as error:
+        if table is None:
+            raise
+        raise ValueError(
+            f"{error}. This student takes a table of numbers, categories and text ({', '.join(table.names)}), and the "
+            "command line reads such tables from Parquet; or predict in Python, as with "
+            "distill.load(file).predict(pandas.read_csv(data))"
+        ) from error
     try:
         predictions = predict(rows)
     except ValueError:
+        if table is not None:
+            raise
         check_values(rows, "standard input" if data == "-" else data, wanted)
         raise
     if output is None:

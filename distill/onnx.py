@@ -5,7 +5,9 @@ Only operators of the default domain in opset 17 are used, which all builds of o
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -46,7 +48,8 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | BinaryIO | None
     -------
     onnx.ModelProto
         Input ``X`` of shape (n_samples, n_features): float32, or float64 where the student needs its digits (see
-        `distill.network.Network.has_wide_inputs`). Outputs, by the method of the student:
+        `distill.network.Network.has_wide_inputs`) or begins with a table of numbers. All outputs of a row are NaN that
+        such a table refuses. Outputs, by the method of the student:
         ``label`` of shape (n_samples,), the label values themselves, and ``probabilities`` of shape (n_samples,
         n_classes); ``decision``, ``embedding`` or ``prediction``, of the shape of the student's method. Within 1e-5 of
         the student's outputs, relative to their scale. Feature names are in the metadata, as JSON.
@@ -56,7 +59,8 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | BinaryIO | None
     ImportError
         If the package onnx is not installed.
     TypeError
-        If the argument is neither a student nor an estimator that contains one.
+        If the argument is neither a student nor an estimator that contains one, or it begins with a table that has text
+        or an operation without a form in ONNX, which is named.
 
     Examples
     --------
@@ -76,7 +80,9 @@ def to_onnx(estimator_or_student: Any, path: str | os.PathLike | BinaryIO | None
 
     graph = _Graph(onnx)
     input_type = onnx.TensorProto.DOUBLE if _needs_double(network, preprocessing) else onnx.TensorProto.FLOAT
-    outputs = _network(graph, network, "X" if preprocessing is None else _preprocessing(graph, preprocessing))
+    outputs = _network(
+        graph, network, "X" if preprocessing is None else _preprocessing(graph, preprocessing, network.fill)
+    )
     n_features = network.n_features if preprocessing is None else preprocessing.n_features_in
     if network.classes is None or network.target == "decision_function":
         name = _OUTPUT_NAMES[network.target]
@@ -142,10 +148,20 @@ class _Graph:
                 names[:] = [new if name == old else name for name in names]
 
 
-def _preprocessing(graph: _Graph, preprocessing: Preprocessing) -> str:
-    """Add the preprocessing, in float64; return the name of the inputs of the network."""
-    rows, types = graph.node("Cast", ["X"], to=graph.onnx.TensorProto.DOUBLE), graph.onnx.TensorProto
-    for step in preprocessing.steps:
+def _preprocessing(graph: _Graph, preprocessing: Preprocessing, fills: bool) -> str:
+    """Add the preprocessing, in float64, of a network that may fill missing values; return the name of its inputs."""
+    rows, steps = graph.node("Cast", ["X"], to=graph.onnx.TensorProto.DOUBLE), preprocessing.steps
+    if preprocessing.table is not None:
+        # Imported when first needed, as in the runtime
+        add_table = import_module("distill.onnx_tables").add_table
+        rows, steps = add_table(graph, preprocessing.table, rows, _steps, fills), steps[1:]
+    return _steps(graph, steps, rows)
+
+
+def _steps(graph: _Graph, steps: Sequence[Any], rows: str) -> str:
+    """Add steps of section 0; return the name of their result."""
+    types = graph.onnx.TensorProto
+    for step in steps:
         if isinstance(step, MomentsStep):
             rows = _moments(graph, step, rows)
         elif step.operation == "product":
@@ -242,7 +258,7 @@ def _blur_matrix(weights: list[float], size: int) -> np.ndarray:
 
 def _needs_double(network: Network, preprocessing: Preprocessing | None) -> bool:
     """Return whether float32 inputs would lose the digits of differences between rows."""
-    if network.has_wide_inputs:
+    if network.has_wide_inputs or (preprocessing is not None and preprocessing.table is not None):
         return True
     offset: np.ndarray | float = 0.0
     for step in () if preprocessing is None else preprocessing.steps:

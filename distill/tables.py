@@ -59,12 +59,15 @@ class Wanted(NamedTuple):
         Whether it takes missing values.
     note : callable
         Called with remarks for the user.
+    cells : bool
+        Whether columns may hold values of any type.
     """
 
     n_features: int
     names: tuple[str, ...] | None
     fills: bool
     note: Callable[[str], None]
+    cells: bool = False
 
 
 def read_rows(path: str, wanted: Wanted) -> Any:
@@ -202,7 +205,7 @@ def _by_name(table: Any, path: str, wanted: Wanted) -> Any:
     _check_names(list(found), path, wanted)
     if set(found) != set(wanted.names):
         table = {name: table[name] for name in wanted.names}
-    return matrix(table, wanted.names)
+    return table if wanted.cells else matrix(table, wanted.names)
 
 
 def _check_names(found: list[str], path: str, wanted: Wanted) -> None:

@@ -54,8 +54,10 @@ ROOMS = [
     Room(5, "distill.base", f"{SHIPPED} distill.teachers distill.training.fidelity", "numpy scipy sklearn"),
     Room(6, "distill.distiller", TAUGHT, "numpy scipy sklearn joblib"),
     # The one place where `distill` knows `mbn`: which step of a pipeline becomes which step of a file
-    Room(6, "distill.pipeline", "distill.codecs distill.base distill.runtime mbn.preprocessing", "numpy sklearn"),
+    Room(2, "distill.translation", "distill.codecs mbn.preprocessing", "numpy sklearn"),
+    Room(6, "distill.pipeline", "distill.codecs distill.base distill.runtime distill.translation", "numpy sklearn"),
     Room(7, "distill.export.students", f"{SHIPPED} distill.pipeline", "sklearn"),
+    Room(2, "distill.onnx_tables", "distill.codecs", "numpy"),
     Room(8, "distill.onnx", f"{SHIPPED} distill.export.students", "numpy sklearn onnx"),
     # With NumPy alone for a student file
     Room(8, "distill.export.c", f"{SHIPPED} distill.export.students", "numpy"),

@@ -13,15 +13,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
-from sklearn.decomposition import PCA
+from sklearn.decomposition import NMF, PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
-from sklearn.feature_selection import VarianceThreshold
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import KNNImputer
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PowerTransformer, RobustScaler, StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from some_students import make_network, make_rows
 
 from distill import (
@@ -168,9 +168,9 @@ def test_pipeline_with_compressor(tmp_path):
     assert_array_equal(load(tmp_path / "a.student").predict(SKEWED), pipeline.predict(SKEWED))
 
 
-@pytest.mark.parametrize("step", [PowerTransformer(), VarianceThreshold()])
+@pytest.mark.parametrize("step", [KNNImputer(), NMF(2, init="random", random_state=0, tol=1)])
 def test_unsupported_step_raises(step):
-    pipeline = fitted(StandardScaler(), step, rows=X)
+    pipeline = fitted(MinMaxScaler(), step, rows=X)
     for write in (to_bytes, to_onnx):
         with pytest.raises(TypeError, match=rf"step '{type(step).__name__.lower()}' \({type(step).__name__}\) cannot"):
             write(pipeline)

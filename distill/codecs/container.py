@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from itertools import pairwise
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -19,12 +19,17 @@ from distill.codecs.reader import Reader, StudentFileError, varint
 from distill.codecs.sections import Layer, Section
 from distill.network import ACTIVATIONS, OUTPUTS, TARGETS, Network
 
+if TYPE_CHECKING:
+    from distill.codecs.table import TableStep
+
 __all__ = ["CODECS", "Codec", "Contents", "Section", "StudentFileError", "decode", "encode", "pack", "report", "save"]
 
 MAGIC = b"MBNS"
 VERSION = 1
 # Kinds of the sections without weights, and flags of the input section
-_PREPROCESSING, _CLASSES, _NAMES, _INPUT, _OUTPUT = 0, 1, 2, 3, 4
+_PREPROCESSING, _CLASSES, _NAMES, _INPUT, _OUTPUT, _TABLE = 0, 1, 2, 3, 4, 5
+# The order of the sections, weights last; older versions meet the table first, and refuse it as a later kind
+_ORDER = {kind: place for place, kind in enumerate((_TABLE, _PREPROCESSING, _CLASSES, _NAMES, _INPUT, _OUTPUT))}
 # Flags of the input and output sections, a varint: the first seven are those of the format's first files
 _OFFSET, _OFFSET_PER_FEATURE, _SCALE, _SCALE_PER_FEATURE, _WIDE, _CLIP, _FILL = 1, 2, 4, 8, 16, 32, 64
 _DOUBLE_OFFSET, _DOUBLE_SCALE, _SOME_INPUTS = 128, 256, 512
@@ -102,8 +107,8 @@ class Contents(NamedTuple):
         Bytes of each part; their sum is the size of the file.
     n_features : int
         Number of input features; that of the network unless preprocessing changes it.
-    steps : tuple of Step or MomentsStep
-        Preprocessing of the samples before the network.
+    steps : tuple of TableStep, Step or MomentsStep
+        Preprocessing of the samples before the network. Only the first one can be a table.
     """
 
     network: Network
@@ -111,7 +116,7 @@ class Contents(NamedTuple):
     codecs: tuple[str, ...]
     parts: dict[str, int]
     n_features: int
-    steps: tuple[AnyStep, ...] = ()
+    steps: "tuple[AnyStep | TableStep, ...]" = ()
 
 
 def encode(network: Network, codec: str = "float32") -> bytes:
@@ -189,7 +194,14 @@ def pack(network: Network, weight_sections: Iterable[Section]) -> bytes:
     return _checked_file(body)
 
 
-def with_steps(data: bytes, n_features: int, steps: Sequence[AnyStep], feature_names: Sequence[str] | None) -> bytes:
+def with_steps(
+    data: bytes,
+    n_features: int,
+    steps: "Sequence[AnyStep | TableStep]",
+    feature_names: Sequence[str] | None,
+    *,
+    single: bool = False,
+) -> bytes:
     """Insert preprocessing steps into a student file; all other sections stay byte for byte.
 
     Parameters
@@ -198,10 +210,12 @@ def with_steps(data: bytes, n_features: int, steps: Sequence[AnyStep], feature_n
         A file without preprocessing.
     n_features : int
         Number of features before the first step.
-    steps : sequence of Step or MomentsStep
-        If empty, only the feature names are replaced.
+    steps : sequence of TableStep, Step or MomentsStep
+        If empty, only the feature names are replaced. Only the first one can be a table.
     feature_names : sequence of str or None
         Names of these features; they replace those of the network's inputs.
+    single : bool
+        Whether the fitted numbers of a table are rounded to float32.
 
     Returns
     -------
@@ -213,11 +227,19 @@ def with_steps(data: bytes, n_features: int, steps: Sequence[AnyStep], feature_n
         If the last step does not have as many outputs as the network has inputs.
     """
     header, found = split(data)
-    replaced = [(_PREPROCESSING, preprocessing.encode(n_features, steps))] if steps else []
+    replaced, numeric = [], [cast(AnyStep, step) for step in steps if step.operation != "table"]
+    if len(numeric) < len(steps):
+        if len(numeric) < len(steps) - 1 or steps[0].operation != "table":
+            raise ValueError("a table is the first step before a network, and there is one at most")
+        table, step = import_module("distill.codecs.table"), cast("TableStep", steps[0])
+        replaced.append((_TABLE, table.encode(step, single)))
+        n_features = table.n_outputs(step.operations, step.n_columns)
+    if numeric:
+        replaced.append((_PREPROCESSING, preprocessing.encode(n_features, numeric)))
     replaced += [(_NAMES, labels.encode_names(tuple(feature_names)))] if feature_names is not None else []
-    kept = [section for section in found if section[0] not in (_PREPROCESSING, _NAMES)]
+    kept = [section for section in found if section[0] not in (_TABLE, _PREPROCESSING, _NAMES)]
     # The sort is stable: weight sections keep their order, which assigns them to layers
-    ordered = sorted(replaced + kept, key=lambda section: min(section[0], _FIRST_CODEC))
+    ordered = sorted(replaced + kept, key=lambda section: _ORDER.get(section[0], _FIRST_CODEC))
     return _checked_file([header, *(_framed(*section) for section in ordered)])
 
 
@@ -261,12 +283,13 @@ def decode(data: bytes) -> Contents:
     view = memoryview(data).cast("B")
     reader = Reader(_checked(view))
     found = _decode_header(reader, len(view))
-    parts, last_kind = reader.parts, -1
+    parts, last_kind, last_place = reader.parts, -1, -1
     while reader.remaining:
         kind = reader.byte("header")
         section = Reader(reader.take(reader.varint("header"), ""), f"section {kind} of the file")
         # Names need the number of features of the preprocessing, and labels come before weights: the order is fixed
-        if kind < _FIRST_CODEC and kind <= last_kind:
+        place = _ORDER.get(kind, _FIRST_CODEC)
+        if place < _FIRST_CODEC and place <= last_place:
             raise StudentFileError(f"{section.where} comes after section {last_kind}")
         if kind in CODECS:
             found.read_layers(section, CODECS[kind])
@@ -276,11 +299,13 @@ def decode(data: bytes) -> Contents:
             raise StudentFileError(f"the file has a section of kind {kind}, {_WRITTEN_LATER}")
         section.finish()
         parts.update(section.parts)
-        last_kind = kind
+        last_kind, last_place = kind, place
     if len(found.layers) != len(found.shapes):
         raise StudentFileError(f"the file has weights for {len(found.layers)} of {len(found.shapes)} layers")
     parts["checksum"] += 4
     del parts[""]  # payloads, which have been counted by their sections
+    if found.width != found.sizes[0]:
+        raise StudentFileError(f"the table of the file leads to {found.width} inputs, the network has {found.sizes[0]}")
     weights, biases, extras = zip(*found.layers)
     network = Network(weights, biases, **found.description)
     _check(network)
@@ -346,13 +371,18 @@ class _Partial:
         Number of inputs of the network, then of outputs of every layer.
     description : dict
         Arguments of `Network` besides the weights.
+    n_bytes : int
+        Size of the file.
     """
 
-    def __init__(self, sizes: list[int], description: dict[str, Any]):
+    def __init__(self, sizes: list[int], description: dict[str, Any], n_bytes: int):
         self.sizes = sizes
+        self.n_bytes = n_bytes
+        # Columns after the table, until section 0 has been read
+        self.width = sizes[0]
         self.description = description
         self.n_features = sizes[0]
-        self.steps: tuple[AnyStep, ...] = ()
+        self.steps: tuple[Any, ...] = ()
         self.layers: list[Layer] = []
         self.codecs: list[str] = []
 
@@ -368,9 +398,20 @@ class _Partial:
         self.layers += codec.decode(section, self.shapes[len(self.layers) :])
         self.codecs.append(codec.name)
 
+    def read_table(self, section: Reader) -> None:
+        """Read the table before the network."""
+        # Imported when first needed: most files have none
+        step, self.width = import_module("distill.codecs.table").decode(section, self.n_bytes)
+        self.n_features, self.steps = step.n_columns, (step,)
+
     def read_preprocessing(self, section: Reader) -> None:
         """Read the steps before the network."""
-        self.n_features, self.steps = preprocessing.decode(section, self.sizes[0])
+        n_features, steps = preprocessing.decode(section, self.sizes[0])
+        if not self.steps:
+            self.n_features = n_features
+        elif n_features != self.width:
+            raise StudentFileError(f"{section.where} has {n_features} features, and the table has {self.width} outputs")
+        self.steps, self.width = self.steps + steps, self.sizes[0]
 
     def read_classes(self, section: Reader) -> None:
         """Read the label values."""
@@ -392,6 +433,7 @@ class _Partial:
 
 # Sections that hold no weights, in the order of their kinds; each at most once
 _DESCRIPTIONS: dict[int, Callable[[_Partial, Reader], None]] = {
+    _TABLE: _Partial.read_table,
     _PREPROCESSING: _Partial.read_preprocessing,
     _CLASSES: _Partial.read_classes,
     _NAMES: _Partial.read_names,
@@ -422,7 +464,7 @@ def _decode_header(reader: Reader, n_bytes: int) -> _Partial:
         if number >= len(values):
             raise StudentFileError(f"the file has {name} number {number}, {_WRITTEN_LATER}")
         description[name] = values[number]
-    return _Partial(sizes, description)
+    return _Partial(sizes, description, n_bytes)
 
 
 def _checked_file(body: Sequence[bytes]) -> bytes:
@@ -498,7 +540,8 @@ def _decode_input(reader: Reader, n_features: int) -> dict[str, Any]:
             stored, values = values, np.zeros(n_features, values.dtype)
             values[used] = stored
         if flags & _WIDE:
-            values = values.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # of a NaN that signals, which is refused later
+                values = values.astype(np.float64)
         found[name] = values.reshape(()) if flags & shared else values
     if flags & _WIDE and not extended and not found:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")

@@ -10,7 +10,7 @@ from distill.codecs.reader import BytesLike, Reader, StudentFileError, varint
 _CONSECUTIVE, _INTEGERS, _STRINGS, _BOOLEANS, _FLOATS = range(5)
 _PLAIN, _DEFLATED = range(2)
 # Names with a higher ratio of compression are written plainly: it bounds what a reader allocates for a few bytes
-_MAX_INFLATION = 64
+MAX_INFLATION = 64
 
 
 def encode_classes(classes: np.ndarray) -> bytes:
@@ -109,7 +109,7 @@ def encode_names(names: tuple[str, ...]) -> bytes:
     plain = b"".join(_string(name) for name in names)
     packer = zlib.compressobj(9, wbits=-15)
     deflated = varint(len(plain)) + packer.compress(plain) + packer.flush()
-    if len(deflated) < len(plain) and len(plain) <= _MAX_INFLATION * len(deflated):
+    if len(deflated) < len(plain) and len(plain) <= MAX_INFLATION * len(deflated):
         return bytes([_DEFLATED]) + deflated
     return bytes([_PLAIN]) + plain
 
@@ -121,9 +121,9 @@ def decode_names(reader: Reader, count: int) -> tuple[str, ...]:
     if kind == _DEFLATED:
         length = reader.varint(part)
         deflated = reader.take(reader.remaining, part)
-        if length > _MAX_INFLATION * (len(deflated) + 5):
+        if length > MAX_INFLATION * (len(deflated) + 5):
             raise StudentFileError(f"{reader.where}: {length} bytes of names in {len(deflated)} deflated ones")
-        reader = Reader(_inflate(deflated, length, reader.where), reader.where)
+        reader = Reader(inflate(deflated, length, reader.where), reader.where)
     elif kind != _PLAIN:
         raise StudentFileError(f"{reader.where}: unknown way of writing names {kind}")
     if count > reader.remaining:
@@ -169,13 +169,13 @@ def _read_string(reader: Reader, part: str) -> str:
         raise StudentFileError(f"{reader.where}: {part} are not UTF-8") from error
 
 
-def _inflate(deflated: BytesLike, length: int, where: str) -> bytes:
+def inflate(deflated: BytesLike, length: int, where: str) -> bytes:
     """Return `length` inflated bytes; StudentFileError if there are more or fewer."""
     unpacker = zlib.decompressobj(wbits=-15)
     try:
         plain = unpacker.decompress(deflated, length + 1)
     except zlib.error as error:
-        raise StudentFileError(f"{where}: the deflated names are damaged") from error
+        raise StudentFileError(f"{where}: the deflated bytes are damaged") from error
     if len(plain) != length or not unpacker.eof or unpacker.unused_data:
-        raise StudentFileError(f"{where}: the deflated names are not {length} bytes long")
+        raise StudentFileError(f"{where}: the deflated bytes are not {length} long")
     return plain

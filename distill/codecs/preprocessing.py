@@ -162,7 +162,9 @@ def decode(reader: Reader, n_inputs: int) -> tuple[int, tuple[AnyStep, ...]]:
                 shape = (2,)
             else:
                 shape = () if flags & _SHARED else (width,)
-            values = reader.array(kind, int(np.prod(shape)), "preprocessing").reshape(shape).astype(np.float64)
+            values = reader.array(kind, int(np.prod(shape)), "preprocessing").reshape(shape)
+            with np.errstate(invalid="ignore"):  # of a NaN that signals, which is refused here
+                values = values.astype(np.float64)
         _check(reader, operation, values)
         steps.append(Step(operation, values))
     if width != n_inputs:

@@ -114,6 +114,11 @@ def network_of(estimator: BaseEstimator) -> Network:
     if isinstance(estimator, Distiller):
         network = estimator.scaled_network()
     elif student is not None:
+        if student.preprocessing is not None and student.preprocessing.table is not None:
+            raise TypeError(
+                "estimator is a loaded student whose file begins with a table of any values, which a compressor cannot "
+                "read; put the compressor into the pipeline, make_pipeline(..., Compressor(Distiller(...))), and fit it"
+            )
         network = student.network
         network = network if student.preprocessing is None else replace(network, feature_names=None)
     else:

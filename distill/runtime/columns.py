@@ -14,12 +14,13 @@ array([[3. , 1.5],
        [4. , 2. ]])
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["check_labels", "column_names", "in_memory", "matrix", "single_row", "structured"]
+__all__ = ["cells", "check_labels", "column_names", "in_memory", "matrix", "single_row", "structured"]
 
 # Kinds of the dtypes of real numbers, and what the others are called
 _NUMERIC = "fiub"
@@ -89,6 +90,68 @@ def matrix(X: Any, names: Sequence[str] | None = None) -> Any:
         if len(set(keys)) < len(keys):  # then single columns cannot be had by their names
             return _plain(X)
     return _side_by_side(X, keys if order is None else order)
+
+
+def cells(X: Any, names: Sequence[str] | None = None, needed: Collection[int] | None = None) -> Any:
+    """Return the columns of X with values of any type, each in its own type.
+
+    Parameters
+    ----------
+    X : {array-like, container of columns, sparse matrix} of shape (n_samples, n_features)
+        A dict may hold a single value for each name: one row.
+    names : sequence of str or None
+        Columns to return, in this order; see `matrix`.
+    needed : collection of int or None
+        Indices of the names that X must have; None for all. Others may be absent, and are then columns of None.
+
+    Returns
+    -------
+    ndarray or CSR of numbers of shape (n_samples, n_features), or list of ndarray of shape (n_samples,)
+        Arrays of a list hold numbers or Python objects; pandas's missing values are NaN.
+
+    Raises
+    ------
+    ValueError
+        As in `matrix`, but not for columns of text and objects.
+
+    Examples
+    --------
+    >>> cells({"color": "red", "size": 2}, ("size", "color"))
+    [array([2]), array(['red'], dtype=object)]
+    """
+    if hasattr(X, "tocsr"):
+        return X.tocsr()
+    X = _opened(X)
+    keys = _keys(X)
+    if not keys:
+        return _plain_cells(X)
+    check_labels(X, names)
+    order: Sequence = keys
+    if names is not None and all(isinstance(key, str) for key in keys):
+        found = set(keys)
+        present = [name for index, name in enumerate(names) if needed is None or index in needed or name in found]
+        if list(keys) != present:
+            _check_names(X, keys, present)
+        order = names
+    X = in_memory(X)
+    # A name that is there twice can be had by its position only
+    if len(set(keys)) < len(keys):
+        _check_twice(keys, keys)
+    if isinstance(X, list | tuple):
+        X = _transposed(X, [name for name in order if name in keys])
+    elif hasattr(X, "coords") and hasattr(X, "dims") and not isinstance(X, Mapping):
+        X = dict(zip(keys, np.asarray(X).T))
+    elif isinstance(X, Mapping) and all(np.ndim(X[key]) == 0 for key in keys):
+        X = {key: _objects([X[key]]) for key in keys}
+    columns = [_cells_of(X[name], name) if name in keys else None for name in order]
+    n_rows = next(len(column) for column in columns if column is not None)
+    for name, column in zip(order, columns):
+        if column is not None and len(column) != n_rows:
+            raise ValueError(
+                f"column {name!r} of X has {len(column)} values, and another column has {n_rows}; all columns must be "
+                "of one length"
+            )
+    return [np.full(n_rows, None) if column is None else column for column in columns]
 
 
 def structured(X: Any) -> np.ndarray:
@@ -373,3 +436,78 @@ def _from_objects(column: Any, values: np.ndarray, where: str) -> np.ndarray:
             kind = "text" if isinstance(value, str) else "values that are no numbers"
             raise ValueError(f"{where} holds {kind}, such as {value!r}; give numbers, made as for the fit") from None
     raise ValueError(f"{where} holds no numbers")
+
+
+def _plain_cells(X: Any) -> Any:
+    """Return a container without names as a matrix of numbers, or its columns as a list."""
+    if isinstance(X, list | tuple) and not hasattr(X, "dtype"):
+        # An array of numbers and text would be one of text
+        lengths = {len(row) if isinstance(row, list | tuple | np.ndarray) else -1 for row in X}
+        if len(lengths) > 1:
+            raise ValueError(f"X must have rows of equal length, and they have {sorted(lengths)[:5]} values")
+        width = lengths.pop() if lengths else 0
+        if width >= 0:
+            return [_cells_of([row[index] for row in X], index) for index in range(width)]
+        return [_cells_of(X, 0)]
+    array = _plain(X)
+    if array.ndim == 1:
+        return [_cells_of(X, 0)]
+    if array.ndim != 2:
+        raise ValueError(f"X must have two dimensions, and its shape is {array.shape}; it needs a row per sample")
+    if array.dtype.kind in _NUMERIC:
+        return array
+    return [_cells_of(column, index) for index, column in enumerate(array.T)]
+
+
+def _cells_of(column: Any, name: Any) -> np.ndarray:
+    """Return a column as numbers or as Python objects, among which pandas's missing value is NaN."""
+    where = f"column {name!r} of X"
+    dtype = getattr(column, "dtype", None)
+    if isinstance(column, np.ma.MaskedArray):
+        if column.dtype.kind in _NUMERIC:
+            return np.ma.filled(column.astype(np.float64), np.nan) if np.ma.is_masked(column) else np.asarray(column)
+        values = np.array(column.data, object)
+        values[np.ma.getmaskarray(column)] = None
+    elif hasattr(column, "isna") and hasattr(column, "to_numpy") and getattr(dtype, "kind", "O") in _NUMERIC:
+        # Nullable numbers of pandas: integers stay integers where none is missing
+        missing = bool(column.isna().any())
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan) if missing else np.asarray(column.to_numpy())
+        if not missing and values.dtype.kind == "O":
+            values = np.array(values.tolist())
+    elif isinstance(column, list | tuple):
+        values = _objects(column)
+    elif hasattr(getattr(column, "type", None), "index_type"):
+        # As an array, categories of pyarrow lose what is missing
+        values = _objects(column.to_pylist())
+    else:
+        values = np.asarray(column)
+    if values.ndim != 1:
+        raise ValueError(f"{where} has the shape {values.shape}; it needs one value for each row")
+    if values.dtype.kind in "US":
+        if values.dtype.kind == "S":
+            raise ValueError(f"{where} holds bytes, such as {values[:1].tolist()}; decode them")
+        values = values.astype(object)
+    if values.dtype.kind == "O":
+        unknown = getattr(sys.modules.get("pandas"), "NA", None)
+        if unknown is not None:
+            hidden = np.array([value is unknown for value in values], bool)
+            if hidden.any():
+                values = values.copy()
+                values[hidden] = np.nan
+    elif values.dtype.kind not in _NUMERIC:
+        kind = _KINDS.get(values.dtype.kind, "values")
+        shown = f", such as {values[0]!s}" if len(values) else ""
+        raise ValueError(f"{where} holds {kind}{shown}; give numbers or text, made as for the fit")
+    return values
+
+
+def _objects(values: Sequence) -> np.ndarray:
+    """Return values as an array of numbers if all are numbers of one type, else of objects."""
+    types = {type(value) for value in values}
+    if len(types) == 1 and types <= {int, float, bool}:
+        array = np.array(values)
+        if array.dtype.kind in _NUMERIC:
+            return array
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

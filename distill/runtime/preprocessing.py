@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from distill.codecs.preprocessing import AnyStep, MomentsStep
 from distill.network import Network
 from distill.runtime.forward import Forward
 from distill.runtime.moving import block_size, blur_weights, move_images
+
+if TYPE_CHECKING:
+    from distill.codecs.table import TableStep
 
 _IN_PLACE = {"subtract": np.subtract, "divide": np.divide, "multiply": np.multiply, "add": np.add}
 
@@ -20,13 +24,13 @@ class Preprocessing:
 
     Elementwise steps are computed in float64, one after the other, as in scikit-learn's scalers for float64. The inputs
     of a product are rounded to float32, and it is computed in float32, like a layer of the network. Images are moved by
-    their moments in float64, one by one.
+    their moments in float64, one by one. A table, which can be the first step, makes numbers of values of any type.
 
     Parameters
     ----------
     n_features_in : int
         Number of features before the first step.
-    steps : sequence of Step or MomentsStep
+    steps : sequence of TableStep, Step or MomentsStep
 
     Examples
     --------
@@ -36,23 +40,28 @@ class Preprocessing:
     array([[1. , 0.5]])
     """
 
-    def __init__(self, n_features_in: int, steps: Sequence[AnyStep]):
+    def __init__(self, n_features_in: int, steps: "Sequence[AnyStep | TableStep]"):
         self.n_features_in = n_features_in
-        self.steps = tuple(steps)
+        self.steps: tuple[Any, ...] = tuple(steps)
         self._calls = [_call_of(step) for step in self.steps]
 
     @property
-    def is_elementwise(self) -> bool:
-        """Whether every step is for each feature alone, so that a missing value stays one missing value."""
-        return all(not isinstance(step, MomentsStep) and step.operation != "product" for step in self.steps)
+    def table(self) -> "TableStep | None":
+        """The table at the beginning, if there is one."""
+        return self.steps[0] if self.steps and self.steps[0].operation == "table" else None
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether every step but a table is for each feature alone, so that a missing value stays one missing value."""
+        return all(step.operation not in ("moments", "product") for step in self.steps)
+
+    def __call__(self, rows: Any) -> np.ndarray:
         """Return the inputs of the network.
 
         Parameters
         ----------
         rows : ndarray of shape (n_samples, n_features_in), float64
-            Overwritten.
+            Overwritten. Of a table: `distill.runtime.table.Cells`.
 
         Returns
         -------
@@ -66,8 +75,11 @@ class Preprocessing:
         return rows
 
 
-def _call_of(step: AnyStep) -> Any:
+def _call_of(step: Any) -> Any:
     """Return the function of a step, which may overwrite its rows; it can be pickled."""
+    if step.operation == "table":
+        # Imported when first needed: most files have none
+        return import_module("distill.runtime.table").Table(step)
     if isinstance(step, MomentsStep):
         return partial(_move, step, blur_weights(step.blur))
     if step.operation == "product":

@@ -150,6 +150,9 @@ class Student:
         self._coarse = _coarse_column(network) if preprocessing is None else None
         # Missing values stay missing through steps for each feature alone, and a product would spread them
         self._may_be_missing = network.fill and (preprocessing is None or preprocessing.is_elementwise)
+        self._table = None if preprocessing is None else preprocessing.table
+        # Imported when first needed: most files have no table
+        self._table_rows = None if self._table is None else import_module("distill.runtime.table.rows").table_rows
         self._single_shape = (1, network.n_features) if self._is_plain else None
         self._n_single_rows = 0
         self._data: bytes | None = None
@@ -507,21 +510,33 @@ class Student:
     def _rows_per_block(self, largest: int) -> int:
         """Return the number of rows of a block: `largest`, or fewer for wide rows."""
         width = max(self.n_features_in_, self.network.n_features, 1)
+        if self._table is not None:
+            return max(1, min(largest, _BLOCK_VALUES // max(width, self._table.n_cells)))
         return min(largest, max(_LEAST_ROWS, _BLOCK_VALUES // width // _LEAST_ROWS * _LEAST_ROWS))
 
     def _rows(self, X: Any) -> np.ndarray:
         """Return a block of rows as inputs of the network, float32."""
         if self._is_plain:
             return _finite_rows(X)
-        rows = _finite_rows(X, np.float64, may_be_missing=self._may_be_missing)
-        if self.preprocessing is not None:
-            rows = self.preprocessing(rows.copy())
+        if self._table is not None and self.preprocessing is not None:
+            rows = self.preprocessing(X)
+            if not self._may_be_missing and np.isnan(rows).any():
+                raise _missing_after_table(X, int(np.argmax(np.isnan(rows).any(axis=1))))
+        else:
+            rows = _finite_rows(X, np.float64, may_be_missing=self._may_be_missing)
+            if self.preprocessing is not None:
+                rows = self.preprocessing(rows.copy())
         if self.network.has_wide_inputs:
             rows = self.network.scale_inputs(rows)
         return _finite_rows(rows, name="X before the network")
 
     def _matrix(self, X: Any) -> Any:
-        """Return X as a numeric array or CSR matrix of two dimensions and the right width, or raise ValueError."""
+        """Return X as a numeric array or CSR matrix of two dimensions and the right width, or raise ValueError.
+
+        For a table it is returned as its cells.
+        """
+        if self._table_rows is not None:
+            return self._table_rows(X, self._table, self.network.feature_names)
         given = X
         if type(X) is not np.ndarray or X.dtype.names is not None:
             X = columns.matrix(X, self.network.feature_names)
@@ -546,6 +561,19 @@ class Student:
                 stacklevel=4,
             )
         return X
+
+
+def _missing_after_table(X: Any, row: int) -> ValueError:
+    """Return the error for a row of which a table has made a missing value."""
+    missing = [
+        label for label, column in zip(X.labels, X.columns()) if column[row] is None or column[row] != column[row]
+    ]
+    return X.error(
+        "is missing after the steps before the network, which takes no missing values"
+        + (f"; it is missing in the columns {missing[:5]}" if missing else "")
+        + "; fill it in, or fit a SimpleImputer before the student",
+        row,
+    )
 
 
 def _finite_rows(X: Any, dtype: type = np.float32, name: str = "X", may_be_missing: bool = False) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 Every case is a file that was cut, extended, spliced or changed at random, most with a right checksum so that the
 damage reaches the parsers. It must be refused with a StudentFileError, or be a file that predicts without an
-exception; a wrong checksum must be refused. Nothing may allocate more than four times the file and the weights
-that it declares and can hold.
+exception (a table may refuse cells, with a ValueError about X); a wrong checksum must be refused. Nothing may
+allocate more than four times the file and the weights that it declares and can hold, or 2^14 bytes for each byte of
+a file with a table. Files with tables are cases of their own, for readers of files without them.
 
     python tests/helpers/fuzz_student_file.py --cases 1000000 --seed 1
 """
@@ -22,12 +23,17 @@ from some_students import make_network
 
 from distill.codecs import codebook, container, grid, preprocessing, random_code, sparse
 from distill.codecs.container import StudentFileError
+from distill.codecs.reader import Reader, varint
 from distill.compressors.matrix_gaussian.rounding import round_independently
-from distill.runtime import load
+from distill.runtime import Student, load
 
 _GOLDEN = Path(__file__).parent.parent / "golden"
 # Interpreter objects and tables of a codec, whatever the file
 _ALLOWANCE = 1 << 20
+# Bytes for each byte of a file with a table, whose content may be deflated and becomes objects of Python
+_ALLOWANCE_OF_TABLES = 1 << 14
+# Cells of the rows that a table is tried with
+_CELLS = (1, "the blue fox", 0.5, None, "red", float("nan"), True, "", 7)
 
 
 def seeds() -> dict[str, bytes]:
@@ -97,8 +103,31 @@ def seeds() -> dict[str, bytes]:
     return files
 
 
-def run(n_cases: int, seed: int, verbose: bool = False) -> Counter:
-    """Try `n_cases` hostile files.
+def table_seeds() -> dict[str, bytes]:
+    """Return sound files with tables, whose bytes are also there as they are before deflation.
+
+    Changes of deflated bytes are mostly noticed at once.
+    """
+    files = {path.stem: path.read_bytes() for path in sorted((_GOLDEN / "tables").glob("*.student"))}
+    return files | {f"{name}-plain": _with_plain_table(data) for name, data in files.items()}
+
+
+def _with_plain_table(data: bytes) -> bytes:
+    """Return a file whose table is not deflated."""
+    header, [(kind, payload), *others] = container.split(data)
+    assert kind == 5
+    reader = Reader(payload)
+    flags = reader.byte("flags")
+    if flags & 1:
+        reader.varint("length")
+        payload = bytes([flags & 2]) + zlib.decompress(reader.take(reader.remaining, "deflated"), wbits=-15)
+    sections = [(kind, payload), *others]
+    written = header + b"".join(bytes([kind]) + varint(len(content)) + content for kind, content in sections)
+    return written + zlib.crc32(written).to_bytes(4, "little")
+
+
+def run(n_cases: int, seed: int, verbose: bool = False, tables: bool = False) -> Counter:
+    """Try `n_cases` hostile files, with tables or without.
 
     Returns
     -------
@@ -116,7 +145,7 @@ def run(n_cases: int, seed: int, verbose: bool = False) -> Counter:
     tracemalloc.start()
     try:
         for index in range(n_cases):
-            data, checksum_is_right = case(seed, index)
+            data, checksum_is_right = case(seed, index, tables)
             start = time.perf_counter()
             try:
                 outcome[_try(data, checksum_is_right)] += 1
@@ -132,14 +161,16 @@ def run(n_cases: int, seed: int, verbose: bool = False) -> Counter:
     return outcome
 
 
-def case(seed: int, index: int) -> tuple[bytes, bool]:
-    """Make a hostile file; return it and whether its checksum is right."""
+def case(seed: int, index: int, tables: bool = False) -> tuple[bytes, bool]:
+    """Make a hostile file, with a table or without; return it and whether its checksum is right."""
     random = np.random.default_rng([seed, index])
-    data = bytearray(_SOUND[_CUMULATIVE.searchsorted(random.random(), side="right")])
+    sound, cumulative = _SOUND_TABLES if tables else _SOUND
+    data = bytearray(sound[cumulative.searchsorted(random.random(), side="right")])
     if random.random() < 0.02:
         data = bytearray(b"MBNS\1" + random.bytes(random.integers(0, 300)))
     for _ in range(_N_MUTATIONS[random.integers(len(_N_MUTATIONS))]):
-        data = _MUTATIONS[random.integers(len(_MUTATIONS))](data, random)
+        mutate = _MUTATIONS[random.integers(len(_MUTATIONS))]
+        data = mutate(data, random, sound) if mutate is _splice else mutate(data, random)
     if random.random() < 0.85:
         return bytes(data) + zlib.crc32(data).to_bytes(4, "little"), True
     data += random.bytes(4)
@@ -152,12 +183,19 @@ def _try(data: bytes, checksum_is_right: bool) -> str:
     try:
         student = load(data)
     except StudentFileError:
-        assert tracemalloc.get_traced_memory()[1] - before <= 4 * (len(data) + _declared(data)) + _ALLOWANCE
+        declared, first = _declared(data)
+        least = _ALLOWANCE_OF_TABLES * len(data) if first == 5 else 0
+        assert tracemalloc.get_traced_memory()[1] - before <= max(least, 4 * (len(data) + declared)) + _ALLOWANCE
         return "refused with a right checksum" if checksum_is_right else "refused"
     assert checksum_is_right, "a wrong checksum was accepted"
     peak = tracemalloc.get_traced_memory()[1] - before
-    assert peak <= 4 * (len(data) + 4 * student.network.n_parameters) + _ALLOWANCE, f"{peak} bytes were allocated"
+    has_table = student.preprocessing is not None and student.preprocessing.table is not None
+    least = _ALLOWANCE_OF_TABLES * len(data) if has_table else 0
+    most = max(least, 4 * (len(data) + 4 * student.network.n_parameters)) + _ALLOWANCE
+    assert peak <= most, f"{peak} bytes were allocated"
     assert sum(student.report["bytes"].values()) == len(data)
+    if has_table:
+        return _try_table(student)
     # Students with offsets in float64 warn of rows in float32
     rows = np.ones((3, student.n_features_in_), np.float64 if student.network.has_wide_inputs else np.float32)
     if student.preprocessing is not None or student.network.has_wide_inputs:
@@ -176,8 +214,23 @@ def _try(data: bytes, checksum_is_right: bool) -> str:
     return "accepted"
 
 
-def _declared(data: bytes) -> int:
-    """Return the bytes of the weights that a header declares, if they are within what a reader accepts."""
+def _try_table(student: Student) -> str:
+    """Predict for rows of all kinds of cells, of which a table may refuse some with an error about X."""
+    outcome, n_columns = "accepted, all cells refused", student.n_features_in_
+    if n_columns > 1000:
+        return "accepted, wide"
+    for shift in range(len(_CELLS)):
+        row = [_CELLS[(column + shift) % len(_CELLS)] for column in range(n_columns)]
+        try:
+            assert len(student.raw_outputs([row])) == 1
+            outcome = "accepted"
+        except ValueError as error:
+            assert " of X" in str(error) or "X before the network has values" in str(error), error
+    return outcome
+
+
+def _declared(data: bytes) -> tuple[int, int]:
+    """Return the bytes of the weights that a header declares, if a reader accepts that many, and the first section."""
     try:
         values, position = [], 6
         while len(values) < 2 or len(values) < values[0] + 2:
@@ -188,10 +241,11 @@ def _declared(data: bytes) -> int:
                 if data[position - 1] < 128:
                     break
             values.append(value)
+        first = data[position]
     except IndexError:
-        return 0
+        return 0, -1
     n_parameters = sum((n_inputs + 1) * n_outputs for n_inputs, n_outputs in pairwise(values[1:]))
-    return 4 * n_parameters if n_parameters <= min(4096 * len(data), 2**24 + 64 * len(data)) else 0
+    return 4 * n_parameters if n_parameters <= min(4096 * len(data), 2**24 + 64 * len(data)) else 0, first
 
 
 def _place(data: bytearray, random: np.random.Generator) -> int:
@@ -240,15 +294,20 @@ def _repeat(data, random):
     return data[:place] + data[place : place + random.integers(1, 60)] + data[place:]
 
 
-def _splice(data, random):
-    other = _SOUND[random.integers(len(_SOUND))]
+def _splice(data, random, sound):
+    other = sound[random.integers(len(sound))]
     return data[: _place(data, random)] + other[_place(other, random) :]
 
 
-_SOUND = [data[:-4] for data in seeds().values()]  # without their checksums
-# Short files are tried most: there, a change is likely to hit something that is read
-_CUMULATIVE = np.cumsum([1 / (len(data) + 4) for data in _SOUND])
-_CUMULATIVE /= _CUMULATIVE[-1]
+def _weighted(files: dict[str, bytes]) -> tuple[list[bytes], np.ndarray]:
+    """Return files without their checksums, and cumulative probabilities."""
+    sound = [data[:-4] for data in files.values()]
+    # Short files are tried most: there, a change is likely to hit something that is read
+    cumulative = np.cumsum([1 / (len(data) + 4) for data in sound])
+    return sound, cumulative / cumulative[-1]
+
+
+_SOUND, _SOUND_TABLES = _weighted(seeds()), _weighted(table_seeds())
 _N_MUTATIONS = (1, 1, 1, 2, 3, 8)
 _MUTATIONS = [_flip, _flip, _set, _set, _cut, _extend, _insert, _delete, _huge, _repeat, _splice]
 
@@ -258,4 +317,5 @@ if __name__ == "__main__":
     parser.add_argument("--cases", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    print(dict(run(options.cases, options.seed, verbose=True)))
+    for tables in (False, True):
+        print(dict(run(options.cases // 2, options.seed, verbose=True, tables=tables)))

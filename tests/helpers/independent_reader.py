@@ -9,6 +9,8 @@ import statistics
 import struct
 import zlib
 
+import independent_tables
+
 ACTIVATIONS = [
     lambda x: x,
     lambda x: max(x, 0.0),
@@ -83,6 +85,7 @@ def read(data):
         "layers": [],
         "variances": [],
         "steps": [],
+        "table": None,
     }
     n_layers = file.varint()
     sizes = [file.varint() for _ in range(n_layers + 1)]
@@ -90,25 +93,18 @@ def read(data):
     while file.at < len(file.data):
         kind = file.byte()
         section = Bytes(file.take(file.varint()))
-        if kind == 0:
-            n_features, network["steps"] = read_steps(section)
+        if kind == 5:
+            network["table"] = independent_tables.read_table(section, Bytes, read_steps)
+            n_features = network["table"]["n_columns"]
+        elif kind == 0:
+            found, network["steps"] = read_steps(section)
+            n_features = n_features if network["table"] else found
         elif kind == 1:
             network["classes"] = read_classes(section)
         elif kind == 2:
             network["names"] = read_names(section, n_features)
         elif kind == 3:
-            flags = section.varint()
-            used = section.packed(1, sizes[0]) if flags & 512 else [1] * sizes[0]
-            for shared, double, name in ((1, 128, "offset"), (4, 256, "scale")):
-                kind = "f8" if flags & double else "f4"
-                if flags & shared:
-                    network[name] = section.numbers(kind, 1) * sizes[0]
-                elif flags & 2 * shared:
-                    numbers = iter(section.numbers(kind, sum(used)))
-                    network[name] = [next(numbers) if is_used else 0.0 for is_used in used]
-            if flags & 32:
-                network["clip"] = section.numbers("f4", 1)[0]
-            network["missing"] = bool(flags & 64)
+            read_input(section, sizes[0], network)
         elif kind == 4:
             flags = section.byte()
             for shared, name in ((1, "output_offset"), (4, "output_scale")):
@@ -127,6 +123,21 @@ def read(data):
         assert section.at == len(section.data)
     assert len(network["layers"]) == n_layers
     return network
+
+
+def read_input(section, n_inputs, network):
+    flags = section.varint()
+    used = section.packed(1, n_inputs) if flags & 512 else [1] * n_inputs
+    for shared, double, name in ((1, 128, "offset"), (4, 256, "scale")):
+        kind = "f8" if flags & double else "f4"
+        if flags & shared:
+            network[name] = section.numbers(kind, 1) * n_inputs
+        elif flags & 2 * shared:
+            numbers = iter(section.numbers(kind, sum(used)))
+            network[name] = [next(numbers) if is_used else 0.0 for is_used in used]
+    if flags & 32:
+        network["clip"] = section.numbers("f4", 1)[0]
+    network["missing"] = bool(flags & 64)
 
 
 def read_steps(section):
@@ -492,6 +503,8 @@ def read_message(section, precision, tables, contexts):
 
 def scaled(network, row):
     """Return one row as it enters the first layer."""
+    if network["table"]:
+        row = independent_tables.table_row(network["table"], row, take_step)
     for step in network["steps"]:
         row = take_step(*step, row)
     if network["offset"]:
