@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PowerTransformer, StandardScaler
 
-from distill import CodebookCompressor, Distiller, StudentFileError, load, save, to_onnx
+from distill import CodebookCompressor, Distiller, StudentFileError, load, save, to_c, to_onnx
 from distill.__main__ import main
 from distill.codecs import container
 from distill.codecs.container import with_steps
@@ -24,6 +24,7 @@ from distill.codecs.table import TableStep
 from distill.codecs.table.numeric import Polynomial
 from distill.codecs.table.structure import Select, Union
 from distill.pipeline import to_bytes
+from distill.web import make_page
 
 pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
 
@@ -132,6 +133,13 @@ def test_steps_must_fit_together(pipeline):
         for _ in range(40):
             nested = (Union((nested,)),)
         with_steps(plain, 3, [TableStep(3, nested)], None)
+
+
+def test_other_languages_refuse_a_table(pipeline):
+    with pytest.raises(ValueError, match="the step 'table' before the network has no form in C yet"):
+        to_c(pipeline)
+    with pytest.raises(ValueError, match="section 5 of its file"):
+        make_page(to_bytes(pipeline))
 
 
 def test_what_cannot_take_a_table_says_so(pipeline):
