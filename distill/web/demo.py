@@ -101,8 +101,8 @@ def make_page(
     student = Student.from_bytes(data)
     if student.preprocessing is not None and student.preprocessing.table is not None:
         raise ValueError(
-            "this student takes a table of numbers, categories or text (section 5 of its file), which js/distill.js does "
-            "not read yet; a page needs a student of numbers"
+            "this student takes a table of numbers, categories or text (section 5 of its file), which js/distill.js "
+            "does not read yet; a page needs a student of numbers"
         )
     if fields and shape is not None:
         raise ValueError(f"a page has a canvas or number fields: give shape={shape} or fields=True, not both")

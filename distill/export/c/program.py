@@ -254,8 +254,8 @@ def program_of(student: Student, input_scale: float = 1.0) -> Program:
             continue
         else:
             raise ValueError(
-                f"the step {step.operation!r} before the network has no form in C yet; for categories and text export a "
-                "student of the columns of numbers that they become, and make these on the device"
+                f"the step {step.operation!r} before the network has no form in C yet; for categories and text export "
+                "a student of the columns of numbers that they become, and make these on the device"
             )
         affine = Affine.identity(_width(stages[-1], len(affine.scale)))
     for operation, values in (("subtract", network.offset), ("multiply", network.scale)):
