@@ -13,7 +13,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from mbn.clusters import find_clusters, fit_temperature, median_gap, probabilities, space, stability
 from mbn.columns import validate_rows
-from mbn.estimator import MultilayerBootstrapNetwork, fit_with_pilot, propose_n_clusters, transform_valid
+from mbn.estimator import MultilayerBootstrapNetwork, choose_metric, fit_with_pilot, propose_n_clusters, transform_valid
 from mbn.structure import GUESS, Choice
 
 # With outliers="auto" a row is left out if another network more likely than not puts it in another cluster
@@ -218,6 +218,9 @@ class MBNClustering(ClusterMixin, BaseEstimator):
             network, chosen = self._propose(X, parameters)
         else:
             network, chosen = MultilayerBootstrapNetwork(n_clusters=self.n_clusters, **parameters), {}
+            if self.metric == "auto" and (choice := choose_metric(network, X, self.algorithm)) is not None:
+                network.set_params(metric=choice.chosen)
+                chosen = {"metric": choice}
         n_clusters = network.n_clusters
         Z, numbers, halves = fit_with_pilot(network, X, chosen)
         Z, *halves = (space(part, n_clusters, network.metric_) for part in (Z, *halves))
