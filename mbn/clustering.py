@@ -57,9 +57,11 @@ class MBNClustering(ClusterMixin, BaseEstimator):
     max_features : float, default=0.5
         Fraction of the inputs that each clustering uses.
     metric : {"auto", "euclidean", "cosine", "linear"}, default="auto"
-        Distance in the bottom layer. "auto" is "cosine" if all samples have length one, as text after `Normalizer`, and
-        "euclidean" otherwise; "linear" suits text too. With "cosine" the clusters are those of the directions of the
-        network's output: k-means of rows scaled to length one.
+        Distance in the bottom layer. With "cosine" the clusters are those of the directions of the network's output:
+        k-means of rows scaled to length one. "auto" is "cosine" if all samples have length one, as text after
+        `Normalizer`. For other samples it compares the clusters of small networks, and is "cosine" where two of these
+        agree better with it than with "euclidean": `structure_` has both scores. With up to eight features, few
+        samples, or n_clusters "auto" nothing is compared, and it is "euclidean".
     assignment : {"auto", "direct", "neighbors"}, default="auto"
         As in `MultilayerBootstrapNetwork`.
     n_neighbors : int, default=64
@@ -100,7 +102,7 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         Largest probability below which a sample is an outlier; 0 without outliers.
     structure_ : dict of str to mbn.structure.Choice
         What was chosen from the samples: candidates, scores, choice and reason, under the names of the parameters: "k"
-        if that is "stable", and "n_clusters" if that is "auto". See `distill.plotting.StructureDisplay`.
+        if that is "stable", "n_clusters" and "metric" if they are "auto". See `distill.plotting.StructureDisplay`.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
