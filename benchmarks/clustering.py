@@ -270,12 +270,12 @@ def show(record: Record, path: Path) -> None:
     table("Seconds of one processor", ["", *methods], rows)
     rows = [[title(name, sets), *(f"{value:.0f}" for value in row[-len(FREE) :])] for name, row in means["n"].items()]
     table("Clusters of those that find a number themselves", ["", *FREE], rows)
-    apart = [name for name in means["acc"] if name not in CHOSEN]
+    apart = [name for name in means["acc"] if name not in (*CHOSEN, *FROM_FOLDER)]
     unseen = [name for name in apart if name not in SEEN]
-    for words, names in (("not chosen on", apart), ("never seen before", unseen)):
+    for words, names in (("not chosen on", apart), ("not seen in any choice", unseen)):
         for score in SCORES:
             ranking(words, names, score, means[score], path)
-    behind(means["acc"], apart)
+    behind(means["acc"], [name for name in means["acc"] if name not in CHOSEN])
     show_students(record, sets, "students", "Students of MBNClustering on a quarter of the rows, percent")
     show_students(record, sets, "ensembles", f"The same, of {MEMBERS} of them as one teacher")
     show_numbers(record, sets, means["ari"])
@@ -311,8 +311,8 @@ def ranking(words: str, names: list[str], score: str, means: dict[str, np.ndarra
         ["", "mean rank", "mean"],
         rows,
     )
-    if score == "acc":
-        draw(ranks, difference, path.with_name(f"{path.stem}-{'ranks' if words[:3] == 'not' else 'ranks-unseen'}.png"))
+    if score == "acc" and words == "not chosen on":
+        draw(ranks, difference, path.with_name(f"{path.stem}_ranks.png"))
 
 
 def mean_ranks(values: np.ndarray) -> tuple[np.ndarray, float, float]:

@@ -392,7 +392,7 @@ class StructureDisplay:
 
     Parameters
     ----------
-    candidates : sequence of int
+    candidates : sequence of int or of str
     scores : sequence of float
         Agreement of small networks for each candidate, from 0 to 1.
     chosen : int or None
@@ -440,7 +440,7 @@ class StructureDisplay:
         ----------
         estimator : estimator, or Pipeline that ends in one
             Fitted; has `structure_`.
-        parameter : {"k", "n_clusters"} or None
+        parameter : {"k", "metric", "n_clusters"} or None
             None for "n_clusters" if that was chosen from the data, else "k".
         ax : matplotlib Axes or None
         **line_kw

@@ -13,7 +13,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from mbn.clusters import find_clusters, fit_temperature, median_gap, probabilities, space, stability
 from mbn.columns import validate_rows
-from mbn.estimator import MultilayerBootstrapNetwork, fit_with_pilot, propose_n_clusters, transform_valid
+from mbn.estimator import MultilayerBootstrapNetwork, choose_metric, fit_with_pilot, propose_n_clusters, transform_valid
 from mbn.structure import GUESS, Choice
 
 # With outliers="auto" a row is left out if another network more likely than not puts it in another cluster
@@ -57,9 +57,11 @@ class MBNClustering(ClusterMixin, BaseEstimator):
     max_features : float, default=0.5
         Fraction of the inputs that each clustering uses.
     metric : {"auto", "euclidean", "cosine", "linear"}, default="auto"
-        Distance in the bottom layer. "auto" is "cosine" if all samples have length one, as text after `Normalizer`, and
-        "euclidean" otherwise; "linear" suits text too. With "cosine" the clusters are those of the directions of the
-        network's output: k-means of rows scaled to length one.
+        Distance in the bottom layer. With "cosine" the clusters are those of the directions of the network's output:
+        k-means of rows scaled to length one. "auto" is "cosine" if all samples have length one, as text after
+        `Normalizer`. For other samples it compares the clusters of small networks, and is "cosine" where two of these
+        agree better with it than with "euclidean": `structure_` has both scores. With up to eight features, few
+        samples, or n_clusters "auto" nothing is compared, and it is "euclidean".
     assignment : {"auto", "direct", "neighbors"}, default="auto"
         As in `MultilayerBootstrapNetwork`.
     n_neighbors : int, default=64
@@ -100,7 +102,7 @@ class MBNClustering(ClusterMixin, BaseEstimator):
         Largest probability below which a sample is an outlier; 0 without outliers.
     structure_ : dict of str to mbn.structure.Choice
         What was chosen from the samples: candidates, scores, choice and reason, under the names of the parameters: "k"
-        if that is "stable", and "n_clusters" if that is "auto". See `distill.plotting.StructureDisplay`.
+        if that is "stable", "n_clusters" and "metric" if they are "auto". See `distill.plotting.StructureDisplay`.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -218,6 +220,9 @@ class MBNClustering(ClusterMixin, BaseEstimator):
             network, chosen = self._propose(X, parameters)
         else:
             network, chosen = MultilayerBootstrapNetwork(n_clusters=self.n_clusters, **parameters), {}
+            if self.metric == "auto" and (choice := choose_metric(network, X, self.algorithm)) is not None:
+                network.set_params(metric=choice.chosen)
+                chosen = {"metric": choice}
         n_clusters = network.n_clusters
         Z, numbers, halves = fit_with_pilot(network, X, chosen)
         Z, *halves = (space(part, n_clusters, network.metric_) for part in (Z, *halves))

@@ -695,6 +695,45 @@ def transform_valid(network: MultilayerBootstrapNetwork, X: Matrix) -> np.ndarra
     return network._stream(X, "components")
 
 
+def choose_metric(network: MultilayerBootstrapNetwork, X: Any, algorithm: str) -> structure.Choice | None:
+    """Choose between the Euclidean and the cosine distance: whose clusters small networks find again more reliably.
+
+    Parameters
+    ----------
+    network : MultilayerBootstrapNetwork
+        Not changed; with the number of clusters, and metric "auto".
+    X : array-like or sparse matrix of shape (n_samples, n_features)
+    algorithm : {"kmeans", "agglomerative"}
+        As in `mbn.clusters.find_clusters`.
+
+    Returns
+    -------
+    mbn.structure.Choice or None
+        Scores are mean Jaccard indices at the default schedule; see `mbn.structure.choose_metric`. None where nothing
+        is compared: for rows of length one, whose metric is "cosine", few rows, up to eight features, or one cluster.
+    """
+    # The trial takes no draw from a generator of the user's
+    seed = network.random_state if isinstance(network.random_state, Integral) else 0
+    pilots, schedules = [], []
+    for metric in ("auto", *structure.METRICS):
+        trial = clone(network).set_params(metric=metric, random_state=int(seed), verbose=0)
+        if trial.k == "stable":
+            trial.set_params(k="auto")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the fit says it
+            begun = trial._begin(X)
+        n_features = Rows(begun.sample, trial.preparation_).shape[1]
+        if metric == "auto":
+            n_rows = min(begun.sample.shape[0], structure.PILOT_ROWS)
+            few = n_rows < max(structure.FEWEST_ROWS, structure.FEWEST_PER_CLUSTER * network.n_clusters)
+            if trial.metric_ == "cosine" or few or n_features <= FEW_FEATURES or network.n_clusters == 1:
+                return None
+            continue
+        pilots.append(trial._pilot(begun.sample, begun.memory))
+        schedules.append(pilots[-1].scaled(trial.k_, 1.5 * network.n_clusters))
+    return structure.choose_metric(pilots, schedules, network.n_clusters, algorithm)
+
+
 def propose_n_clusters(
     network: MultilayerBootstrapNetwork, X: Any, algorithm: str
 ) -> tuple[MultilayerBootstrapNetwork, dict[str, structure.Choice]]:

@@ -46,6 +46,8 @@ UNRELIABLE = 0.6
 FLAT = 0.5
 # Calls between `_fit` of the network and the checkpoint of a pilot, beyond those for a layer
 _DEPTH = 4
+# Distances that are compared, in this order
+METRICS = ("euclidean", "cosine")
 # Key of the random stream of pilots
 _STREAM = 1 << 21
 
@@ -58,11 +60,11 @@ class Choice:
     ----------
     parameter : str
         Name of the parameter.
-    candidates : tuple of int
+    candidates : tuple of int or of str
         Values that were tried, in this order; empty if nothing was.
     scores : tuple of float
         Agreement of two halves for each of them, 1 at most.
-    chosen : int or None
+    chosen : int, str or None
         The value in use; None where `candidates` is empty and the default was taken.
     reason : str
         Why, in a sentence.
@@ -79,9 +81,9 @@ class Choice:
     """
 
     parameter: str
-    candidates: tuple[int, ...]
+    candidates: tuple
     scores: tuple[float, ...]
-    chosen: int | None
+    chosen: Any
     reason: str
     n_samples: int = 0
     absolute: bool = False
@@ -212,6 +214,40 @@ class Pilot:
             parts = [layers.fit_upper(part, layer, k, one, below)[0] for part, one in zip(parts, networks)]
             found += parts if layer >= first else []
         return np.concatenate(found, axis=1)
+
+
+def choose_metric(
+    pilots: Sequence[Pilot], schedules: Sequence[tuple[int, ...]], n_clusters: int, algorithm: str
+) -> Choice:
+    """Choose the distance for which the clusters of two small networks are more alike.
+
+    Parameters
+    ----------
+    pilots : sequence of Pilot
+        One for each of METRICS, of the same rows.
+    schedules : sequence of tuple of int
+        Centroids in their layers.
+    n_clusters : int
+    algorithm : {"kmeans", "agglomerative"}
+
+    Returns
+    -------
+    Choice
+        Scores are mean Jaccard indices; see `mbn.clusters.stability`.
+    """
+    scores = []
+    for pilot, schedule in zip(pilots, schedules):
+        metric, seed = pilot.settings.metric, pilot.settings.seed
+        labels = [
+            clusters.labels_of(clusters.space(half, n_clusters, metric), n_clusters, algorithm, seed)
+            for half in pilot.halves(schedule)
+        ]
+        pairs = itertools.permutations(labels, 2)
+        scores.append(round(float(np.nanmean([clusters.stability(a, [b], n_clusters) for a, b in pairs])), 4))
+        pilot.report(f"pilot of {len(pilot.numbers)} samples, metric={metric!r}: stability {scores[-1]:.3f}")
+    better = scores[1] > scores[0] + _NOISE
+    reason = f"the stability of its clusters, which has to be larger by {_NOISE} for 'cosine'"
+    return Choice("metric", METRICS, tuple(scores), METRICS[better], reason, len(pilots[0].numbers))
 
 
 def choose_n_clusters(

@@ -136,6 +136,10 @@ def test_structure():
     assert display.line_.get_color() == "green" and display.ax_.get_xlabel() == "k"
     assert display.ax_.get_legend().get_texts()[0].get_text() == f"chosen: {choice.chosen}"
     display.figure_.canvas.draw()
+    metric = StructureDisplay.from_estimator(model, "metric")
+    assert_array_equal(metric.line_.get_ydata(), model[-1].structure_["metric"].scores)
+    assert [label.get_text() for label in metric.ax_.get_xticklabels()] == ["euclidean", "cosine"]
+    metric.figure_.canvas.draw()
     with pytest.raises(ValueError, match="'n_clusters' was not chosen from the data by MBNClustering"):
         StructureDisplay.from_estimator(model, "n_clusters")
     with pytest.raises(ValueError, match="too few for a pilot"):

@@ -6,6 +6,7 @@ from numpy.testing import assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs, make_moons
+from sklearn.metrics import adjusted_rand_score
 
 from mbn import MBNClustering, MultilayerBootstrapNetwork, layers, structure
 from mbn.rows import IDENTITY, Rows
@@ -138,4 +139,47 @@ def test_agreement():
 
 def test_clusterer_reports_what_it_chose():
     model = MBNClustering(4, n_estimators=10, random_state=0).fit(DIGITS[:250])
-    assert model.structure_ == model.network_.structure_ and model.structure_["k"].chosen == model.network_.k_[0]
+    assert {"metric": model.structure_["metric"], **model.network_.structure_} == model.structure_
+    assert model.structure_["k"].chosen == model.network_.k_[0]
+
+
+def test_distance_is_that_of_the_clusters_which_are_found_again():
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(4, 20))
+    y = np.arange(260) % 4
+    rays = np.exp(rng.normal(size=(260, 1))) * (centers[y] + 0.25 * rng.normal(size=(260, 20)))
+    balls = make_blobs(260, 20, centers=4, cluster_std=2.0, center_box=(20, 30), random_state=0)[0]
+    few = {"n_clusters": 4, "n_estimators": 20, "k": 20, "random_state": 0}
+    for rows, expected in ((rays, "cosine"), (balls, "euclidean")):
+        model = MBNClustering(**few).fit(rows)
+        choice = model.structure_["metric"]
+        assert model.network_.metric_ == choice.chosen == expected and model.metric == "auto"
+        assert choice.candidates == ("euclidean", "cosine") and choice.n_samples == 260
+        assert (choice.scores[1] > choice.scores[0] + 0.02) == (expected == "cosine")
+        # The fit is that of a model with this distance, and the scores are the same again
+        assert_array_equal(model.labels_, MBNClustering(**few, metric=expected).fit(rows).labels_)
+        assert clone(model).fit(rows).structure_ == model.structure_
+    assert adjusted_rand_score(y, MBNClustering(**few).fit(rays).labels_) > 0.95
+
+
+@pytest.mark.parametrize(
+    "rows, settings",
+    [
+        (DIGITS[:300, 20:28], {}),
+        (DIGITS[:90], {}),
+        (DIGITS[:300], {"metric": "euclidean"}),
+        (DIGITS[:300] / np.linalg.norm(DIGITS[:300], axis=1, keepdims=True), {}),
+        (DIGITS[:300], {"n_clusters": 1}),
+    ],
+    ids=["few features", "few rows", "given", "length one", "one cluster"],
+)
+def test_distance_is_not_chosen(rows, settings):
+    model = MBNClustering(**{"n_clusters": 4, "n_estimators": 5, "k": "auto", "random_state": 0, **settings}).fit(rows)
+    assert "metric" not in model.structure_
+
+
+def test_choice_of_the_distance_takes_no_draws():
+    one, other = np.random.RandomState(3), np.random.RandomState(3)
+    MBNClustering(4, n_estimators=5, random_state=one).fit(DIGITS[:260])
+    MBNClustering(4, n_estimators=5, metric="euclidean", random_state=other).fit(DIGITS[:260])
+    assert one.randint(1000) == other.randint(1000)
