@@ -121,7 +121,7 @@ def brief(few_digits, limit_training, monkeypatch):
         learner.settings = replace(settings, n_steps=min(settings.n_steps, 50), n_steps_between_blocks=0)
         train_codes(learner)
 
-    limit_training(max_iter=4)
+    limit_training(max_iter=4, min_steps=8)
     monkeypatch.setattr(Learner, "train", train_codes_briefly)
     make = MultilayerBootstrapNetwork.__init__
     monkeypatch.setattr(make, "__kwdefaults__", {**make.__kwdefaults__, "n_estimators": 40})
