@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.frozen import FrozenEstimator
 
 from distill import Distiller, MatrixGaussianCompressor, RandomCodeCompressor, SpikeSlabCompressor
+from distill.compressors.codebook import budget_search
 from distill.compressors.random_code.learner import Learner
 from distill.training import loop
 from mbn import MultilayerBootstrapNetwork
@@ -110,18 +111,22 @@ def limit_training(monkeypatch):
 
 @pytest.fixture
 def brief(few_digits, limit_training, monkeypatch):
-    """Few digits, few clusterings and short trainings, for pages and examples that are to run as they are printed.
+    """Few digits, few clusterings, short trainings and searches, for pages and examples to run as they are printed.
 
     They go through all of the code that they go through otherwise. `make docs` runs the examples in full.
     """
-    train_codes = Learner.train
+    train_codes, bisect = Learner.train, budget_search.bisect
 
     def train_codes_briefly(learner):
         settings = learner.settings
         learner.settings = replace(settings, n_steps=min(settings.n_steps, 50), n_steps_between_blocks=0)
         train_codes(learner)
 
+    def bisect_briefly(attempt, fitting, failing, n_halvings):
+        return bisect(attempt, fitting, failing, min(n_halvings, 2))
+
     limit_training(max_iter=4, min_steps=8)
+    monkeypatch.setattr(budget_search, "bisect", bisect_briefly)
     monkeypatch.setattr(Learner, "train", train_codes_briefly)
     make = MultilayerBootstrapNetwork.__init__
     monkeypatch.setattr(make, "__kwdefaults__", {**make.__kwdefaults__, "n_estimators": 40})
