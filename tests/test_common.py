@@ -49,7 +49,7 @@ ESTIMATORS = [
     MatrixGaussianCompressor(MLPRegressor(**NETWORK), max_iter=1),
     RandomCodeCompressor(
         Distiller(PCA(1), **SMALL),
-        bits_per_weight=8.0,
+        bits_per_weight=2.0,
         bits_per_block=8,
         n_steps=10,
         n_steps_between_blocks=0,
@@ -76,7 +76,7 @@ def few_steps(limit_training, request):
     """Train for fewer steps than students of few rows do, except where a score is asked for."""
     check = getattr(request.node, "callspec", None) and request.node.callspec.params["check"]
     if check and not check.func.__name__.endswith("_train"):
-        limit_training(min_steps=8)
+        limit_training(min_steps=2)
 
 
 def checks(estimators):

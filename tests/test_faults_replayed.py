@@ -198,6 +198,8 @@ def test_unused_inputs_take_a_bit_each():
     model = hardly_trained().fit(rows.tocsr(), labels)
     n_used = len(np.unique(rows.tocsr().indices))
     assert n_used < 1000 and model.report_["bytes"]["weights"] < 5 * 64 * n_used
-    compressed = CodebookCompressor(FrozenEstimator(model), bits=2, max_iter=1, random_state=0).fit(rows.tocsr(), labels)
+    compressed = CodebookCompressor(FrozenEstimator(model), bits=2, max_iter=1, random_state=0).fit(
+        rows.tocsr(), labels
+    )
     assert compressed.report_["bytes"].get("input", 0) <= 3000 / 8 + 8 * n_used + 8
     assert (load(compressed.to_bytes()).predict(rows) == compressed.predict(rows.tocsr())).all()
