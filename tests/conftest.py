@@ -4,6 +4,7 @@ The arrays of the tests are small and the suite has a worker for each core, so t
 threads set their number themselves. The shared estimators are fitted once for all workers: no test may change them.
 """
 
+import gc
 import os
 import pickle
 from dataclasses import replace
@@ -146,6 +147,12 @@ def brief(few_digits, few_halvings, limit_training, monkeypatch):
     monkeypatch.setattr(Learner, "train", train_codes_briefly)
     make = MultilayerBootstrapNetwork.__init__
     monkeypatch.setattr(make, "__kwdefaults__", {**make.__kwdefaults__, "n_estimators": 40})
+
+
+def pytest_collection_finish():
+    """Take what the imports have made, hundreds of thousands of objects, out of the passes of the garbage collector."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
