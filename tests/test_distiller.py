@@ -37,6 +37,12 @@ def small(teacher, **parameters):
     return Distiller(teacher, **{**SMALL, **parameters})
 
 
+@pytest.fixture(scope="module")
+def student():
+    """A student of k-means. No test may change it."""
+    return small(kmeans()).fit(X)
+
+
 @pytest.mark.parametrize(
     "teacher, method, least",
     [
@@ -74,8 +80,7 @@ def test_isomap():
     assert small(Isomap(n_components=2, n_neighbors=100)).fit(X).score(X) > 0.9
 
 
-def test_file_predicts_the_same_bits(tmp_path):
-    student = small(kmeans()).fit(X)
+def test_file_predicts_the_same_bits(student, tmp_path):
     student.save(tmp_path / "a.student")
     read = load(tmp_path / "a.student")
     np.testing.assert_array_equal(read.predict_proba(X), student.predict_proba(X))
@@ -83,17 +88,15 @@ def test_file_predicts_the_same_bits(tmp_path):
     assert student.nbytes_ == len(student.to_bytes()) == size == sum(student.report_["bytes"].values())
 
 
-def test_same_seed_gives_same_bytes_and_global_state_is_unchanged():
+def test_same_seed_gives_same_bytes_and_global_state_is_unchanged(student):
     np.random.seed(5)
     before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
-    first, second = small(kmeans()).fit(X), small(kmeans()).fit(X)
-    assert first.to_bytes() == second.to_bytes()
+    assert small(kmeans()).fit(X).to_bytes() == student.to_bytes()
     np.testing.assert_array_equal(np.random.get_state()[1], before)
     assert torch.equal(torch.get_rng_state(), torch_before)
 
 
-def test_pickle_and_hash():
-    student = small(kmeans()).fit(X)
+def test_pickle_and_hash(student):
     copy = pickle.loads(pickle.dumps(student))
     np.testing.assert_array_equal(copy.predict(X), student.predict(X))
     assert joblib.hash(copy) == joblib.hash(student)
@@ -107,16 +110,15 @@ def test_string_labels_and_noise():
 
 
 def test_constant_features_have_zero_weights():
-    student = small(kmeans()).fit(np.hstack([X, np.full((len(X), 1), 7.0)]))
+    student = small(kmeans(), max_iter=2).fit(np.hstack([X, np.full((len(X), 1), 7.0)]))
     assert not student.network_.weights[0][3].any()
 
 
-def test_score():
-    student = small(kmeans()).fit(X)
+def test_score(student):
     assert student.score(X) == np.mean(student.teacher_.predict(X.astype(np.float64)) == student.predict(X))
     assert student.score(X, student.predict(X)) == 1
     with pytest.raises(ValueError, match="pass the expected predictions as y"):
-        small(AgglomerativeClustering(3)).fit(X).score(X)
+        small(AgglomerativeClustering(3), max_iter=2).fit(X).score(X)
 
 
 def test_sparse_rows_equal_dense_rows():
@@ -128,7 +130,7 @@ def test_sparse_rows_equal_dense_rows():
 
 def test_frames_names_and_set_output():
     frame = pd.DataFrame(X, columns=["a", "b", "c"])
-    student = small(PCA(2)).set_output(transform="pandas").fit(frame)
+    student = small(PCA(2), max_iter=4).set_output(transform="pandas").fit(frame)
     assert student.transform(frame).columns.tolist() == ["distiller0", "distiller1"]
     assert student.teacher_.feature_names_in_.tolist() == ["a", "b", "c"]
     assert student.network_.feature_names == ("a", "b", "c")
@@ -136,7 +138,7 @@ def test_frames_names_and_set_output():
 
 
 def test_nested_parameters_and_representation():
-    student = small(kmeans())
+    student = small(kmeans(), max_iter=2)
     assert clone(student).set_params(teacher__n_clusters=5).teacher.n_clusters == 5
     assert student.teacher.n_clusters == 3
     assert "KMeans" in student.fit(X)._repr_html_()
@@ -144,11 +146,11 @@ def test_nested_parameters_and_representation():
 
 def test_frozen_teacher_is_not_cloned():
     teacher = FrozenEstimator(kmeans(random_state=0).fit(X))
-    assert small(teacher).fit(X).teacher_ is teacher
+    assert small(teacher, max_iter=2).fit(X).teacher_ is teacher
 
 
 def test_only_unset_seeds_of_the_teacher_are_set():
-    student = small(make_pipeline(PCA(2, random_state=7), kmeans())).fit(X)
+    student = small(make_pipeline(PCA(2, random_state=7), kmeans()), max_iter=2).fit(X)
     assert student.teacher_["pca"].random_state == 7 and student.teacher_["kmeans"].random_state is not None
 
 
@@ -181,7 +183,7 @@ def test_interrupted_fit_leaves_the_estimator_unchanged(monkeypatch):
     def interrupt(*arguments, **settings):
         raise KeyboardInterrupt
 
-    fitted = small(kmeans()).fit(X)
+    fitted = small(kmeans(), max_iter=2).fit(X)
     data = fitted.to_bytes()
     fresh = small(kmeans())
     monkeypatch.setattr("distill.training.student.train", interrupt)

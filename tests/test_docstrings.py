@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpydoc.docscrape import ClassDoc, FunctionDoc
+from short_training import limit_training
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
@@ -136,8 +137,9 @@ def fitted_attributes():
     X = pd.DataFrame(random.normal(size=(60, 3)), columns=["a", "b", "c"])
     y = (X["a"] > 0).to_numpy().astype(int)
     attributes = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as monkeypatch:
         warnings.simplefilter("ignore")
+        limit_training(monkeypatch, min_steps=8)
         for estimator in FITS:
             fitted = clone(estimator).fit(X, y)
             names = {name for name in vars(fitted) if name.endswith("_") and not name.startswith("_")}

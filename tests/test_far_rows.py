@@ -66,7 +66,7 @@ def test_far_rows_of_sparse_rows_data_frames_and_compressed_students():
     model = distiller(OneClassSVM(nu=0.1), target="predict").fit(frame)
     far = pd.DataFrame(far_rows(ROWS, 100), columns=list("abc"))
     assert np.mean(model.predict(far) == -1) >= 0.99
-    compressed = CodebookCompressor(FrozenEstimator(model), bits=4, random_state=0).fit(frame)
+    compressed = CodebookCompressor(FrozenEstimator(model), bits=4, max_iter=2, random_state=0).fit(frame)
     assert np.mean(compressed.predict(far) == -1) >= 0.99
 
 

@@ -20,6 +20,7 @@ def blocks(page):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")  # of the short trainings
 @pytest.mark.filterwarnings("default")  # a reader may be told of changes in scikit-learn to come
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 @pytest.mark.usefixtures("brief")

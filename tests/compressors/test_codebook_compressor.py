@@ -5,6 +5,7 @@ import itertools
 import os
 import pickle
 import warnings
+from functools import partial
 
 import joblib
 import numpy as np
@@ -24,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from distill import Distiller
 from distill.compressors.base import network_of
+from distill.compressors.codebook import layers as codebook_layers
 from distill.compressors.codebook.estimator import CodebookCompressor
 from distill.compressors.codebook.grouping import reorder_neurons
 from distill.compressors.codebook.layers import CodebookSettings, decoded_network, learn_layers
@@ -50,6 +52,13 @@ def fit_quietly(estimator, X, y):
 def classifier():
     network = MLPClassifier((128, 64), max_iter=60, random_state=0)
     return fit_quietly(network, DIGITS[TRAIN], CLASSES[TRAIN])
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """A sixth of the steps of the solver "gradient", for what does not depend on how well it solves."""
+    brief = partial(codebook_layers.gradient_descent, n_steps=50)
+    monkeypatch.setattr(codebook_layers, "gradient_descent", brief)
 
 
 def compress(fitted, X=DIGITS[TRAIN], max_iter=4, **parameters):
@@ -148,7 +157,9 @@ def test_sparse_rows_and_pipeline_step(student):
     assert np.array_equal(
         compress(student, sparse.csr_matrix(DIGITS[TRAIN])).predict(DIGITS[TEST]), dense.predict(DIGITS[TEST])
     )
-    pipeline = make_pipeline(StandardScaler(), CodebookCompressor(clone(student), max_iter=1)).fit(DIGITS[TRAIN])
+    pipeline = make_pipeline(
+        StandardScaler(), CodebookCompressor(clone(student).set_params(max_iter=2), max_iter=1)
+    ).fit(DIGITS[TRAIN])
     assert pipeline.predict(DIGITS[TEST]).shape == (len(TEST),)
 
 
@@ -185,6 +196,7 @@ def test_file_predicts_the_same_bits_in_a_fresh_process(student, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("solver", ["cd", "gradient", "kmeans"])
 def test_same_seed_gives_same_bytes(student, solver):
     first, second = (compress(student, DIGITS[:300], solver=solver, max_iter=2) for _ in range(2))
@@ -302,6 +314,7 @@ def test_n_iter_of_a_fit_that_a_callback_stops(student):
     assert compressor.set_callbacks(Stops()).fit(DIGITS[TRAIN]).n_iter_ == 2
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_old_spelling_of_neighbor_is_deprecated(student):
     new = compress(student, DIGITS[:60], solver="gradient", max_iter=0, proximal="neighbor")
     with pytest.warns(FutureWarning, match="proximal='neighbour' was renamed .* set it to 'neighbor'"):
@@ -338,6 +351,7 @@ def degenerate_network(kind):
     return Network(tuple(weights), tuple(biases), "tanh" if kind == "huge" else "relu")
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("solver", ["cd", "gradient", "kmeans"])
 @pytest.mark.parametrize("grouping", ["scales", "codebooks"])
 @pytest.mark.parametrize(

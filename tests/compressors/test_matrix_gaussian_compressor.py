@@ -127,7 +127,8 @@ def test_rate_weight_makes_files_smaller(student):
 
 
 @pytest.mark.slow
-def test_same_seed_gives_same_bytes_with_any_number_of_threads(student):
+def test_same_seed_gives_same_bytes_with_any_number_of_threads(student, limit_training):
+    limit_training(min_steps=8)
     expected = MatrixGaussianCompressor(FrozenEstimator(student), **SHORTEST).fit(DIGITS[TRAIN]).to_bytes()
     before = torch.get_num_threads()
     torch.manual_seed(123)
@@ -524,7 +525,8 @@ def test_n_iter_of_a_fit_that_a_callback_stops(student):
     assert compressor.set_callbacks(Stops()).fit(DIGITS[TRAIN]).n_iter_ == 2
 
 
-def test_old_name_of_initial_std_is_deprecated(student):
+def test_old_name_of_initial_std_is_deprecated(student, limit_training):
+    limit_training(min_steps=8)
     new = MatrixGaussianCompressor(FrozenEstimator(student), initial_std=0.2, max_iter=1, random_state=0)
     old = MatrixGaussianCompressor(FrozenEstimator(student), initial_deviation=0.2, max_iter=1, random_state=0)
     with pytest.warns(FutureWarning, match="'initial_deviation' of MatrixGaussianCompressor .* 'initial_std'"):

@@ -82,7 +82,7 @@ def test_min_fidelity_gives_smallest_file(student):
     with pytest.raises(
         ValueError, match=r"min_fidelity=0\.999 was not reached within 190 bytes: the best one reached 0"
     ):
-        auto.set_params(min_fidelity=0.999, max_bytes=190).fit(X)
+        auto.set_params(min_fidelity=0.999, max_bytes=190, effort=0.02).fit(X)
     with pytest.raises(ValueError, match="no file of max_bytes=20 could be made: SpikeSlabCompressor: "):
         auto.set_params(max_bytes=20, min_fidelity=None).fit(X)
     assert auto.nbytes_ < 700  # a failed fit leaves the fitted attributes unchanged
@@ -103,7 +103,7 @@ def test_refit_uses_all_rows():
 
 
 def test_n_jobs_does_not_change_result(student):
-    auto = AutoCompressor(FrozenEstimator(student), max_bytes=400, **QUICK)
+    auto = AutoCompressor(FrozenEstimator(student), max_bytes=400, **{**QUICK, "effort": 0.02})
     with parallel_config("threading"):
         files = [auto.set_params(n_jobs=n_jobs).fit(X[:300]).to_bytes() for n_jobs in (None, 2)]
     assert files[0] == files[1]
@@ -144,7 +144,9 @@ def test_teacher_without_predict():
 
 
 @pytest.mark.slow
-def test_all_methods_are_tried(student):
+@pytest.mark.usefixtures("few_halvings")
+def test_all_methods_are_tried(student, limit_training):
+    limit_training(min_steps=8)
     frozen = FrozenEstimator(student)
     auto = AutoCompressor(frozen, max_bytes=450, effort=0.01, random_state=0, refit=False).fit(X[:200])
     assert {parameters["method"] for parameters in auto.search_results_["params"]} == set(COMPRESSORS)

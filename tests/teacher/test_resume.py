@@ -46,12 +46,11 @@ import os, signal, sys
 import numpy as np
 from sklearn.datasets import load_digits
 from mbn import MultilayerBootstrapNetwork, checkpoint
-moment, count = sys.argv[2], int(sys.argv[3])
 calls = []
 def deadly(function, when):
     def wrapped(*args):
         calls.append(when)
-        if when == moment and calls.count(when) == count:
+        if when == moment and calls.count(when) == int(count):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args)
     return wrapped
@@ -59,23 +58,35 @@ os.replace = deadly(os.replace, "written, not yet renamed")
 checkpoint.code_blocks = deadly(checkpoint.code_blocks, "header known, nothing written")
 checkpoint.Checkpoint.load = deadly(checkpoint.Checkpoint.load, "between layers")
 X = load_digits().data.astype(np.float32)[:600]
-MultilayerBootstrapNetwork(n_estimators=20, memory=sys.argv[1], random_state=0).fit(X)
+for folder, moment, count in zip(*[iter(sys.argv[1:])] * 3):
+    fitting = os.fork()
+    if not fitting:
+        MultilayerBootstrapNetwork(n_estimators=20, memory=folder, random_state=0).fit(X)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(fitting, 0)[1]))
 """
+MOMENTS = [("between layers", 4, 3), ("written, not yet renamed", 2, 1), ("header known, nothing written", 3, 2)]
 
 
-@pytest.mark.parametrize(
-    "moment, count, finished",
-    [("between layers", 4, 3), ("written, not yet renamed", 2, 1), ("header known, nothing written", 3, 2)],
-)
-def test_killed_fit_resumes_with_the_same_result(tmp_path, monkeypatch, moment, count, finished):
-    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, moment, str(count)])
-    assert killed.returncode == -signal.SIGKILL
-    assert len(files(tmp_path)) == finished
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Folders of fits that were killed, by the moment; forked from one process, which loads the libraries once."""
+    folders = {moment: tmp_path_factory.mktemp("killed") for moment, *_ in MOMENTS}
+    arguments = [str(part) for moment, count, _ in MOMENTS for part in (folders[moment], moment, count)]
+    printed = subprocess.check_output([sys.executable, "-c", KILLED, *arguments], text=True)
+    assert printed.split() == [str(-signal.SIGKILL)] * len(MOMENTS)
+    return folders
+
+
+@pytest.mark.parametrize("moment, count, finished", MOMENTS)
+def test_killed_fit_resumes_with_the_same_result(killed, monkeypatch, moment, count, finished):
+    folder = killed[moment]
+    assert len(files(folder)) == finished
     computed = layers_computed(monkeypatch)
-    model = a_network(tmp_path)
+    model = a_network(folder)
     assert_array_equal(model.fit_transform(DIGITS), Z)
     assert len(computed) == len(model.k_) - finished
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(folder.rglob("*.partial"))
     assert_array_equal(clone(model).fit(DIGITS).transform(DIGITS), Z)
 
 

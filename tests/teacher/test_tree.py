@@ -201,7 +201,7 @@ def test_no_stage_takes_memory_per_row_and_clustering(small, monkeypatch):
     for module, name in ((layers, "assign_bottom"), (layers, "assign_upper"), (output, "principal_components")):
         watch(module, name)
     most = []
-    for n_samples in (4000, 4000, 12_000):  # the first loads kernels
+    for n_samples in (1000, 4000, 12_000):  # the first loads kernels
         taken.clear()
         X = np.random.default_rng(0).standard_normal((n_samples, 6), dtype=np.float32)
         model = MultilayerBootstrapNetwork(n_estimators=40, n_neighbors=32, random_state=0)

@@ -22,8 +22,12 @@ from distill.model_selection import fidelity_scorer
 from distill.training import student
 from distill.utils.caching import cached_call, call_key
 
-# Networks are trained too short on purpose, and say so
-pytestmark = pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning")
+pytestmark = [
+    # Networks are trained too short on purpose, and say so
+    pytest.mark.filterwarnings("ignore::distill.exceptions.FidelityWarning"),
+    # joblib measures wall time, which on a machine in use is long whatever is written
+    pytest.mark.filterwarnings("ignore:Persisting input arguments took"),
+]
 
 GRID = {"compress__bits": [1, 2, 3], "compress__n_groups": [1, 2], "compress__max_iter": [0, 1]}
 
