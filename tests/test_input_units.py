@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.frozen import FrozenEstimator
-from sklearn.impute import SimpleImputer
+from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.linear_model import LinearRegression
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -244,7 +244,7 @@ def test_missing_values_that_the_teacher_refuses():
 
 
 def test_advice_for_a_step_that_does_not_travel_works(tmp_path):
-    pipeline = make_pipeline(SimpleImputer(), distiller(KMeans(4, n_init=1, random_state=0))).fit(MISSING)
+    pipeline = make_pipeline(KNNImputer(), distiller(KMeans(4, n_init=1, random_state=0))).fit(MISSING)
     with pytest.raises(TypeError, match=r"pipeline\[-1\]\.save\(path\).*pipeline\[:-1\]\.transform\(X\)"):
         to_bytes(pipeline)
     pipeline[-1].save(tmp_path / "last.student")

@@ -177,5 +177,5 @@ def inflate(deflated: BytesLike, length: int, where: str) -> bytes:
     except zlib.error as error:
         raise StudentFileError(f"{where}: the deflated bytes are damaged") from error
     if len(plain) != length or not unpacker.eof or unpacker.unused_data:
-        raise StudentFileError(f"{where}: the deflated bytes are not {length} long")
+        raise StudentFileError(f"{where}: the deflated content is not {length} bytes long")
     return plain

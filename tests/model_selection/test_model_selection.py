@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import VarianceThreshold
+from sklearn.impute import KNNImputer
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import (
     GridSearchCV,
@@ -55,7 +56,9 @@ def test_scores_are_fidelity_and_minus_bytes(student):
     pipeline = make_pipeline(StandardScaler(), Distiller(KMeans(3, n_init=1, random_state=0), **SMALL)).fit(X)
     assert size_scorer(pipeline) == -len(to_bytes(pipeline)) < -pipeline[-1].nbytes_
     assert fidelity_scorer(pipeline, X_NEW) == pipeline.score(X_NEW)
-    other = make_pipeline(VarianceThreshold(), Distiller(KMeans(3, n_init=1, random_state=0), **SMALL)).fit(X)
+    travels = make_pipeline(VarianceThreshold(), Distiller(KMeans(3, n_init=1, random_state=0), **SMALL)).fit(X)
+    assert size_scorer(travels) == -len(to_bytes(travels)) < -travels[-1].nbytes_
+    other = make_pipeline(KNNImputer(), Distiller(KMeans(3, n_init=1, random_state=0), **SMALL)).fit(X)
     assert size_scorer(other) == -other[-1].nbytes_
     with pytest.raises(TypeError, match="KMeans"):
         size_scorer(KMeans(2))

@@ -130,7 +130,7 @@ def test_damaged_frames_of_tables_raise():
         (b"\x02\x02\x01\x03", "has 2 columns"),
         (b"\x01" + varint(10**9) + b"\x03\x00", "bytes of a table in 2 deflated ones"),
         (b"\x01\x05\xff\xff", "deflated bytes are damaged"),
-        (b"\x01\x05\x03\x00", "deflated bytes are not 5 long"),
+        (b"\x01\x05\x03\x00", "deflated content is not 5 bytes long"),
     ]:
         with pytest.raises(StudentFileError, match=message):
             table.decode(Reader(data), 1000)
