@@ -10,8 +10,8 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import VarianceThreshold
-from sklearn.impute import KNNImputer
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import KNNImputer
 from sklearn.model_selection import (
     GridSearchCV,
     HalvingGridSearchCV,
