@@ -166,7 +166,7 @@ def small_normals(seed: int, key: int | np.ndarray, count: int) -> np.ndarray:
     ----------
     seed : int in [0, 2**32)
     key : int or ndarray of ints
-        Each key, modulo 2**32, has a stream of its own.
+        Each key, modulo 2**32, names a stream.
     count : int
         Count of normal numbers per key.
 

@@ -1,6 +1,6 @@
 """A student in integers: weights, sums and activations of the C code, and the same arithmetic in NumPy.
 
-Activations and weights are integers; the sum of a unit is an int32 that cannot overflow, whatever the inputs are. A sum
+Activations and weights are integers; the sum of a unit is an int32 that cannot overflow, for any inputs. A sum
 becomes an activation by one 16-bit multiplication:
 
     activation = clamp((clamp(sum >> pre) * multiplier + 2^(post - 1)) >> post)
@@ -52,7 +52,7 @@ class Width(NamedTuple):
 
 
 def widths(arithmetic: str, n_inputs: int) -> Width:
-    """Return the width of a layer: 8 bits, or as many of 16 as sums of so many products have in 32 bits."""
+    """Return the width of a layer: 8 bits, or up to 16, of which sums of `n_inputs` products fit into 32."""
     if arithmetic == "int8":
         return Width(127, 255, "i1")
     # The larger half for the activations, which are rounded again in each layer
