@@ -148,7 +148,7 @@ def fits(size: FunctionSize, target: toolchain.Target) -> bool:
     """Return whether a device can run the program."""
     if target.flash is None or target.ram is None:
         return True
-    # The runner has a loop and results of its own
+    # The runner has its loop and its results
     needed = size.image_static_ram + (size.stack or 0) + size.output_bytes + 16
     return size.image_flash + 200 <= target.flash and needed <= target.ram
 

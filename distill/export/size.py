@@ -82,7 +82,7 @@ class Size:
     function : str
         ``predict``, or the first that the header has of ``predict_proba``, ``decision_function`` and ``transform``.
     functions : dict of str to FunctionSize
-        Each function of the header, in a program of its own.
+        Each function of the header, in a separate program.
     compiler : str
     flags : tuple of str
 

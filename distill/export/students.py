@@ -1,4 +1,4 @@
-"""The student in whatever contains one."""
+"""The student of an estimator, a Pipeline, a search or a file."""
 
 import os
 from typing import Any

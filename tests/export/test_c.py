@@ -249,6 +249,21 @@ def test_inputs_that_are_mostly_zero_or_unused(tmp_path):
         assert np.mean(program(f"{name}8", rows)["predict"] == expected) >= 0.98, name
 
 
+def test_wide_rows_and_wide_integers(tmp_path):
+    random = np.random.default_rng(0)
+    headers, students, rows = {}, {}, {}
+    for name, n_features, high in (("words", 20_000, 3), ("samples", 300, 30_000), ("both", 20_000, 30_000)):
+        students[name] = Student(labelled((n_features, 6, 3)))
+        rows[name] = random.integers(-high, high, (60, n_features))
+        headers[name] = to_c(students[name], name=name, arithmetic="int8", calibration=rows[name])
+    # 16-bit inputs of so many features leave weights of 1 bit in sums of 32: they are scaled first
+    assert ["_front(" in header for header in headers.values()] == [False, False, True]
+    program = CProgram(tmp_path, headers)
+    for name, student in students.items():
+        expected = label_index(student, student.predict(rows[name]))
+        assert np.mean(program(name, rows[name])["predict"] == expected) >= 0.95, name
+
+
 def test_labels_of_every_type(tmp_path):
     kinds = {
         "wide": np.array([-(2**62), 5, 2**63 - 1]),

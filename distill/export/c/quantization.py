@@ -34,6 +34,10 @@ ROOT_OF_HALF = 23170
 _MOSTLY_ZERO = 0.5
 # The largest of the normal numbers of small random codes as integers, one table for all layers
 NORMALS_LIMIT = 127
+# Inputs above which weights are rounded to the nearest integers: second moments of 4096 inputs take 134 MB
+_MOST_CORRECTED = 4096
+# Weights of integer inputs have at least so large integers, or inputs are scaled first
+_FEWEST_LEVELS = 15
 # Damping of the second moments of the inputs, in units of their mean, as in GPTQ
 _DAMPING = 0.01
 # Integers of a pre-activation before tanh or logistic, per sign, and those between two entries of its table: linear
@@ -241,11 +245,17 @@ def _fronts(
 ) -> list[tuple[Front | None, list[Stage]]]:
     """Return ways to give the stages integers: integer inputs as they are, or scaled in float and rounded."""
     found: list[tuple[Front | None, list[Stage]]] = []
-    if input_largest:
-        if not before:
-            return [(None, stages)]
-        affine = before[0]
-        if len(before) == 1 and not affine.is_limited:
+    # What sums leave for the weights of integer inputs as they are
+    left = (
+        _LARGEST_SUM // 2 // (input_largest * rows.shape[1]) if input_largest and isinstance(stages[0], Linear) else 127
+    )
+    if input_largest and left >= _FEWEST_LEVELS:
+        affine = before[0] if before else None
+        if affine is None:
+            found.append((None, stages))
+            if left >= widths("int8", 1).weight:
+                return found
+        elif len(before) == 1 and not affine.is_limited:
             folded = _folded(affine, stages)
             if folded is not None:
                 found.append((None, folded))
@@ -503,19 +513,19 @@ def _rounded_values(coded: tuple, limit: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rounded(weight: np.ndarray, values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights in integers and the scale of each output: what is rounded off is made up for by later weights.
+    """Return weights in integers and the scale of each output.
 
-    The order and the correction are those of GPTQ (Frantar, Ashkboos, Hoefler and Alistarh, ICLR 2023): the error of
-    one weight is passed on to the weights of inputs that are correlated with its own.
+    Ranges are those with the least error on these inputs. Of up to _MOST_CORRECTED inputs, later weights compensate for
+    the rounding of earlier ones where that pays on these inputs.
     """
     n_inputs, n_outputs = weight.shape
     inputs = values.astype(np.float64)
-    moments = inputs.T @ inputs / len(inputs)
-    mean = np.trace(moments) / n_inputs
-    if mean == 0:
-        moments, mean = np.eye(n_inputs), 1.0
-    moments[np.diag_indices(n_inputs)] += _DAMPING * mean
-    importance = np.diag(moments)[:, None]
+    moments = inputs.T @ inputs / len(inputs) if n_inputs <= _MOST_CORRECTED else None
+    squares = np.square(inputs).mean(axis=0) if moments is None else np.diag(moments)
+    if not squares.any():
+        squares, moments = np.ones(n_inputs), None if moments is None else np.eye(n_inputs)
+    damping = _DAMPING * squares.mean()
+    importance = (squares + damping)[:, None]
     largest = np.abs(weight).max(axis=0)
     largest[largest == 0] = 1.0
     best, scales = np.full(n_outputs, np.inf), largest / limit
@@ -524,16 +534,26 @@ def _rounded(weight: np.ndarray, values: np.ndarray, limit: int) -> tuple[np.nda
         rounded = np.clip(np.rint(weight / scale), -limit, limit) * scale
         error = (importance * np.square(rounded - weight)).sum(axis=0)
         scales, best = np.where(error < best, scale, scales), np.minimum(error, best)
-    order = np.argsort(-np.diag(moments), kind="stable")
-    inverse = np.linalg.inv(moments[np.ix_(order, order)])
-    factor = np.linalg.cholesky(inverse).T
-    rest, integers = weight[order].copy(), np.zeros(weight.shape, np.int64)
-    for at in range(n_inputs):
-        # A weight of zero stays one: sparse layers are stored without it
-        found = np.where(weight[order[at]] == 0, 0, np.clip(np.rint(rest[at] / scales), -limit, limit))
-        integers[order[at]] = found
-        rest[at + 1 :] -= np.outer(factor[at, at + 1 :], (rest[at] - found * scales) / factor[at, at])
     plain = np.clip(np.rint(weight / scales), -limit, limit).astype(np.int64)
-    # Nearest integers where the correction does not pay on these rows
-    errors = [np.square(inputs @ (made * scales - weight)).sum(axis=0) for made in (integers, plain)]
-    return np.where(errors[0] <= errors[1], integers, plain), scales
+    if moments is None:
+        return plain, scales
+    corrected = _corrected(weight, moments + damping * np.eye(n_inputs), scales, limit)
+    errors = [np.square(inputs @ (made * scales - weight)).sum(axis=0) for made in (corrected, plain)]
+    return np.where(errors[0] <= errors[1], corrected, plain), scales
+
+
+def _corrected(weight: np.ndarray, moments: np.ndarray, scales: np.ndarray, limit: int) -> np.ndarray:
+    """Return weights in integers, each with the errors of those before it, for second moments of the inputs.
+
+    The order and the correction are those of GPTQ (Frantar, Ashkboos, Hoefler and Alistarh, ICLR 2023): the error of
+    one weight is passed on to the weights of inputs that are correlated with its own.
+    """
+    order = np.argsort(-np.diag(moments), kind="stable")
+    factor = np.linalg.cholesky(np.linalg.inv(moments[np.ix_(order, order)])).T
+    rest, integers = weight[order].copy(), np.zeros(weight.shape, np.int64)
+    for at, place in enumerate(order):
+        # A weight of zero stays one: sparse layers are stored without it
+        found = np.where(weight[place] == 0, 0, np.clip(np.rint(rest[at] / scales), -limit, limit))
+        integers[place] = found
+        rest[at + 1 :] -= np.outer(factor[at, at + 1 :], (rest[at] - found * scales) / factor[at, at])
+    return integers

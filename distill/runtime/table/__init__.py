@@ -33,7 +33,7 @@ class Table:
 
     def __init__(self, step: TableStep):
         self.step = step
-        # None is a missing value as NaN is, unless one of them is a category of its own
+        # None is a missing value as NaN is, unless one of them is a separate category
         self._apply = _prepared(step.operations, not _mentions_none(step.operations))
 
     def __call__(self, cells: Cells) -> np.ndarray:
