@@ -540,8 +540,7 @@ def _decode_input(reader: Reader, n_features: int) -> dict[str, Any]:
             stored, values = values, np.zeros(n_features, values.dtype)
             values[used] = stored
         if flags & _WIDE:
-            with np.errstate(invalid="ignore"):  # of a NaN that signals, which is refused later
-                values = values.astype(np.float64)
+            values = values.astype(np.float64)
         found[name] = values.reshape(()) if flags & shared else values
     if flags & _WIDE and not extended and not found:
         raise StudentFileError(f"{reader.where} has impossible flags {flags}")
